@@ -1,0 +1,108 @@
+# `make demo` trains both stages and draws samples; `make test` runs the tests. Both make .venv.
+# Needs make, git and Python 3.11 to 3.13, called PYTHON.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+
+# Recipes read DATA from the environment, so that it may hold spaces and quotes.
+export DATA
+
+python := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help venv venv-test demo test lint wheel test-wheel clean check-python
+
+help:
+	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
+	@echo "make demo DATA=~/photos the same on a folder of pictures; into runs/demo-photos/"
+	@echo "make test               the quick tests"
+	@echo "make lint               ruff: rules and format"
+	@echo "make wheel              build dist/*.whl"
+	@echo "make test-wheel         the quick tests on the installed wheel, without the sources"
+	@echo "make venv               only make $(VENV) and install"
+	@echo "make clean              delete $(VENV)*, dist and caches; runs/ stays"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
+
+check-python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	    echo "error: $(PYTHON) not found; name a Python 3.11 to 3.13: make PYTHON=python3.12" >&2; \
+	    exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); vim_tf needs 3.11 to 3.13:" \
+	        "make PYTHON=python3.12" >&2; \
+	    exit 2; }
+
+# Stamps, so that a second make starts at once. The test extra has one of its own.
+$(VENV)/bin/python: | check-python
+	$(PYTHON) -m venv $(VENV)
+	$(python) -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo "Installing vim_tf into $(VENV): a few minutes the first time"
+	$(python) -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo "Installing vim_tf and its test tools into $(VENV): a few minutes the first time"
+	$(python) -m pip install --quiet -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+venv: $(VENV)/.installed
+venv-test: $(VENV)/.installed-test
+
+# One shell script, because DATA decides about the folder and the overrides.
+demo: venv
+	@set -eu; \
+	set --; run=runs/demo; what='the built-in emoji'; conditional=yes; \
+	if [ -n "$$DATA" ]; then \
+	    case "$$DATA" in '~') DATA=$$HOME ;; '~/'*) DATA=$$HOME/$${DATA#'~/'} ;; esac; \
+	    [ -d "$$DATA" ] || { echo "error: DATA is $$DATA; that is no folder" >&2; exit 2; }; \
+	    DATA=$$(cd "$$DATA" && pwd); run="runs/demo-$$(basename "$$DATA")"; what=$$DATA; \
+	    set -- --set data.source=folder --set "data.path=$$DATA" --set data.on_error=skip; \
+	    [ -n "$$(find "$$DATA" -mindepth 1 -type d | head -n 1)" ] || conditional=no; \
+	fi; \
+	echo "Demo on $$what, about 15 minutes on two cores; everything goes into $$run"; \
+	echo '1/3 ViT-VQGAN, the tokenizer'; \
+	$(python) -m vim_tf.train --config configs/emoji/vit_vqgan.yaml --workdir "$$run/vit_vqgan" "$$@"; \
+	if [ $$conditional = no ]; then \
+	    echo 'No sub-folders, so no classes: VIM learns without labels'; \
+	    set -- "$$@" --set model.conditional=false; \
+	fi; \
+	echo '2/3 VIM, the model of its tokens'; \
+	$(python) -m vim_tf.train --config configs/emoji/vim.yaml --workdir "$$run/vim" \
+	    --set "tokenizer.run=$$run/vit_vqgan" "$$@"; \
+	echo '3/3 samples'; \
+	rm -f "$$run/samples.png" "$$run/samples_by_class.png"; \
+	$(python) -m vim_tf.generate --run "$$run/vim" --n 64 --out "$$run/samples.png"; \
+	if [ $$conditional = yes ]; then \
+	    $(python) -m vim_tf.generate --run "$$run/vim" --per-class 8 \
+	        --guidance-scale 2.5 --top-p 0.95 \
+	        --out "$$run/samples_by_class.png"; \
+	fi; \
+	echo "Look at:"; find "$$run" -name '*.png' | sort
+
+test: venv-test
+	$(python) -m pytest
+
+lint: venv-test
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+wheel: venv-test
+	rm -rf build dist
+	$(python) -m build --outdir dist .
+
+# A copy of what git tracks, less the packages: only the installed wheel can be imported there.
+test-wheel: wheel
+	rm -rf $(VENV)-wheel build/outside
+	$(PYTHON) -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	mkdir -p build/outside
+	git ls-files -- . ':!vim_tf' ':!export' | tar -cf - -T - | tar -xf - -C build/outside
+	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest
+
+clean:
+	rm -rf $(VENV) $(VENV)-wheel build dist *.egg-info .pytest_cache .ruff_cache
+	find vim_tf export tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,118 @@
+"""Two logical CPU devices, tiny configs and one tiny trained run of each stage for all tests."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when TensorFlow is imported
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from vim_tf import config_loader
+
+# Only possible before TensorFlow's first operation: hence here, and not in a fixture.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+tf.get_logger().setLevel("ERROR")
+
+
+def pytest_configure(config):
+    """Keras saves weights by np.array(variable), whose protocol NumPy 2 has extended since."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore:__array__ implementation doesn't accept:DeprecationWarning"
+    )
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """A MirroredStrategy over the two logical CPU devices; the only one of the process.
+
+    A second one over the same devices would number its collective operations from the same start,
+    and TensorFlow would take them for those of the first ("Shape mismatch in the collective").
+    """
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+# Tiny models and runs ---------------------------------------------------------------------------
+
+TINY_DATA = """
+data:
+  source: folder
+  path: {pictures}/train
+  validation_path: {pictures}/validation
+  image_size: 16
+  batch_size: 8
+"""
+TINY_TRAINING = """
+training: {steps: 6, log_every: 2, evaluate_every: 3, checkpoint_every: 3, keep_checkpoints: 2}
+"""
+TINY_VIT_VQGAN = """
+experiment: vit_vqgan
+model:
+  patch_size: 4
+  encoder: {blocks: 1, heads: 2, dim: 16, mlp_dim: 32}
+  decoder: {blocks: 1, heads: 2, dim: 16, mlp_dim: 32}
+  quantizer: {codes: 16, code_dim: 4, revive_every: 2}
+losses: {perceptual: 0}
+discriminator: {channels: 8, base_channels: 128, r1_every: 2}
+optimizer: {learning_rate: 1e-3, warmup_steps: 0}
+discriminator_optimizer: {learning_rate: 1e-3, warmup_steps: 0}
+"""
+TINY_VIM = """
+experiment: vim
+tokenizer: {passes: 2}
+model:
+  transformer: {blocks: 1, heads: 2, dim: 16, mlp_dim: 32, dropout: 0.1}
+  label_drop: 0.5
+optimizer: {learning_rate: 1e-3, warmup_steps: 2, decay_start: 4}
+"""
+CLASS_NAMES = ("blue", "red")
+
+
+@pytest.fixture(scope="session")
+def tiny_pictures(tmp_path_factory):
+    """A folder of 24 pictures for training and 10 for validation, in two classes of a colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("validation", 5)):
+        for name, channel in zip(CLASS_NAMES, (2, 0), strict=True):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (4, 4, 3)).repeat(4, 0).repeat(4, 1)
+                pixels[..., channel] += 120
+                Image.fromarray(pixels.astype("uint8")).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_configs(tiny_pictures, tmp_path_factory):
+    """{"vit_vqgan": path, "vim": path} of YAML files for `--config`."""
+    folder = tmp_path_factory.mktemp("configs")
+    texts = {"vit_vqgan": TINY_VIT_VQGAN, "vim": TINY_VIM}
+    for name, text in texts.items():
+        data = TINY_DATA.format(pictures=tiny_pictures)
+        (folder / f"{name}.yaml").write_text(text + data + TINY_TRAINING)
+    return {name: folder / f"{name}.yaml" for name in texts}
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_configs):
+    """A function (stage's name, *overrides such as "seed=1") -> experiment."""
+    return lambda name, *overrides: config_loader.load_config([tiny_configs[name]], overrides)
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tiny_configs, tmp_path_factory):
+    """{"vit_vqgan": folder, "vim": folder} of two finished runs; not to be changed."""
+    from vim_tf import train
+
+    folder = tmp_path_factory.mktemp("runs")
+    runs = {name: folder / name for name in tiny_configs}
+    for name, more in (
+        ("vit_vqgan", ["--set", "losses.adversarial=0"]),  # compiling the discriminator takes long
+        ("vim", ["--set", f"tokenizer.run={runs['vit_vqgan']}"]),
+    ):
+        train.main(["--config", str(tiny_configs[name]), "--workdir", str(runs[name]), *more])
+    return runs

@@ -1,0 +1,181 @@
+"""Every kind of picture file, decoded once at the start (held) and while training (read)."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from vim_tf.config import DataConfig
+from vim_tf.data import decoding, headers
+from vim_tf.data import folder as folder_source
+
+
+def smooth(height=40, width=60, seed=0):
+    """A picture that survives JPEG: a few random waves."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width] / max(height, width)
+    waves = [
+        np.sin(2 * np.pi * (a * x + b * y) + c)
+        for a, b, c in rng.uniform(-1.5, 1.5, (3, 3)) * [1, 1, 4]
+    ]
+    return Image.fromarray(np.uint8(np.stack(waves, -1) * 120 + 128))
+
+
+def write_formats(folder):
+    for name in ("a.png", "b.PNG", "c.bmp", "d.Bmp", "e.gif", "f.webp", "g.WEBP"):
+        smooth().save(folder / f"format_{name}", **({"lossless": True} if "w" in name else {}))
+    for name in ("h.jpg", "i.JPEG"):
+        smooth().save(folder / f"format_{name}", quality=95)
+    smooth().save(folder / "format_png_inside.jpg", "PNG")
+    more = {"save_all": True, "append_images": [smooth(seed=1)]}
+    smooth().save(folder / "format_two_in_one.jpg", "MPO", **more)
+    smooth().save(folder / "moving.gif", **more)
+    smooth().save(folder / "moving.webp", lossless=True, **more)
+
+
+def write_orientations(folder):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        smooth().save(folder / f"turned_{orientation}.jpg", exif=exif, quality=95)
+        smooth().save(folder / f"turned_{orientation}.png", exif=exif)
+        smooth().save(folder / f"turned_{orientation}.webp", exif=exif, lossless=True)
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    smooth().save(folder / "upright_77.jpg", exif=exif)
+    smooth().save(folder / "upright_damaged.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0")
+
+
+def write_transparent(folder):
+    rgba = smooth().convert("RGBA")
+    rgba.putalpha(smooth(seed=1).convert("L"))
+    few = smooth().quantize(4)
+    rgba.save(folder / "clear_rgba.png")
+    rgba.convert("LA").save(folder / "clear_la.png")
+    smooth().quantize(200).save(folder / "clear_palette8.png", transparency=7)
+    few.save(folder / "clear_palette2.png", transparency=1)
+    few.save(folder / "clear_key.gif", transparency=1)
+    smooth().convert("L").save(folder / "clear_grey.png", transparency=128)
+    smooth().save(folder / "clear_color.png", transparency=smooth().getpixel((3, 4)))
+    rgba.save(folder / "clear_lossless.webp", lossless=True, exact=True)
+    rgba.save(folder / "clear_lossy.webp", quality=90)
+    rgba.save(folder / "clear_moving.webp", save_all=True, append_images=[rgba.rotate(180)])
+
+
+def write_modes(folder):
+    smooth().quantize(4).save(folder / "format_palette2.png")
+    smooth().convert("1").save(folder / "format_bit.png")
+    smooth().convert("L").save(folder / "format_grey.jpg", quality=95)
+    smooth().save(folder / "format_lossy.webp", quality=90)
+    Image.fromarray(deep_grey()).save(folder / "deep.png")
+    smooth().convert("CMYK").save(folder / "cmyk.jpg", quality=95)
+
+
+def deep_grey():
+    return (np.array(smooth().convert("L")).astype(np.uint16) << 8) + 77
+
+
+@dataclasses.dataclass
+class Zoo:
+    folder: pathlib.Path
+    decoded: dict
+
+    def some(self, prefix, least):
+        """The files whose names start with `prefix`, as (path, decoded)."""
+        found = [name for name in self.decoded if name.startswith(prefix)]
+        assert len(found) >= least
+        return [(self.folder / name, self.decoded[name]) for name in found]
+
+
+@pytest.fixture(scope="module", params=["held", "read"])
+def zoo(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo")
+    for write in (write_formats, write_orientations, write_transparent, write_modes):
+        write(folder)
+    # Twice the target is more than the pictures have: they are held as they are.
+    config = DataConfig(source="folder", path=str(folder), image_size=(60, 60))
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "read":
+            patch.setattr(folder_source, "MEMORY", 0)
+            patch.setattr(folder_source, "CHECKED", 0)
+        opened = folder_source.open_folder(str(folder), "data.path", config)
+        split = folder_source._make_split(opened, (), config)
+    assert (opened.pictures is None) == (request.param == "read")
+    pictures = tf.data.Dataset.range(split.size).map(lambda index: split.load(index)[0])
+    return Zoo(folder, dict(zip(opened.names, pictures.as_numpy_iterator(), strict=True)))
+
+
+def read(path):
+    with Image.open(path) as picture:
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+def test_all_formats_and_modes_are_decoded_as_pillow_does(zoo):
+    for path, got in zoo.some("format_", 15):
+        assert got.dtype == np.uint8 and got.shape == (40, 60, 3)
+        np.testing.assert_array_equal(got, read(path), err_msg=path.name)
+
+
+def test_moving_pictures_give_their_first_frame(zoo):
+    for path, got in zoo.some("moving", 2):
+        np.testing.assert_array_equal(got, read(path), err_msg=path.name)
+        np.testing.assert_allclose(got, np.array(smooth()).astype(int), atol=60)
+
+
+def test_the_eight_exif_orientations(zoo):
+    shapes = set()
+    for path, got in zoo.some("turned_", 24):
+        np.testing.assert_array_equal(got, read(path), err_msg=path.name)
+        shapes.add(got.shape)
+    assert shapes == {(40, 60, 3), (60, 40, 3)}
+
+
+def test_damaged_exif_counts_as_upright(zoo):
+    for _, got in zoo.some("upright_", 2):
+        np.testing.assert_allclose(got, np.array(smooth()).astype(int), atol=20)
+
+
+def test_transparency_becomes_white(zoo):
+    for path, got in zoo.some("clear_", 10):
+        with Image.open(path) as picture:
+            rgba = np.array(picture.convert("RGBA")).astype(np.float64)
+        expected = rgba[..., :3] * (rgba[..., 3:] / 255) + 255 - rgba[..., 3:]
+        np.testing.assert_allclose(got, expected, atol=1.01, err_msg=path.name)
+        assert rgba[..., 3].min() < 255 and got.mean() > rgba[..., :3].mean()
+
+
+def test_deep_pictures_lose_their_lower_byte_and_cmyk_becomes_rgb(zoo):
+    np.testing.assert_array_equal(zoo.decoded["deep.png"], deep_grey()[..., None] // 256 + [0] * 3)
+    np.testing.assert_allclose(zoo.decoded["cmyk.jpg"], np.array(smooth()).astype(int), atol=12)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG", b"\xff\xd8", b"RIFF....WEBPVP8X", b"hello"])
+def test_rubbish_is_an_error_of_tensorflow_and_of_pillow(data):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decoding.decode_picture(tf.constant(data))
+    with pytest.raises(OSError):
+        headers.decode_with_pillow(data)
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_jpeg_can_be_decoded_smaller(tmp_path, reduction):
+    smooth(160, 240).save(tmp_path / "a.jpg", quality=95)
+    data = tf.io.read_file(str(tmp_path / "a.jpg"))
+    got = decoding.decode_picture(data, tf.constant(reduction))
+    expected = np.array(smooth(160, 240).reduce(reduction)).astype(int)
+    np.testing.assert_allclose(got, expected, atol=12)
+
+
+def test_headers_tell_the_turned_size_without_decoding(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth().save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: data.index(b"\xff\xda")])  # up to the pixels
+    (tmp_path / "b.txt").write_text("no picture")
+    first, second = headers.read_headers([tmp_path / "a.jpg", tmp_path / "b.txt"])
+    assert first == headers.Header(height=60, width=40, orientation=6, by_pillow=False)
+    assert second == "it is no picture of the formats JPEG, PNG, GIF, BMP, WEBP"

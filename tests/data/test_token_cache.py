@@ -1,0 +1,363 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf.data import token_cache
+from vim_tf.data.token_cache import TokenCache, write_token_cache
+from vim_tf.errors import UserError
+
+GRID, CODES, NAMES = (2, 3), 50, ("cat", "dog", "owl")
+HASH = "a" * 64
+
+
+def make_header(**changes):
+    header = {
+        "tokenizer_hash": HASH,
+        "data": {"source": "emoji", "image_size": (16, 24)},
+        "grid": GRID,
+        "codes": CODES,
+        "class_names": NAMES,
+    }
+    return {**header, **changes}
+
+
+def make_split(pictures, passes, seed=0):
+    random = np.random.default_rng(seed)
+    tokens = random.integers(CODES, size=(passes, pictures, 6)).astype("int32")
+    return tokens, random.integers(len(NAMES), size=pictures).astype("int32")
+
+
+def batches(tokens, labels, size=4):
+    for start in range(0, len(labels), size):
+        yield tokens[start : start + size], labels[start : start + size]
+
+
+def write(folder, pictures=10, passes=2, **header):
+    tokens, labels = make_split(pictures, passes)
+    held_out = make_split(5, 1, seed=1)
+    splits = {
+        "train": [batches(one, labels) for one in tokens],
+        "validation": [batches(held_out[0][0], held_out[1])],
+    }
+    write_token_cache(folder, splits, make_header(**header))
+    return tokens, labels, held_out
+
+
+def take(dataset, count):
+    return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(count)]
+
+
+def unroll(parts):
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("token", "label")}
+
+
+@pytest.mark.parametrize("codes", [CODES, 65_536, 65_537])
+def test_reads_what_was_written(tmp_path, codes, monkeypatch):
+    monkeypatch.setattr(token_cache, "SHARD_PICTURES", 3)  # batches of 4 straddle shards
+    tokens, labels, held_out = write(tmp_path / "cache", codes=codes)
+    cache = TokenCache.open(tmp_path / "cache", HASH)
+    np.testing.assert_array_equal(cache.tokens["train"], tokens)
+    np.testing.assert_array_equal(cache.labels["train"], labels)
+    np.testing.assert_array_equal(cache.tokens["validation"], held_out[0])
+    np.testing.assert_array_equal(cache.labels["validation"], held_out[1])
+    assert cache.tokens["train"].dtype == ("uint16" if codes <= 65_536 else "int32")
+    assert (cache.grid, cache.codes, cache.class_names) == (GRID, codes, NAMES)
+    assert cache.train_size == 10
+    assert len(list((tmp_path / "cache").glob("train-01-*.tfrecord"))) == 4
+
+
+def test_records_are_plain_examples(tmp_path):
+    tokens, labels, _ = write(tmp_path / "cache")
+    records = tf.data.TFRecordDataset(str(tmp_path / "cache" / "train-01-00000.tfrecord"))
+    example = tf.train.Example.FromString(next(iter(records)).numpy())
+    assert list(example.features.feature["token"].int64_list.value) == tokens[1][0].tolist()
+    assert list(example.features.feature["label"].int64_list.value) == [labels[0]]
+
+
+def test_evaluation_gives_each_picture_once_in_order(tmp_path):
+    tokens, labels, held_out = write(tmp_path / "cache")
+    cache = TokenCache.open(tmp_path / "cache", HASH)
+    parts = take(cache.evaluation(2), -1)
+    assert [len(part["label"]) for part in parts] == [2, 2, 1]
+    assert parts[0]["token"].dtype == parts[0]["label"].dtype == np.int32
+    np.testing.assert_array_equal(unroll(parts)["token"], held_out[0][0])
+    np.testing.assert_array_equal(unroll(parts)["label"], held_out[1])
+    train = unroll(take(cache.evaluation(4, "train"), -1))
+    np.testing.assert_array_equal(train["token"], tokens[0])
+    np.testing.assert_array_equal(train["label"], labels)
+
+
+def find(tokens, row):
+    """(pass, picture) of a row of tokens."""
+    ((one, picture),) = np.argwhere(np.all(tokens == row, axis=-1))
+    return int(one), int(picture)
+
+
+def test_each_picture_comes_once_an_epoch_and_once_a_pass(tmp_path):
+    tokens, labels, _ = write(tmp_path / "cache", pictures=10, passes=3)
+    cache = TokenCache.open(tmp_path / "cache", HASH)
+    # 4 does not divide 10: batches straddle epochs.
+    drawn = unroll(take(cache.train(seed=5, batch_size=4), 15))
+    places = [find(tokens, row) for row in drawn["token"]]
+    epochs = [places[start : start + 10] for start in range(0, 60, 10)]
+    for epoch in epochs:
+        assert sorted(picture for _, picture in epoch) == list(range(10))
+    for three in (epochs[:3], epochs[3:]):
+        seen = [place for epoch in three for place in epoch]
+        assert sorted(seen) == [(one, picture) for one in range(3) for picture in range(10)]
+    assert len({one for one, _ in epochs[0]}) > 1  # an epoch mixes the passes
+    orders = {tuple(picture for _, picture in epoch) for epoch in epochs}
+    assert len(orders) == 6 and tuple(range(10)) not in orders
+    np.testing.assert_array_equal(drawn["label"], labels[[picture for _, picture in places]])
+    assert drawn["token"].dtype == drawn["label"].dtype == np.int32
+
+
+def test_resumes_from_its_step_alone(tmp_path):
+    write(tmp_path / "cache")
+    whole = take(TokenCache.open(tmp_path / "cache", HASH).train(7, 4), 12)
+    rest = take(TokenCache.open(tmp_path / "cache", HASH).train(7, 4, start_step=5), 7)
+    for expected, batch in zip(whole[5:], rest, strict=True):
+        np.testing.assert_array_equal(batch["token"], expected["token"])
+        np.testing.assert_array_equal(batch["label"], expected["label"])
+
+
+def test_order_depends_on_the_seed_and_not_on_the_batch_size(tmp_path):
+    write(tmp_path / "cache")
+    cache = TokenCache.open(tmp_path / "cache", HASH)
+    by_4 = unroll(take(cache.train(1, 4), 5))["token"]
+    by_5 = unroll(take(cache.train(1, 5), 4))["token"]
+    np.testing.assert_array_equal(by_4, by_5)
+    assert np.any(by_4 != unroll(take(cache.train(2, 4), 5))["token"])
+
+
+def test_distributes_whole_batches_over_replicas(tmp_path, two_replicas):
+    write(tmp_path / "cache")
+    dataset = TokenCache.open(tmp_path / "cache", HASH).train(1, 4)
+    parts = next(iter(two_replicas.experimental_distribute_dataset(dataset)))["token"].values
+    (expected,) = take(dataset, 1)
+    np.testing.assert_array_equal(
+        np.concatenate([part.numpy() for part in parts]), expected["token"]
+    )
+
+
+def test_statistics_match_numpy(tmp_path):
+    tokens, labels, _ = write(tmp_path / "cache")
+    statistics = TokenCache.open(tmp_path / "cache", HASH).statistics()
+    share = np.array([np.mean(tokens == code) for code in range(CODES)])
+    used = share[share > 0]
+    assert (statistics["pictures"], statistics["passes"]) == (10, 2)
+    assert statistics["tokens"] == 120
+    assert statistics["used_codes"] == len(used) < CODES
+    assert statistics["usage"] == len(used) / CODES
+    assert statistics["perplexity"] == pytest.approx(np.prod(used**-used))
+    assert statistics["pictures_per_label"] == [int(np.sum(labels == i)) for i in range(3)]
+
+
+def test_unlabelled_pictures(tmp_path):
+    tokens = np.zeros((4, 6), "int32")
+    splits = {"train": [[(tokens, np.zeros(4, "int32"))]]}
+    write_token_cache(tmp_path / "cache", splits, make_header(class_names=()))
+    cache = TokenCache.open(tmp_path / "cache", HASH)
+    assert cache.class_names == ()
+    assert cache.statistics()["pictures_per_label"] == [4]
+
+
+# Refusals ---------------------------------------------------------------------------------------
+
+
+def test_refuses_the_tokens_of_another_tokenizer(tmp_path):
+    write(tmp_path / "cache")
+    with pytest.raises(UserError, match=f"{'a' * 16}.*{'b' * 16}.*delete the folder") as caught:
+        TokenCache.open(tmp_path / "cache", "b" * 64)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_other_data(tmp_path):
+    write(tmp_path / "cache")
+    TokenCache.open(tmp_path / "cache", HASH, data=make_header()["data"])  # a tuple in it
+    with pytest.raises(UserError, match=r"\[16, 24\].*\[32, 24\]"):
+        other = {"source": "emoji", "image_size": (32, 24)}
+        TokenCache.open(tmp_path / "cache", HASH, data=other)
+
+
+def test_refuses_a_folder_without_a_cache(tmp_path):
+    with pytest.raises(UserError, match="no token cache; make one with python -m"):
+        TokenCache.open(tmp_path, HASH)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '{"format": 2}'])
+def test_refuses_a_damaged_header(tmp_path, text):
+    write(tmp_path / "cache")
+    (tmp_path / "cache" / "header.json").write_text(text)
+    with pytest.raises(UserError, match="header.json (is damaged|has the format)"):
+        TokenCache.open(tmp_path / "cache", HASH)
+
+
+def cut_in_a_record(path, _):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def cut_between_records(path, records):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records[:-1]:
+            writer.write(record)
+
+
+def flip_a_bit(path, _):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def remove(path, _):
+    path.unlink()
+
+
+def replace_by_text(path, _):
+    path.write_text("no records here, but more than a few bytes of something else")
+
+
+def rewrite(path, records, feature, values):
+    example = tf.train.Example.FromString(records[0])
+    del example.features.feature[feature].int64_list.value[:]
+    example.features.feature[feature].int64_list.value.extend(values)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in [example.SerializeToString(), *records[1:]]:
+            writer.write(record)
+
+
+def put_a_code_that_is_none(path, records):
+    rewrite(path, records, "token", [0, 1, 2, 3, 4, CODES])
+
+
+def put_a_label_that_is_none(path, records):
+    rewrite(path, records, "label", [3])
+
+
+def put_too_few_tokens(path, records):
+    rewrite(path, records, "token", [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_in_a_record, "truncated"),
+        (cut_between_records, "holds 9 of its 10 pictures"),
+        (flip_a_bit, "corrupted"),
+        (remove, "No such file"),
+        (replace_by_text, "corrupted"),
+        (put_a_code_that_is_none, "token 50 is out of range"),
+        (put_a_label_that_is_none, "label 3 is out of range"),
+        (put_too_few_tokens, "token"),
+    ],
+)
+def test_names_a_damaged_shard(tmp_path, damage, reason):
+    write(tmp_path / "cache")
+    path = tmp_path / "cache" / "train-01-00000.tfrecord"
+    damage(path, [record.numpy() for record in tf.data.TFRecordDataset(str(path))])
+    with pytest.raises(UserError, match=f"{path.name}.*{reason}.*delete") as caught:
+        TokenCache.open(tmp_path / "cache", HASH)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_passes_of_different_pictures(tmp_path):
+    write(tmp_path / "cache")
+    folder = tmp_path / "cache"
+    path = folder / "train-01-00000.tfrecord"
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+    label = tf.train.Example.FromString(records[0]).features.feature["label"].int64_list.value[0]
+    rewrite(path, records, "label", [(label + 1) % 3])
+    with pytest.raises(UserError, match="differ in their labels"):
+        TokenCache.open(folder, HASH)
+
+
+@pytest.mark.parametrize(
+    ("splits", "error", "message"),
+    [
+        ({"train": [[(np.full((2, 6), CODES), np.zeros(2, int))]]}, ValueError, "token 50 is out"),
+        ({"train": [[(np.full((2, 6), -1), np.zeros(2, int))]]}, ValueError, "token -1 is out"),
+        ({"train": [[(np.zeros((2, 6), int), np.full(2, 3))]]}, ValueError, "label 3 is out"),
+        ({"train": [[(np.zeros((2, 5), int), np.zeros(2, int))]]}, ValueError, r"needs \[B, 6\]"),
+        ({"train": [[(np.zeros((2, 6), int), np.zeros(3, int))]]}, ValueError, r"labels \(3,\)"),
+        ({"train": [[]]}, UserError, "train split has no pictures"),
+        (
+            {"train": [[(np.zeros((size, 6), int), np.zeros(size, int))] for size in (2, 3)]},
+            ValueError,
+            r"train have \[2, 3\] pictures",
+        ),
+    ],
+)
+def test_writes_nothing_that_cannot_be_right(tmp_path, splits, error, message):
+    with pytest.raises(error, match=message):
+        write_token_cache(tmp_path / "cache", splits, make_header())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_header_must_be_complete(tmp_path):
+    header = make_header()
+    del header["grid"]
+    with pytest.raises(ValueError, match="header has the keys"):
+        write_token_cache(tmp_path / "cache", {}, header)
+
+
+# Half-written caches and bad disks --------------------------------------------------------------
+
+
+def test_a_crash_leaves_no_cache(tmp_path):
+    tokens, labels = make_split(10, 1)
+
+    def crash():
+        yield tokens[0], labels
+        assert [path.name for path in tmp_path.iterdir()] != ["cache"]
+        raise RuntimeError("the machine burns")
+
+    with pytest.raises(RuntimeError, match="burns"):
+        write_token_cache(tmp_path / "cache", {"train": [crash()]}, make_header())
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "cache")  # and the next attempt works
+    assert TokenCache.open(tmp_path / "cache", HASH).train_size == 10
+
+
+def test_until_it_is_whole_nothing_stands_there(tmp_path):
+    tokens, labels = make_split(10, 1)
+
+    def look():
+        for batch in batches(tokens[0], labels):
+            yield batch
+            with pytest.raises(UserError, match="no token cache"):
+                TokenCache.open(tmp_path / "cache", HASH)
+
+    write_token_cache(tmp_path / "cache", {"train": [look()]}, make_header())
+    assert TokenCache.open(tmp_path / "cache", HASH).train_size == 10
+
+
+def test_overwrites_nothing(tmp_path):
+    write(tmp_path / "cache")
+    before = (tmp_path / "cache" / "header.json").read_bytes()
+    with pytest.raises(UserError, match="exists already; delete it"):
+        write(tmp_path / "cache", tokenizer_hash="b" * 64)
+    assert (tmp_path / "cache" / "header.json").read_bytes() == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        write(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty")
+    assert json.loads((tmp_path / "empty" / "header.json").read_text())["codes"] == CODES
+
+
+def test_a_place_where_no_folder_can_be_made(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)"):
+        write(tmp_path / "file" / "cache")
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    # Linux' device that is always full; records are buffered until the file closes.
+    real = tf.io.TFRecordWriter
+    monkeypatch.setattr(token_cache.tf.io, "TFRecordWriter", lambda path: real("/dev/full"))
+    with pytest.raises(UserError, match="cannot be written .*make room") as caught:
+        write(tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,146 @@
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf.errors import UserError
+from vim_tf.losses import perceptual_loss
+from vim_tf.models.perceptual import PerceptualFeatures, preprocess
+
+LAYERS = ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"]
+
+
+def pictures(*shape, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    keras.utils.set_random_seed(0)
+    return keras.applications.VGG16(include_top=False, weights=None)
+
+
+@pytest.fixture(scope="module")
+def weights_file(vgg, tmp_path_factory):
+    """Random weights in the layout of keras.applications' own file, written by h5py alone."""
+    path = tmp_path_factory.mktemp("vgg") / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in vgg.layers]
+        file.attrs["backend"] = b"tensorflow"
+        for layer in vgg.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}_{kind}_1:0" for kind in "Wb"[: len(layer.weights)]]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                group[name] = weight.numpy()
+    return path
+
+
+@pytest.fixture(scope="module")
+def features(weights_file):
+    return PerceptualFeatures(str(weights_file))
+
+
+def test_preprocessing_is_that_of_keras_applications():
+    images = pictures(2, 5, 7, 3)
+    expected = keras.applications.vgg16.preprocess_input((images + 1) * 127.5)
+    np.testing.assert_allclose(preprocess(images), expected, atol=1e-4)
+
+
+def test_features_are_those_of_the_five_layers(features, vgg):
+    images = pictures(2, 32, 48, 3)
+    outputs = features(images)
+    x = keras.applications.vgg16.preprocess_input((images + 1) * 127.5)
+    expected = []
+    for layer in vgg.layers[1:]:
+        x = layer(x)
+        if layer.name in LAYERS:
+            expected.append(x)
+    assert [tuple(o.shape) for o in outputs] == [
+        (2, 32, 48, 64),
+        (2, 16, 24, 128),
+        (2, 8, 12, 256),
+        (2, 4, 6, 512),
+        (2, 2, 3, 512),
+    ]
+    for output, other in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output, other, rtol=1e-4, atol=1e-4)
+
+
+def test_small_sides_are_enlarged_to_32(features):
+    images = pictures(2, 16, 40, 3)
+    outputs = features(images)
+    assert outputs[0].shape == (2, 32, 40, 64)
+    # Bilinear with half-pixel centres, doubling: 1/4 of the farther and 3/4 of the nearer row.
+    padded = np.pad(images, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
+    enlarged = np.zeros((2, 32, 40, 3), "float32")
+    enlarged[:, 0::2] = 0.25 * padded[:, :-2] + 0.75 * padded[:, 1:-1]
+    enlarged[:, 1::2] = 0.75 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
+    for output, expected in zip(outputs, features(enlarged), strict=True):
+        np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_weights_of_keras_3_can_be_loaded(features, vgg, tmp_path):
+    vgg.save_weights(tmp_path / "vgg.weights.h5")
+    images = pictures(1, 32, 32, 3)
+    again = PerceptualFeatures(str(tmp_path / "vgg.weights.h5"))(images)
+    for output, expected in zip(again, features(images), strict=True):
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_it_is_frozen_but_passes_gradients_to_pictures(features):
+    assert len(features.trainable_weights) == 0
+    assert len(features.weights) == 26
+    images, others = tf.constant(pictures(1, 16, 16, 3)), pictures(1, 16, 16, 3, seed=1)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        loss = perceptual_loss(features(images), features(others))
+    gradient = tape.gradient(loss, images)
+    assert loss > 0
+    assert np.all(np.isfinite(gradient)) and np.abs(gradient).max() > 0
+
+
+def message(weights):
+    with pytest.raises(UserError) as caught:
+        PerceptualFeatures(weights)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "set losses.perceptual: 0, or losses.perceptual_weights to the path" in text
+    return text
+
+
+def test_a_missing_file_is_one_clear_line():
+    assert "losses.perceptual_weights is nowhere.h5, which is no file" in message("nowhere.h5")
+    assert "losses.perceptual_weights is random, which is no file" in message("random")
+
+
+@pytest.mark.parametrize("name", ["text.h5", "text.weights.h5", "text.txt"])
+def test_a_file_of_something_else_is_one_clear_line(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("not weights\nat all\n")
+    assert f"is {path}, which is no file of VGG16 weights" in message(str(path))
+
+
+@pytest.mark.parametrize("name", ["other.h5", "other.weights.h5"])
+def test_weights_of_another_network_are_one_clear_line(name, tmp_path):
+    path = tmp_path / name
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    if name == "other.weights.h5":
+        other.save_weights(path)
+    else:
+        with h5py.File(path, "w") as file:
+            file.attrs["layer_names"] = [b"dense"]
+            group = file.create_group("dense")
+            group.attrs["weight_names"] = [b"kernel", b"bias"]
+            group["kernel"], group["bias"] = (w.numpy() for w in other.weights)
+    assert f"is {path}, which is no file of VGG16 weights" in message(str(path))
+
+
+def test_a_failed_download_is_one_clear_line(monkeypatch):
+    def offline(**kwargs):
+        assert kwargs == {"include_top": False, "weights": "imagenet"}
+        raise Exception("URL fetch failure\non all lines")
+
+    monkeypatch.setattr(keras.applications, "VGG16", offline)
+    assert "could not be downloaded (URL fetch failure)" in message("imagenet")

@@ -1,0 +1,134 @@
+import keras
+import numpy as np
+import pytest
+
+from vim_tf import losses
+from vim_tf.config import QuantizerConfig, TransformerConfig, ViTVQGANConfig
+from vim_tf.models import vit_vqgan
+from vim_tf.models.vit_vqgan import ViTVQGAN
+
+
+def make_model(image_size=(8, 12), **changes):
+    tiny = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=24)
+    fields = {"patch_size": 4, "encoder": tiny, "decoder": tiny, "output": "rgb", **changes}
+    quantizer = QuantizerConfig(codes=16, code_dim=4)
+    return ViTVQGAN(ViTVQGANConfig(quantizer=quantizer, **fields), image_size)
+
+
+def make_images(height=8, width=12, batch=5):
+    shape = (batch, height, width, 3)
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+
+
+@pytest.mark.parametrize("output", ["rgb", "logit_laplace"])
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+def test_pictures_need_not_be_square(output, positions):
+    model = make_model(output=output, positions=positions)
+    images = make_images()
+    assert model.grid == (2, 3)
+    assert model.tokens_per_image == 6
+    tokens = model.tokenize(images)
+    assert tokens.shape == (5, 6)
+    assert tokens.dtype == "int32"
+    assert 0 <= np.min(tokens) < np.max(tokens) < 16
+    pictures = np.asarray(model.decode_tokens(tokens))
+    assert pictures.shape == images.shape
+    assert pictures.dtype == np.float32
+    np.testing.assert_allclose(model(images), pictures, atol=1e-5)
+    codes = model.encode(images).codes
+    np.testing.assert_allclose(model.decode(codes), pictures, atol=1e-5)
+
+
+@pytest.mark.parametrize("output", ["rgb", "logit_laplace"])
+def test_decoded_pictures_stay_in_range(output):
+    model = make_model(output=output)
+    model.decoder.head.outer.kernel.assign(model.decoder.head.outer.kernel * 50)
+    pictures = np.asarray(model(make_images()))
+    assert (pictures.min(), pictures.max()) == (-1, 1)
+    unclipped = np.asarray(model.decode_distribution(model.encode(make_images()).codes)[0])
+    assert np.abs(unclipped).max() > 1
+    np.testing.assert_allclose(np.clip(unclipped, -1, 1), pictures, atol=1e-3)
+
+
+def test_rgb_has_no_distribution():
+    model = make_model()
+    codes = model.encode(make_images()).codes
+    images, mean, log_scale = model.decode_distribution(codes)
+    np.testing.assert_allclose(images, model.decoder(codes), atol=1e-6)
+    assert mean is None
+    assert log_scale is None
+
+
+def test_pictures_are_the_sigmoid_of_the_mean_unsqueezed():
+    model = make_model(output="logit_laplace")
+    codes = model.encode(make_images()).codes
+    images, mean, log_scale = (np.asarray(x) for x in model.decode_distribution(codes))
+    channels = np.asarray(model.decoder(codes))
+    assert channels.shape[-1] == 6
+    np.testing.assert_array_equal(mean, channels[..., :3])
+    np.testing.assert_array_equal(log_scale, channels[..., 3:])
+    pixel = (1 / (1 + np.exp(-mean)) - 0.1) / 0.8  # [0.1,0.9] -> [0,1]
+    np.testing.assert_allclose(images, 2 * pixel - 1, atol=1e-5)
+    assert vit_vqgan.LOGIT_LAPLACE_EPSILON == losses.LOGIT_LAPLACE_EPSILON
+
+
+def test_encoder_and_decoder_have_sizes_of_their_own():
+    wide = TransformerConfig(blocks=2, heads=4, dim=24, mlp_dim=16)
+    model = make_model(decoder=wide)
+    assert len(model.encoder.transformer.blocks) == 1
+    assert len(model.decoder.transformer.blocks) == 2
+    assert model.decoder.embedding.kernel.shape == (4, 24)
+    assert model(make_images()).shape == (5, 8, 12, 3)
+
+
+def test_config_round_trip():
+    model = make_model(output="logit_laplace", positions="sincos")
+    again = ViTVQGAN.from_config(model.get_config())
+    assert again.config == model.config
+    assert again.image_size == model.image_size
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(again(make_images()), model(make_images()))
+
+
+def test_resized_models_give_the_same_for_the_same_size():
+    model = make_model()
+    other = model.resized((8, 12))
+    np.testing.assert_allclose(other(make_images()), model(make_images()), atol=1e-5)
+    assert other.quantizer.codebook is not model.quantizer.codebook
+
+
+def test_resized_models_keep_all_weights_but_positions():
+    model = make_model()
+    for part in (model.encoder, model.decoder):  # equal everywhere: resizing keeps that
+        part.positions.table.assign(np.ones(part.positions.table.shape))
+    other = model.resized((12, 8))
+    assert other(make_images(12, 8)).shape == (5, 12, 8, 3)
+    for old, new in zip(model.weights, other.weights, strict=True):
+        assert old.path.split("/")[1:] == new.path.split("/")[1:]
+        if "seed" not in old.path:
+            np.testing.assert_allclose(new, old, atol=1e-5, err_msg=old.path)
+
+
+def test_hash_is_that_of_the_weights():
+    model = make_model()
+    first = model.weights_hash()
+    assert model.weights_hash() == first
+    again = ViTVQGAN.from_config(model.get_config())
+    assert again.weights_hash() != first
+    again.set_weights(model.get_weights())
+    assert again.weights_hash() == first
+    bias = again.decoder.head.outer.bias
+    bias.assign(bias + 1e-7)
+    assert again.weights_hash() != first
+
+
+def test_mixed_precision_gives_float32_pictures():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = make_model(output="logit_laplace")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    output = model.encode(make_images())
+    assert output.codes.dtype == "float32"
+    assert model(make_images()).dtype == "float32"
+    assert model.decoder(output.codes).dtype == "bfloat16"

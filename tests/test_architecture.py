@@ -1,0 +1,184 @@
+"""The rules of the source tree that a reader relies on, checked on the sources themselves."""
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def find_sources():
+    """Module name -> file, of what is installed: a checkout or a wheel."""
+    sources = {}
+    for package in ("vim_tf", "vim_tf.export"):
+        folder = Path(importlib.util.find_spec(package).origin).parent
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            sources[".".join((package, *parts)).removesuffix(".__init__")] = path
+    return sources
+
+
+SOURCES = find_sources()
+TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
+# Started by python -m; nothing else may import them.
+COMMAND_LINES = {
+    name
+    for name, tree in TREES.items()
+    if any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in tree.body
+    )
+}
+
+
+def is_import(node):
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def imports(name, tree):
+    """Every module that the module `name` imports within `tree`, also inside functions."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import in line {node.lineno}"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in SOURCES else node.module)
+    return found
+
+
+IMPORTS = {name: imports(name, tree) for name, tree in TREES.items()}
+
+
+def reachable(name):
+    """Every module that importing and using `name` may bring in, ours and others'."""
+    seen, waiting = set(), [name]
+    while waiting:
+        for module in IMPORTS.get(waiting.pop(), set()) - seen:
+            seen.add(module)
+            waiting.append(module)
+    return seen
+
+
+def within(module, layers):
+    return any(module == layer or module.startswith(f"{layer}.") for layer in layers)
+
+
+def roots(modules):
+    return {module.split(".")[0] for module in modules}
+
+
+def members(layer):
+    return [name for name in SOURCES if within(name, [layer])]
+
+
+def ours(*names):
+    return [f"vim_tf.{name}" for name in names]
+
+
+def test_the_walk_sees_the_tree():
+    assert {"vim_tf.config", "vim_tf.models.vit_vqgan", "vim_tf.export"} <= set(SOURCES)
+    assert "vim_tf.errors" in IMPORTS["vim_tf.config"]
+    assert {"keras", "vim_tf.errors"} <= reachable("vim_tf.models.vit_vqgan")
+
+
+@pytest.mark.parametrize(
+    ("layer", "allowed"),
+    [
+        ("errors", []),
+        ("config", ["errors"]),
+        ("config_loader", ["config", "errors"]),
+        ("losses", ["config", "errors"]),
+        ("sampling", ["config", "errors"]),
+        ("data", ["data", "config", "errors"]),
+        ("models", ["models", "sampling", "config", "errors"]),
+    ],
+)
+def test_lower_layers_import_only(layer, allowed):
+    for name in members(f"vim_tf.{layer}"):
+        inside = {module for module in IMPORTS[name] if within(module, ["vim_tf"])}
+        wrong = {module for module in inside if not within(module, ours(*allowed))}
+        assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(
+    ("layer", "forbidden"),
+    [
+        ("trainers", ["builders", "export"]),
+        ("evaluation", ["builders", "trainers"]),
+        ("export", ["builders", "trainers"]),
+        ("runs", ["builders", "trainers", "models", "data"]),
+    ],
+)
+def test_upper_layers_never_reach(layer, forbidden):
+    for name in set(members(f"vim_tf.{layer}")) - COMMAND_LINES:
+        wrong = {module for module in reachable(name) if within(module, ours(*forbidden))}
+        assert not wrong, f"{name} reaches {sorted(wrong)}"
+
+
+def test_nothing_imports_a_command_line():
+    assert "vim_tf.train" in COMMAND_LINES
+    for name in SOURCES:
+        assert not IMPORTS[name] & COMMAND_LINES, name
+
+
+def test_nothing_imports_itself_in_a_circle():
+    for name in SOURCES:
+        assert name not in reachable(name), name
+
+
+@pytest.mark.parametrize("name", ["config", "config_loader", "errors"])
+def test_configs_are_read_without(name):
+    slow = {"tensorflow", "keras", "orbit", "tensorflow_datasets", "matplotlib", "numpy"}
+    assert not roots(reachable(f"vim_tf.{name}")) & slow
+
+
+@pytest.mark.parametrize("layer", ["models", "losses", "sampling"])
+def test_what_must_run_on_every_backend_knows_no_tensorflow(layer):
+    """Compiling differs between backends: that may import one inside a function."""
+    for name in members(f"vim_tf.{layer}"):
+        top = ast.Module([node for node in TREES[name].body if is_import(node)], [])
+        assert not roots(imports(name, top)) & {"tensorflow", "jax"}, name
+
+
+def test_no_dead_libraries():
+    dead = {"tensorflow_addons", "tensorflow_gan", "tf_keras"}
+    for name in SOURCES:
+        assert not roots(IMPORTS[name]) & dead, name
+
+
+def test_orbit_is_all_that_is_used_of_tf_models_official():
+    for name in SOURCES:
+        assert "official" not in roots(IMPORTS[name]), name
+
+
+def test_gradients_are_taken_in_trainers_only():
+    users = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Name)
+        and "GradientTape" in (getattr(node, "attr", None), getattr(node, "id", None))
+    }
+    assert users
+    assert all(within(name, ["vim_tf.trainers"]) for name in users), users
+
+
+FILES = SOURCES | {str(path.relative_to(TESTS)): path for path in TESTS.rglob("*.py")}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_short_and_named_for_what_it_holds(name):
+    assert len(FILES[name].read_text().splitlines()) <= 400
+    assert FILES[name].stem not in {"utils", "util", "common", "misc", "helpers"}
+
+
+def test_no_module_shadows_the_standard_library():
+    """A script called tokenize.py or types.py breaks Python when run from its own folder."""
+    stems = {path.stem for path in SOURCES.values()} - {"__init__", "__main__"}
+    assert not stems & sys.stdlib_module_names

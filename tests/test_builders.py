@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf import builders
+from vim_tf.config import TrainingConfig
+from vim_tf.errors import UserError
+from vim_tf.runs import Run
+
+
+def refuses(experiment, match, strategy=None, path="nowhere"):
+    strategy = strategy or tf.distribute.get_strategy()
+    with pytest.raises(UserError, match=match) as caught:
+        builders.make_stage(experiment, strategy, Run(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_strategies(two_replicas):
+    one = builders.make_strategy(TrainingConfig())
+    assert type(one) is tf.distribute.OneDeviceStrategy
+    assert one.num_replicas_in_sync == 1
+
+
+def test_mirrored_takes_logical_cpus(monkeypatch):
+    """What it is built on; a second MirroredStrategy in this process would break the first."""
+    asked = []
+    monkeypatch.setattr(
+        tf.distribute, "MirroredStrategy", lambda devices=None: asked.append(devices)
+    )
+    builders.make_strategy(TrainingConfig(strategy="mirrored", cpu_replicas=2))
+    assert asked == [["CPU:0", "CPU:1"]]
+    monkeypatch.setattr(builders, "_gpus", lambda: ["GPU"])
+    builders.make_strategy(TrainingConfig(strategy="mirrored"))
+    assert asked[1] is None
+
+
+def test_the_batch_must_divide_among_replicas(tiny, two_replicas):
+    refuses(tiny("vit_vqgan", "data.batch_size=7"), "is 7 and there are 2 replicas", two_replicas)
+
+
+def test_a_tokenizer_must_be_named(tiny, tiny_runs, tmp_path):
+    refuses(tiny("vim"), "tokenizer.run is not set")
+    refuses(tiny("vim", f"tokenizer.run={tmp_path}"), "neither a run nor a preset")
+    refuses(tiny("vim", f"tokenizer.run={tiny_runs['vim']}"), "holds a VIM")
+
+
+def test_the_sizes_must_agree(tiny, tiny_runs):
+    experiment = tiny("vim", f"tokenizer.run={tiny_runs['vit_vqgan']}", "data.image_size=[16,32]")
+    refuses(experiment, r"data.image_size is \[16, 32\] and the tokenizer's is \[16, 16\]")
+
+
+@pytest.fixture
+def unlabelled(tiny_pictures):
+    """Overrides that leave one class's pictures, whose folder is no class."""
+    return (f"data.path={tiny_pictures}/train/red", "data.validation_path=null")
+
+
+def test_labels_are_needed_for_a_conditional_model(tiny, tiny_runs, unlabelled):
+    overrides = (f"tokenizer.run={tiny_runs['vit_vqgan']}", *unlabelled)
+    refuses(tiny("vim", *overrides), "model.conditional is true, but .* have no labels")
+
+
+@pytest.fixture
+def stage(tiny, tiny_runs, unlabelled, tmp_path):
+    overrides = (
+        f"tokenizer.run={tiny_runs['vit_vqgan']}",
+        "tokenizer.online=true",
+        "model.conditional=false",
+        "data.validation_fraction=0.4",
+        *unlabelled,
+    )
+    run = Run(tmp_path / "run")
+    experiment = tiny("vim", *overrides)
+    run.start(experiment)
+    return builders.make_stage(experiment, tf.distribute.OneDeviceStrategy("CPU:0"), run), run
+
+
+def test_unlabelled_pictures_tokenized_while_training(stage):
+    """Without a cache and without classes: a step, an evaluation, samples and a preset."""
+    stage, run = stage
+    assert stage.trainer.model.classes == 0
+    batch = next(iter(stage.train_dataset(3)))
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert np.isfinite(float(stage.trainer.train_step(batch)["nats"]))
+    held_out = next(iter(stage.evaluation_dataset))
+    assert np.all(np.isfinite(stage.trainer.evaluate_batch(held_out)["nats"]))
+    drawn = stage.draw(run)
+    assert set(drawn) == {"samples"}
+    assert not (run.path / "tokens").exists()
+    run.save_preset(stage.save)
+    assert builders.ImageGenerator.load(run.path).class_names == ()
+
+
+def test_batches_start_where_they_are_asked_to(tiny, tmp_path):
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    stage = builders.make_stage(tiny("vit_vqgan", "seed=-1"), strategy, Run(tmp_path))
+    third = list(stage.train_dataset(0).take(3))[2]
+    first = next(iter(stage.train_dataset(2)))
+    np.testing.assert_array_equal(first["image"], third["image"])
+    np.testing.assert_array_equal(first["label"], third["label"])
+    assert stage.images_per_epoch == 24
+    assert sum(len(batch["label"]) for batch in stage.evaluation_dataset) == 10

@@ -1,0 +1,87 @@
+import errno
+
+import pytest
+import tensorflow as tf
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def outcome(main, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command_line.run(main)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return caught.value.code, captured.err
+
+
+def test_a_users_mistake_is_one_line_and_code_2(capsys):
+    code, text = outcome(raising(UserError("seed is\n  x; it must be\ny")), capsys)
+    assert code == 2
+    assert text == "error: seed is x; it must be y\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EACCES, "permission is denied"),
+        (errno.EDQUOT, "the disk quota is used up"),
+    ],
+)
+def test_a_disk_that_takes_nothing(number, reason, capsys):
+    code, text = outcome(raising(OSError(number, "raw text", "/runs/x/config.yaml")), capsys)
+    assert code == 2
+    assert text.startswith(f"error: /runs/x/config.yaml: {reason}; ")
+    assert text.count("\n") == 1
+
+
+def test_a_disk_that_is_full_for_tensorflow(capsys):
+    message = "/runs/x/ckpt-1; No space left on device\n\t[[node]] [Op:SaveV2]"
+    error = tf.errors.ResourceExhaustedError(None, None, message)
+    code, text = outcome(raising(error), capsys)
+    assert code == 2
+    assert text.startswith("error: the disk is full (/runs/x/ckpt-1")
+    assert text.count("\n") == 1
+
+
+def test_a_disk_that_is_full_for_h5py(capsys):
+    """Keras saves weights by h5py, whose errors may have no number."""
+    error = OSError("Unable to write (errno = 28, error message = 'No space left on device')")
+    code, text = outcome(raising(error), capsys)
+    assert code == 2
+    assert text.startswith("error: the disk is full (Unable to write")
+
+
+def test_a_damaged_record(capsys):
+    error = tf.errors.DataLossError(None, None, "corrupted record at 12\nmore")
+    code, text = outcome(raising(error), capsys)
+    assert code == 2
+    assert "corrupted record at 12" in text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a mistake of ours"),
+        OSError(errno.ENOENT, "No such file or directory", "x"),
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+    ],
+)
+def test_our_own_mistakes_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught:
+        command_line.run(raising(error))
+    assert caught.value is error
+
+
+def test_nothing_is_said_when_all_is_well(capsys):
+    command_line.run(lambda: None)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,219 @@
+import dataclasses
+from fractions import Fraction
+
+import pytest
+
+from vim_tf import config as configs
+from vim_tf.config import (
+    EXPERIMENTS,
+    TRANSFORMER_PRESETS,
+    AugmentationConfig,
+    DataConfig,
+    DiscriminatorConfig,
+    OptimizerConfig,
+    QuantizerConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    TransformerConfig,
+    VIMConfig,
+    VIMExperiment,
+    ViTVQGANConfig,
+    ViTVQGANExperiment,
+    ViTVQGANLossConfig,
+)
+from vim_tf.errors import UserError
+
+ABOVE_0 = "it must be greater than 0"
+FROM_0 = "it must be 0 or greater"
+SHARE = "it must be from 0 to 1"
+BELOW_1 = "it must be from 0 to below 1"
+
+# Class, field, values refused, values allowed at the very edge, what the message says.
+RANGES = [
+    (AugmentationConfig, "min_area", [0, -0.1, 1.01], [1, 1e-6], "must be above 0 and at most 1"),
+    (DataConfig, "batch_size", [0, -1], [1], ABOVE_0),
+    (DataConfig, "image_size", [(0, 8), (8, 0), (-8, 8)], [(1, 2)], "give height and width"),
+    (DataConfig, "validation_fraction", [0, 1, -0.1, 1.5], [0.01, 0.99], "lie between 0 and 1"),
+    (TransformerConfig, "blocks", [0, -1], [1], ABOVE_0),
+    (TransformerConfig, "heads", [0, -1], [1], ABOVE_0),
+    (TransformerConfig, "dim", [0, -12], [12], ABOVE_0),
+    (TransformerConfig, "mlp_dim", [0, -1], [1], ABOVE_0),
+    (TransformerConfig, "dropout", [-0.1, 1], [0, 0.99], "it must be at least 0 and below 1"),
+    (QuantizerConfig, "codes", [0, -1], [1], ABOVE_0),
+    (QuantizerConfig, "code_dim", [0, -1], [1], ABOVE_0),
+    (QuantizerConfig, "initial_scale", [0, -1.0], [1e-9], ABOVE_0),
+    (QuantizerConfig, "revive_every", [-1], [0], FROM_0),
+    (QuantizerConfig, "revive_below", [-0.1, 1.1], [0, 1], SHARE),
+    (ViTVQGANConfig, "patch_size", [0, -8], [1], ABOVE_0),
+    (DiscriminatorConfig, "channels", [0, -1], [1], ABOVE_0),
+    (DiscriminatorConfig, "base_channels", [0, -1], [1], ABOVE_0),
+    (DiscriminatorConfig, "start", [-1, -0.5], [0, 0.5, 1000], FROM_0),
+    (DiscriminatorConfig, "ramp_steps", [-1], [0], FROM_0),
+    (DiscriminatorConfig, "r1_gamma", [-1.0], [0], FROM_0),
+    (DiscriminatorConfig, "r1_every", [0, -1], [1], ABOVE_0),
+    *(
+        (ViTVQGANLossConfig, name, [-0.1], [0, 100.0], FROM_0)
+        for name in (
+            "codebook",
+            "commitment",
+            "l2",
+            "logit_laplace",
+            "perceptual",
+            "adversarial",
+            "entropy",
+        )
+    ),
+    (ViTVQGANLossConfig, "entropy_temperature", [0, -1], [1e-6], ABOVE_0),
+    (VIMConfig, "label_drop", [-0.1, 1.1], [0, 1], SHARE),
+    (OptimizerConfig, "learning_rate", [0, -1e-4, float("nan")], [1e-9], ABOVE_0),
+    (OptimizerConfig, "beta_1", [-0.1, 1], [0, 0.999], BELOW_1),
+    (OptimizerConfig, "beta_2", [-0.1, 1], [0, 0.999], BELOW_1),
+    (OptimizerConfig, "weight_decay", [-1e-4], [0], FROM_0),
+    (OptimizerConfig, "clip_norm", [-1], [0], FROM_0),
+    (OptimizerConfig, "warmup_steps", [-1], [0], FROM_0),
+    (OptimizerConfig, "decay_start", [-1], [0], FROM_0),
+    (OptimizerConfig, "final_ratio", [0, 1.1], [1, 1e-6], "it must be above 0 and at most 1"),
+    (TrainingConfig, "steps", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "cpu_replicas", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "log_every", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "evaluate_every", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "evaluate_batches", [-1], [0], FROM_0),
+    (TrainingConfig, "checkpoint_every", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "keep_checkpoints", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "ema_decay", [-0.1, 1], [0, 0.9999], BELOW_1),
+    (TokenizerConfig, "passes", [0, -1], [1], ABOVE_0),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "refused", "allowed", "words"),
+    RANGES,
+    ids=[f"{cls.__name__}.{field}" for cls, field, *_ in RANGES],
+)
+def test_ranges(cls, field, refused, allowed, words):
+    for value in refused:
+        with pytest.raises(UserError) as caught:
+            cls(**{field: value})
+        message = str(caught.value)
+        shown = list(value) if isinstance(value, tuple) else value
+        assert f"{field} is {shown}" in message
+        assert words in message
+        assert "\n" not in message
+    for value in allowed:
+        assert getattr(cls(**{field: value}), field) == value
+
+
+def test_every_number_has_its_range_tested():
+    numbers = {
+        (cls, field.name)
+        for cls in vars(configs).values()
+        if dataclasses.is_dataclass(cls)
+        for field in dataclasses.fields(cls)
+        if field.type in (int, float)
+    }
+    seeds = {(cls, "seed") for cls in EXPERIMENTS.values()}  # any whole number will do
+    assert numbers - seeds <= {(cls, field) for cls, field, *_ in RANGES}
+
+
+@pytest.mark.parametrize("source", ["folder", "tfrecord", "idx"])
+def test_sources_that_need_a_path(source):
+    with pytest.raises(UserError, match=f"data.path is not set; data.source {source} needs it"):
+        DataConfig(source=source)
+    with pytest.raises(UserError, match="data.path is not set"):
+        DataConfig(source=source, path="")
+    assert DataConfig(source=source, path="x").path == "x"
+
+
+def test_sources_that_need_no_path():
+    assert DataConfig(source="emoji").path is None
+    assert DataConfig(source="tfds", name="cifar10").path is None
+
+
+def test_tfds_needs_a_name():
+    with pytest.raises(UserError, match="data.name is not set; data.source tfds needs"):
+        DataConfig(source="tfds")
+
+
+@pytest.mark.parametrize(
+    ("field", "source", "allowed"),
+    [
+        ("validation_path", "emoji", False),
+        ("validation_path", "tfds", False),
+        ("validation_path", "idx", False),
+        ("validation_path", "folder", True),
+        ("validation_path", "tfrecord", True),
+        ("validation_split", "emoji", False),
+        ("validation_split", "folder", False),
+        ("validation_split", "tfrecord", False),
+        ("validation_split", "tfds", True),
+        ("validation_split", "idx", True),
+    ],
+)
+def test_a_validation_set_of_its_own_must_suit_the_source(field, source, allowed):
+    settings = {"source": source, "path": "x", "name": "y", field: "z"}
+    if allowed:
+        assert getattr(DataConfig(**settings), field) == "z"
+    else:
+        with pytest.raises(UserError, match=f"data.{field} is set, but data.source is {source}"):
+            DataConfig(**settings)
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(UserError, match="dim is 10 and heads is 3; dim must be a multiple"):
+        TransformerConfig(dim=10, heads=3)
+    assert TransformerConfig(dim=12, heads=3).head_dim == 4
+
+
+def test_the_patch_divides_height_and_width():
+    for size in ((30, 32), (32, 30)):
+        with pytest.raises(UserError) as caught:
+            ViTVQGANExperiment(data=DataConfig(image_size=size))
+        assert str(caught.value) == (
+            f"data.image_size is {size[0]} x {size[1]} and model.patch_size is 8; "
+            "height and width must be multiples of the patch size"
+        )
+    assert ViTVQGANExperiment(data=DataConfig(image_size=(32, 48))).grid == (4, 6)
+
+
+def test_logit_laplace_needs_its_six_channels():
+    model = ViTVQGANConfig(output="rgb")
+    with pytest.raises(UserError, match="losses.logit_laplace is 0.1 and model.output is rgb"):
+        ViTVQGANExperiment(model=model)
+    ViTVQGANExperiment(model=model, losses=ViTVQGANLossConfig(logit_laplace=0))
+
+
+def test_configs_cannot_be_changed_by_accident():
+    for cls in EXPERIMENTS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            cls().seed = 1
+
+
+def test_sizes_are_the_papers():
+    """Table 2 and section 4.2: blocks, heads, width, MLP width, dropout."""
+    assert {name: dataclasses.astuple(size) for name, size in TRANSFORMER_PRESETS.items()} == {
+        "small": (8, 8, 512, 2048, 0),
+        "base": (12, 12, 768, 3072, 0),
+        "large": (32, 16, 1280, 5120, 0),
+        "vim_base": (24, 16, 1536, 6144, 0.1),
+        "vim_large": (36, 32, 2048, 8192, 0.1),
+    }
+
+
+def test_defaults_are_the_papers_recipe():
+    """Sections 3.3, 4.1 and 4.2."""
+    stage_1, stage_2 = ViTVQGANExperiment(), VIMExperiment()
+    assert stage_1.grid == (32, 32)
+    assert (stage_1.model.quantizer.codes, stage_1.model.quantizer.code_dim) == (8192, 32)
+    assert (stage_1.data.batch_size, stage_1.training.steps) == (256, 500_000)
+    assert (stage_2.data.batch_size, stage_2.training.steps) == (1024, 450_000)
+    losses = stage_1.losses
+    assert (losses.codebook, losses.commitment, losses.l2) == (1, 0.25, 1)
+    assert (losses.adversarial, losses.perceptual, losses.logit_laplace) == (0.1, 0.1, 0.1)
+    for optimizer in (stage_1.optimizer, stage_1.discriminator_optimizer):
+        assert (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2) == (1e-4, 0.9, 0.99)
+        assert (optimizer.weight_decay, optimizer.warmup_steps) == (1e-4, 50_000)
+        assert optimizer.learning_rate * optimizer.final_ratio == 5e-5
+    optimizer = stage_2.optimizer
+    assert (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2) == (4.5e-4, 0.9, 0.96)
+    assert (optimizer.warmup_steps, optimizer.decay_start) == (5_000, 80_000)
+    assert Fraction(optimizer.final_ratio).limit_denominator(1000) == Fraction(1, 45)

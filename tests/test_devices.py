@@ -1,0 +1,39 @@
+import os
+
+import keras
+import tensorflow as tf
+
+import vim_tf
+from vim_tf.devices import describe_devices
+
+
+def test_versions_devices_and_replicas_are_named(two_replicas):
+    one = describe_devices(tf.distribute.OneDeviceStrategy("CPU:0"))
+    for version in (vim_tf.__version__, tf.__version__, keras.__version__):
+        assert version in one
+    assert "OneDeviceStrategy, 1 replica" in one
+    assert "1 replicas" not in one
+    assert "\n" not in one
+    assert "MirroredStrategy, 2 replicas" in describe_devices(two_replicas)
+
+
+def test_a_gpu_is_called_by_its_name(monkeypatch):
+    gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu, gpu])
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: {"device_name": "Grace 1"}
+    )
+    line = describe_devices(tf.distribute.get_strategy())
+    assert "found Grace 1, Grace 1;" in line
+    assert "no GPU" not in line
+
+
+def test_the_absence_of_a_gpu_is_said(monkeypatch):
+    """On macOS too, where nobody knows which cores a process may use."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    line = describe_devices(tf.distribute.get_strategy())
+    assert f"found CPU with {cores} cores, no GPU, no TPU;" in line
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    line = describe_devices(tf.distribute.get_strategy())
+    assert f"CPU with {os.cpu_count()} cores" in line

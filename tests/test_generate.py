@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vim_tf import generate, pictures
+from vim_tf.errors import UserError
+from vim_tf.generator import ImageGenerator
+
+
+@pytest.fixture
+def run(tiny_runs, tmp_path):
+    """A function (*arguments) -> the picture written."""
+
+    def run(*arguments, name="x.png"):
+        out = tmp_path / name
+        generate.main(["--run", str(tiny_runs["vim"]), "--out", str(out), *arguments])
+        return np.asarray(Image.open(out))
+
+    return run
+
+
+def cut(picture, row, column, zoom):
+    side, gap = 16 * zoom, pictures.GAP * zoom
+    top, left = gap + row * (side + gap), gap + column * (side + gap)
+    return picture[top : top + side, left : left + side][::zoom, ::zoom]
+
+
+@pytest.mark.parametrize("given", ["red,0", " 1 , blue"])
+def test_classes_come_in_turn(run, tiny_runs, given, capsys):
+    picture = run("--labels", given, "--n", "5", "--seed", "2", "--zoom", "3")
+    expected = ImageGenerator.load(tiny_runs["vim"]).generate([1, 0, 1, 0, 1], seed=2)
+    for i, image in enumerate(expected):  # 5 pictures in 3 columns
+        np.testing.assert_array_equal(cut(picture, i // 3, i % 3, 3), image)
+    assert "5 pictures: " in capsys.readouterr().out
+
+
+def test_a_row_for_each_class(run, tiny_runs):
+    picture = run("--per-class", "3", "--zoom", "2")
+    expected = ImageGenerator.load(tiny_runs["vim"]).generate([0, 0, 0, 1, 1, 1])
+    margin = picture.shape[1] - 2 * (3 * (16 + pictures.GAP) + pictures.GAP)
+    for i, image in enumerate(expected):
+        np.testing.assert_array_equal(cut(picture[:, margin:], i // 3, i % 3, 2), image)
+
+
+@pytest.mark.large
+def test_without_labels_and_with_settings(run, tiny_runs):
+    given = ["--n", "2", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9"]
+    picture = run(*given, "--batch-size", "1", "--zoom", "1")
+    settings = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "batch_size": 1}
+    expected = ImageGenerator.load(tiny_runs["vim"]).generate(n=2, **settings)
+    for i, image in enumerate(expected):
+        np.testing.assert_array_equal(cut(picture, 0, i, 1), image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--labels", "2"], "label 2 is none of the model's classes"),
+        (["--labels", "blue,green"], "label green is none"),
+        (["--n", "0"], "--n is 0"),
+        (["--batch-size", "-1"], "--batch-size is -1"),
+        (["--per-class", "0"], "--per-class is 0"),
+        (["--zoom", "0"], "--zoom is 0"),
+        (["--top-p", "0"], "top_p is 0"),
+        (["--top-k", "17"], "top_k contains 17"),
+        (["--temperature", "-1"], "temperature contains -1"),
+        (["--guidance-scale", "2"], "guidance needs labels"),
+        (["--seed", str(2**40)], "seed"),
+    ],
+)
+def test_wrong_values_are_refused(run, arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(run, tmp_path):
+    (tmp_path / "x.png").write_text("mine")
+    with pytest.raises(UserError, match="x.png exists"):
+        run()
+    assert (tmp_path / "x.png").read_text() == "mine"
+
+
+def test_the_file_must_be_a_png_in_a_folder(run):
+    with pytest.raises(UserError, match="ends in .png"):
+        run(name="x.jpg")
+    with pytest.raises(UserError, match="does not exist; make it"):
+        run(name="nowhere/x.png")
+
+
+def test_a_tokenizers_run_is_refused(tiny_runs, tmp_path):
+    with pytest.raises(UserError, match="holds a ViTVQGAN"):
+        out = str(tmp_path / "x.png")
+        generate.main(["--run", str(tiny_runs["vit_vqgan"]), "--out", out])

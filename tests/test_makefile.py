@@ -1,0 +1,100 @@
+"""`make demo` with a stand-in for Python that writes down how it was called."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORDER = """#!/bin/sh
+for word in "$@"; do printf '%s\\n' "$word" >> {log}; done
+printf -- '----\\n' >> {log}
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def run_make(tmp_path):
+    """Runs make and returns (exit code, standard error, one list of words a Python call)."""
+    venv, log = tmp_path / "venv", tmp_path / "log"
+    (venv / "bin").mkdir(parents=True)
+    python = venv / "bin" / "python"
+    python.write_text(RECORDER.format(log=log))
+    python.chmod(0o755)
+    (venv / ".installed").touch()
+
+    # `make test` hands its own flags down to every make below it.
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+
+    def run(*arguments, **environment):
+        answer = subprocess.run(
+            ["make", f"VENV={venv}", *arguments],
+            cwd=ROOT,
+            env=outer | environment,
+            capture_output=True,
+            text=True,
+        )
+        calls = log.read_text().split("----\n")[:-1] if log.exists() else []
+        return answer.returncode, answer.stderr, [call.splitlines() for call in calls]
+
+    return run
+
+
+def test_demo_without_data_uses_the_emoji(run_make):
+    code, error, calls = run_make("demo", "DATA=")
+    assert code == 0, error
+    assert [call[1] for call in calls] == [
+        "vim_tf.train",
+        "vim_tf.train",
+        "vim_tf.generate",
+        "vim_tf.generate",
+    ]
+    assert calls[0][2:] == [
+        *("--config", "configs/emoji/vit_vqgan.yaml", "--workdir", "runs/demo/vit_vqgan")
+    ]
+    assert calls[1][2:] == [
+        *("--config", "configs/emoji/vim.yaml", "--workdir", "runs/demo/vim"),
+        *("--set", "tokenizer.run=runs/demo/vit_vqgan"),
+    ]
+
+
+def test_demo_takes_a_folder_with_a_space_in_the_home_folder(run_make, tmp_path):
+    photos = tmp_path / "my $photos: '24'"
+    (photos / "cats").mkdir(parents=True)
+    code, error, calls = run_make("demo", "DATA=~/my $$photos: '24'/", HOME=str(tmp_path))
+    assert code == 0, error
+    for call in calls[:2]:
+        assert f"data.path={photos}" in call
+        assert "model.conditional=false" not in call
+    assert f"runs/demo-{photos.name}/vim" in calls[1]
+    assert f"tokenizer.run=runs/demo-{photos.name}/vit_vqgan" in calls[1]
+    assert "--per-class" in calls[3]
+
+
+def test_demo_without_classes_is_unconditional(run_make, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    code, error, calls = run_make("demo", f"DATA={photos}")
+    assert code == 0, error
+    assert "model.conditional=false" not in calls[0]
+    assert "model.conditional=false" in calls[1]
+    assert not any("--per-class" in call for call in calls)
+
+
+def test_demo_refuses_a_missing_folder(run_make, tmp_path):
+    code, error, calls = run_make("demo", f"DATA={tmp_path}/nowhere")
+    assert code == 2
+    assert f"error: DATA is {tmp_path}/nowhere; that is no folder" in error
+    assert calls == []
+
+
+def test_an_old_python_is_named(run_make, tmp_path):
+    old = tmp_path / "python3.10"
+    old.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 1\necho Python 3.10.13\n')
+    old.chmod(0o755)
+    code, error, _ = run_make("check-python", f"PYTHON={old}")
+    assert code == 2
+    assert "is Python 3.10.13; vim_tf needs 3.11 to 3.13" in error

@@ -1,0 +1,271 @@
+import dataclasses
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf import losses, memory
+from vim_tf.config import (
+    DiscriminatorConfig,
+    QuantizerConfig,
+    TransformerConfig,
+    VIMConfig,
+    ViTVQGANConfig,
+    ViTVQGANExperiment,
+)
+from vim_tf.models.discriminator import Discriminator
+from vim_tf.models.perceptual import PerceptualFeatures
+from vim_tf.models.transformer import Transformer
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
+
+IMAGE_SIZE = (16, 24)
+ENCODER = TransformerConfig(blocks=2, heads=5, dim=20, mlp_dim=28)
+DECODER = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=36)
+TOKENIZER = ViTVQGANConfig(4, ENCODER, DECODER, quantizer=QuantizerConfig(codes=17, code_dim=3))
+DROPOUT = dataclasses.replace(ENCODER, dropout=0.1)
+
+
+def test_it_needs_no_tensorflow():
+    code = "import sys, vim_tf.memory; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Parameters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"positions": "sincos"}, {"output": "rgb"}, {"patch_size": 8}]
+)
+def test_tokenizer_parameters(fields):
+    config = dataclasses.replace(TOKENIZER, **fields)
+    model = ViTVQGAN(config, IMAGE_SIZE)
+    counted = memory.count_vit_vqgan(config, IMAGE_SIZE)
+    assert counted == {name: getattr(model, name).count_params() for name in counted}
+    assert sum(counted.values()) == model.count_params()
+
+
+@pytest.mark.parametrize("image_size", [(16, 24), (28, 28), (7, 9), (33, 64)])
+@pytest.mark.parametrize("channels", [6, 512])
+def test_discriminator_parameters(image_size, channels):
+    config = DiscriminatorConfig(channels=channels, base_channels=200)
+    model = Discriminator(config, image_size)
+    model.build()
+    assert sum(memory.count_discriminator(config, image_size)) == model.count_params()
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_vim_parameters(conditional):
+    config = VIMConfig(ENCODER, conditional=conditional)
+    counted = memory.count_vim(config, (2, 3), 17, 7)
+    assert counted == VIM(config, (2, 3), 17, 7).count_params()
+
+
+# Activations: what the backward pass of TensorFlow's graph takes from the forward pass -----------
+
+ALIASES = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient"}
+NOT_KEPT = {"Const", "Placeholder", "ReadVariableOp"}
+
+
+def kept_bytes(forward, variables, *shapes):
+    """Bytes of floats and masks that pass from forward to backward; the graph is not run."""
+    kept = {}
+
+    def trace(*inputs):
+        with tf.GradientTape() as tape:
+            loss = tf.add_n([tf.reduce_sum(x) for x in tf.nest.flatten(forward(*inputs))])
+        graph = tf.compat.v1.get_default_graph()
+        before = {op.name for op in graph.get_operations()}
+        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+        waiting, seen = [tf.convert_to_tensor(gradient).op for gradient in gradients], set()
+        while waiting:
+            op = waiting.pop()
+            if op.name in seen or op.type in ("Shape", "ShapeN"):
+                continue
+            seen.add(op.name)
+            for tensor in op.inputs:
+                if tensor.op.name not in before:
+                    waiting.append(tensor.op)
+                    continue
+                while tensor.op.type in ALIASES:
+                    tensor = tensor.op.inputs[0]
+                if tensor.op.type not in NOT_KEPT and tensor.dtype in (tf.float32, tf.bool):
+                    kept[tensor.name] = tensor.shape.num_elements() * tensor.dtype.size
+        return gradients
+
+    specs = [tf.TensorSpec(shape, dtype) for shape, dtype in shapes]
+    tf.function(trace, autograph=False).get_concrete_function(*specs)
+    return sum(kept.values())
+
+
+def values(model):
+    return [variable.value for variable in model.trainable_variables]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("size", [ENCODER, DROPOUT])
+def test_transformer_keeps(size, causal):
+    model = Transformer(size, causal)
+    model.build((None, 6, 20))
+    x = tf.Variable(tf.zeros([1, 6, 20]))
+    kept = kept_bytes(lambda: model(x, training=True), [x, *values(model)])
+    # The input is a variable here, and a tensor in a network.
+    assert memory.keep_transformer(size, 6, causal)[0] == kept + 4 * 6 * 20
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["model.output=rgb", "losses.logit_laplace=0", "model.quantizer.rotation_trick=true"],
+        ["losses.entropy=0.1", "losses.codebook=0", "model.positions=sincos"],
+        ["model.quantizer.l2_normalize=false"],
+    ],
+)
+def test_tokenizer_keeps(tiny, overrides):
+    experiment = tiny("vit_vqgan", "data.image_size=[16,24]", "losses.adversarial=0", *overrides)
+    trainer = ViTVQGANTrainer(experiment)
+
+    def forward(images):
+        output = trainer.model.encode(images, training=True)
+        codes = trainer.model.quantizer.pass_codes(output)
+        decoded = trainer.model.decode_distribution(codes, training=True)
+        return trainer._loss_terms(images, output, *decoded)
+
+    kept = kept_bytes(forward, values(trainer.model), ((8, *IMAGE_SIZE, 3), tf.float32))
+    rows = memory.estimate_vit_vqgan(experiment).rows
+    estimated = sum(row[0] for name, row in rows.items() if name.startswith("activations"))
+    # Entropy also keeps a few numbers a code, whatever the batch.
+    assert estimated == pytest.approx(kept, rel=0.001 if experiment.losses.entropy else 0)
+
+
+def test_perceptual_loss_keeps():
+    features = PerceptualFeatures(None)
+    reconstruction = tf.Variable(tf.zeros([1, *IMAGE_SIZE, 3]))
+    kept = kept_bytes(
+        lambda images: losses.perceptual_loss(features(reconstruction), features(images)),
+        [reconstruction],
+        ((1, *IMAGE_SIZE, 3), tf.float32),
+    )
+    assert memory.keep_perceptual(IMAGE_SIZE) == kept
+    frozen = sum(int(np.prod(weight.shape)) for weight in features.vgg.weights)
+    assert memory.count_vgg16() == frozen
+
+
+@pytest.mark.parametrize(("image_size", "batch"), [((16, 24), 4), ((28, 28), 6), ((7, 9), 5)])
+def test_discriminator_keeps(image_size, batch):
+    config = DiscriminatorConfig(channels=16, base_channels=128)
+    model = Discriminator(config, image_size)
+    model.build()
+    images = tf.Variable(tf.zeros([batch, *image_size, 3]))
+    forward, r1 = memory.keep_discriminator(config, image_size, batch)
+    assert forward == kept_bytes(lambda: model(images), [images, *values(model)])
+
+    def penalty():
+        with tf.GradientTape() as tape:
+            watched = tf.identity(images)
+            tape.watch(watched)
+            logits = tf.reduce_sum(model(watched))
+        return losses.r1_penalty(tape.gradient(logits, watched))
+
+    assert r1 == pytest.approx(kept_bytes(penalty, values(model)), rel=0.01)
+
+
+@pytest.mark.parametrize("size", [ENCODER, DROPOUT])
+def test_vim_keeps(tiny, size):
+    experiment = tiny("vim", "data.batch_size=1", "data.image_size=[16,24]")
+    config = VIMConfig(size)
+    experiment = dataclasses.replace(experiment, model=config)
+    model = VIM(config, (4, 6), 17, 2)
+    kept = kept_bytes(
+        lambda tokens, labels: losses.token_cross_entropy(
+            model(tokens, labels, training=True), tokens
+        ),
+        values(model),
+        ((1, 24), tf.int32),
+        ((1,), tf.int32),
+    )
+    rows = memory.estimate_vim(experiment, TOKENIZER, 2).rows
+    estimated = sum(row[0] for name, row in rows.items() if name.startswith("activations"))
+    assert estimated == kept
+
+
+def test_rematerialisation_keeps_inputs_and_one_block():
+    one, two, three = (
+        memory.keep_transformer(dataclasses.replace(ENCODER, blocks=n), 300) for n in (1, 2, 3)
+    )
+    assert one[1] == one[0]
+    assert two[1] - one[1] == three[1] - two[1] == 4 * 300 * ENCODER.dim
+
+
+def test_query_blocks_keep_one_stretch_of_weights():
+    def weights(blocks, length):
+        size = dataclasses.replace(DROPOUT, blocks=blocks)
+        plain, _, query_blocks = memory.keep_transformer(size, length)
+        return plain - query_blocks
+
+    assert weights(1, 128) == 0
+    each = 300 * DROPOUT.heads * (4 + 4 + 1)  # of one query: softmax, after dropout, mask
+    assert weights(1, 300) == (300 - 128) * each
+    assert weights(3, 300) == (3 * 300 - 128) * each
+
+
+# The table --------------------------------------------------------------------------------------
+
+
+def test_rows_agree_with_a_trainer(tiny):
+    experiment = tiny("vit_vqgan")
+    trainer = ViTVQGANTrainer(experiment)
+    trainer.compile()
+    estimate = memory.estimate_vit_vqgan(experiment)
+    networks = trainer.model, trainer.discriminator
+    trained = sum(network.count_params() for network in networks)
+    slots = [
+        variable
+        for optimizer in (trainer.optimizer, trainer.discriminator_optimizer)
+        for variable in optimizer.variables
+        if len(variable.shape)
+    ]
+    rows = {name: row[0] for name, row in estimate.rows.items()}
+    assert rows["weights"] == 4 * trained
+    assert rows["optimizer, two slots a weight"] == 4 * sum(keras.ops.size(v) for v in slots)
+    assert rows["moving average of weights"] == 4 * trainer.ema_model.count_params()
+    assert estimate.total[0] == sum(rows.values())
+
+
+def test_replicas_share_the_batch(tiny):
+    for one, four in (
+        [memory.estimate_vit_vqgan(tiny("vit_vqgan"), n) for n in (1, 4)],
+        [memory.estimate_vim(tiny("vim"), TOKENIZER, 2, n) for n in (1, 4)],
+    ):
+        assert (one.batch, four.batch) == (8, 2)
+        assert four.rows["weights"] == one.rows["weights"]
+        for name in one.rows:
+            # The discriminator's group is 4 pictures of 8, and 2 of 2; its kernels are no batch's.
+            if name.startswith("activations") and "R1" not in name and "discr" not in name:
+                assert np.array_equal(np.multiply(four.rows[name], 4), one.rows[name]), name
+
+
+def test_terms_without_weight_take_nothing(tiny):
+    names = memory.estimate_vit_vqgan(tiny("vit_vqgan", "losses.adversarial=0")).rows
+    assert not any("R1" in name or "discriminator" in name or "VGG" in name for name in names)
+    experiment = tiny("vit_vqgan", "losses.perceptual=0.1")
+    assert "weights of the frozen VGG16" in memory.estimate_vit_vqgan(experiment).rows
+
+
+def test_the_table_for_a_reader():
+    assert [memory.format_bytes(n) for n in (0, 1023, 1024, 1.5 * 2**20, 2**30, 2**42)] == [
+        "0 bytes",
+        "1,023 bytes",
+        "1.0 KiB",
+        "1.5 MiB",
+        "1.0 GiB",
+        "4,096.0 GiB",
+    ]
+    text = memory.estimate_vit_vqgan(ViTVQGANExperiment(), replicas=128).format()
+    assert text.startswith("estimate, a replica of 2 images:") and "not switchable yet" in text
+    assert all(len(line) <= 100 for line in text.splitlines())

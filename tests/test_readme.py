@@ -1,0 +1,36 @@
+"""The snippets of README.md run as they stand, one after the other."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.large
+def test_python_snippets_run(tmp_path, monkeypatch, tiny_runs):
+    text = (ROOT / "README.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) >= 3
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    # The run of the command lines above the snippets; its two classes stand for the emoji's.
+    shutil.copytree(tiny_runs["vim"], tmp_path / "runs" / "vim")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for snippet in snippets:
+        snippet = snippet.replace("labels=[3, 7]", "labels=[0, 1]").replace("top_k=200", "top_k=8")
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert names["pictures"].shape == (2, 16, 16, 3)
+    assert names["tokens"].shape == (4, 64)
+    assert names["reconstructions"].shape == (4, 32, 32, 3)
+
+
+def test_every_file_it_names_exists():
+    text = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(((?!http|#)[^)]+)\)", text)
+    configs = re.findall(r"--config (\S+)", text)
+    assert links
+    for name in links + configs:
+        assert (ROOT / name).exists(), name

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from vim_tf import tokenize_dataset, train
+from vim_tf.data.token_cache import TokenCache
+from vim_tf.errors import UserError
+
+
+@pytest.fixture
+def arguments(tiny_configs, tiny_runs):
+    overrides = ["--set", f"tokenizer.run={tiny_runs['vit_vqgan']}"]
+    return ["--config", str(tiny_configs["vim"]), *overrides]
+
+
+def test_a_cache_by_hand_is_the_one_that_training_makes(arguments, tiny_runs, tmp_path, capsys):
+    tokenize_dataset.main([*arguments, "--out", str(tmp_path / "cache")])
+    output = capsys.readouterr().out
+    assert "pictures: 24\n" in output
+    assert "pictures_per_label: [12, 12]\n" in output
+    folders = (tmp_path / "cache", tiny_runs["vim"] / "tokens")
+    tokenizer_hash = None
+    caches = []
+    for folder in folders:
+        text = (folder / "header.json").read_text()
+        tokenizer_hash = text.split('"tokenizer_hash": "')[1].split('"')[0]
+        caches.append(TokenCache.open(folder, tokenizer_hash))
+    assert caches[0].header == caches[1].header
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(*(cache.tokens[split] for cache in caches))
+
+
+def test_training_refuses_another_tokenizers_cache(arguments, tiny_runs, tmp_path):
+    cache = tiny_runs["vim"] / "tokens"
+    header = (cache / "header.json").read_text()
+    other = tmp_path / "cache"
+    other.mkdir()
+    for path in cache.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    tokenizer_hash = header.split('"tokenizer_hash": "')[1].split('"')[0]
+    (other / "header.json").write_text(header.replace(tokenizer_hash, "0" * 64))
+    with pytest.raises(UserError, match="made by the tokenizer 0000000000000000"):
+        given = [*arguments, "--workdir", str(tmp_path / "run")]
+        train.main([*given, "--set", f"tokenizer.cache={other}"])
+
+
+def test_a_folder_is_needed(arguments):
+    with pytest.raises(UserError, match="give --out or tokenizer.cache"):
+        tokenize_dataset.main(arguments)
+
+
+def test_only_vims_configs(tiny_configs, tmp_path):
+    with pytest.raises(UserError, match="experiment vit_vqgan"):
+        config = str(tiny_configs["vit_vqgan"])
+        tokenize_dataset.main(["--config", config, "--out", str(tmp_path / "cache")])

@@ -1,0 +1,236 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf import losses
+from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
+
+EVERYTHING = (
+    "losses.entropy=0.1",
+    "model.quantizer.rotation_trick=true",
+    "model.quantizer.revive_every=2",
+    "optimizer.clip_norm=1",
+    "discriminator_optimizer.clip_norm=1",
+)
+
+
+def make_images(batch=8, seed=0):
+    """Blocks of one colour, so that there is something to learn."""
+    colours = np.random.default_rng(seed).uniform(-1, 1, (batch, 4, 4, 3)).astype("float32")
+    return colours.repeat(4, 1).repeat(4, 2)
+
+
+@pytest.fixture
+def make(tiny):
+    def make(*overrides, **compile_arguments):
+        keras.utils.set_random_seed(0)
+        trainer = ViTVQGANTrainer(tiny("vit_vqgan", *overrides))
+        trainer.compile(**compile_arguments)
+        return trainer
+
+    return make
+
+
+BATCH = {"image": tf.constant(make_images()), "label": tf.zeros([8], tf.int32)}
+
+
+def gradients_at(trainer, step, batch=BATCH):
+    trainer.optimizer.iterations.assign(step)
+    return trainer.compute_gradients(batch)
+
+
+def values(variables):
+    return [variable.numpy() for variable in variables]
+
+
+def assert_close(actual, expected, tolerance=1e-5):
+    for a, b in zip(actual, expected, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance * max(np.abs(b).max(), 1e-3))
+
+
+@pytest.mark.large
+def test_a_step_with_everything_on_moves_every_weight(make):
+    trainer = make(*EVERYTHING)
+    before = values(trainer.model.trainable_variables)
+    averages = values(trainer.ema_model.weights)
+    discriminator = values(trainer.discriminator.trainable_variables)
+    assert discriminator
+    step = tf.function(trainer.train_step)
+    for _ in range(3):
+        logs = step(BATCH)
+    assert all(np.isfinite(value) for value in logs.values()), logs
+    assert int(trainer.step) == 3
+    for old, variable in (
+        *zip(before, trainer.model.trainable_variables, strict=True),
+        *zip(averages, trainer.ema_model.weights, strict=True),
+        *zip(discriminator, trainer.discriminator.trainable_variables, strict=True),
+    ):
+        assert np.any(old != variable.numpy()), variable.path
+    assert logs["code_angle"] > 0
+    assert logs["r1"] > 0
+
+
+@pytest.mark.parametrize("output", ["logit_laplace", "rgb"])
+def test_total_is_the_weighted_sum_of_the_terms(make, output):
+    laplace = 0.3 if output == "logit_laplace" else 0
+    trainer = make(
+        f"model.output={output}",
+        f"losses.logit_laplace={laplace}",
+        "losses.codebook=0.7",
+        "losses.commitment=0.4",
+        "losses.l2=2",
+        "losses.entropy=0.2",
+        "losses.adversarial=0.6",
+    )
+    _, logs, output = trainer.compute_gradients(BATCH)
+    model, images = trainer.model, BATCH["image"].numpy()
+    latents, codes = np.asarray(output.latents), np.asarray(output.codes)
+    picture, mean, log_scale = model.decode_distribution(output.codes)
+    picture = np.asarray(picture)
+    book = model.quantizer.codebook.numpy()
+    book /= np.linalg.norm(book, axis=1, keepdims=True)
+    affinity = 2 * latents.reshape(-1, 4) @ book.T
+    logits = trainer.discriminator(picture).numpy().astype("float64")
+    squared = np.mean(np.sum((latents - codes) ** 2, -1))
+    expected = {
+        "codebook": squared,
+        "commitment": squared,
+        "l2": np.mean((picture - images) ** 2) / 4,
+        "entropy": float(losses.entropy_loss(affinity, 0.01)),
+        "adversarial": np.mean(np.log1p(np.exp(-logits))),
+    }
+    weights = {"codebook": 0.7, "commitment": 0.4, "l2": 2, "entropy": 0.2, "adversarial": 0.6}
+    if laplace:
+        expected["logit_laplace"] = float(losses.logit_laplace_loss(mean, log_scale, images))
+        weights["logit_laplace"] = laplace
+    for name, value in expected.items():
+        np.testing.assert_allclose(logs[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    total = sum(weights[name] * value for name, value in expected.items())
+    np.testing.assert_allclose(logs["total"], total, rtol=1e-4)
+    clipped = np.clip(picture, -1, 1)
+    error = np.mean((clipped - images) ** 2, axis=(1, 2, 3)) / 4
+    np.testing.assert_allclose(logs["psnr"], np.mean(-10 * np.log10(error)), rtol=1e-4)
+
+
+def test_gradients_equal_those_of_a_single_tape(make):
+    """The tokenizer's of total + weight * generator_loss(D(reconstruction)), and D's with R1."""
+    trainer = make(*EVERYTHING, "discriminator.ramp_steps=4", "losses.adversarial=3")
+    (gradients, discriminator_gradients), logs, _ = gradients_at(trainer, 2)
+    weight = 3 * (2 + 1) / (4 + 1)
+    np.testing.assert_allclose(logs["adversarial_weight"], weight, rtol=1e-6)
+    model, images = trainer.model, BATCH["image"]
+    with tf.GradientTape(persistent=True) as tape:
+        output = model.encode(images, training=True)
+        codes = model.quantizer.pass_codes(output)
+        picture, mean, log_scale = model.decode_distribution(codes, training=True)
+        affinity = tf.reshape(model.quantizer.affinity(output.latents), [-1, 16])
+        fake_logits = trainer.discriminator(picture)
+        total = (
+            losses.codebook_loss(output.latents, output.codes)
+            + 0.25 * losses.commitment_loss(output.latents, output.codes)
+            + losses.l2_loss(picture, images)
+            + 0.1 * losses.logit_laplace_loss(mean, log_scale, images)
+            + 0.1 * losses.entropy_loss(affinity, 0.01)
+            + weight * losses.generator_loss(fake_logits)
+        )
+        with tf.GradientTape() as inner:
+            inner.watch(images)
+            real_logits = trainer.discriminator(images)
+            summed = tf.reduce_sum(real_logits)
+        slopes = inner.gradient(summed, images)
+        penalty = tf.reduce_mean(tf.reduce_sum(slopes**2, [1, 2, 3]))
+        judgement = losses.discriminator_loss(real_logits, fake_logits) + 10 / 2 * 2 * penalty
+    np.testing.assert_allclose(logs["total"], total, rtol=1e-4)
+    np.testing.assert_allclose(logs["r1"], penalty, rtol=1e-4)
+    variables = [variable.value for variable in model.trainable_variables]
+    assert_close(gradients, tape.gradient(total, variables))
+    variables = [variable.value for variable in trainer.discriminator.trainable_variables]
+    assert_close(
+        discriminator_gradients, tape.gradient(judgement, variables, unconnected_gradients="zero")
+    )
+
+
+def test_r1_acts_on_every_second_step_only(make):
+    trainer = make()
+    (_, lazy), logs, _ = gradients_at(trainer, 1)
+    assert logs["r1"] == 0
+    (_, penalised), logs, _ = gradients_at(trainer, 2)
+    assert logs["r1"] > 0
+    assert max(np.abs(a - b).max() for a, b in zip(lazy, penalised, strict=True)) > 1e-3
+
+
+@pytest.mark.large
+def test_the_discriminator_rests_before_its_start_and_then_ramps(make):
+    trainer = make("discriminator.start=3", "discriminator.ramp_steps=1")
+    plain = make("losses.adversarial=0")
+    np.testing.assert_array_equal(*(t.model.encoder.head.outer.kernel for t in (trainer, plain)))
+    before = values(trainer.discriminator.trainable_variables)
+    step, plain_step = (tf.function(t.train_step) for t in (trainer, plain))
+    weights = []
+    for _ in range(3):
+        trainer.reset_logs(True)
+        logs = step(BATCH)
+        plain_step(BATCH)
+        weights.append(float(logs["adversarial_weight"]))
+    assert_close(values(trainer.model.weights), values(plain.model.weights))
+    for old, new in zip(before, trainer.discriminator.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    for _ in range(2):
+        trainer.reset_logs(True)
+        weights.append(float(step(BATCH)["adversarial_weight"]))
+    np.testing.assert_allclose(weights, [0, 0, 0, 0.05, 0.1], rtol=1e-6)
+    for old, new in zip(before, trainer.discriminator.trainable_variables, strict=True):
+        assert np.any(old != new.numpy()), new.path
+
+
+def test_a_start_below_one_is_a_share_of_the_run(make):
+    trainer = make("discriminator.start=0.5", "training.steps=6")
+    assert gradients_at(trainer, 2)[1]["discriminator"] == 0
+    assert gradients_at(trainer, 3)[1]["discriminator"] > 0
+
+
+def test_perceptual_loss_takes_part(make, monkeypatch):
+    """With other features than VGG's, whose weights would have to be downloaded."""
+    module = "vim_tf.trainers.vit_vqgan_trainer.PerceptualFeatures"
+    monkeypatch.setattr(module, lambda weights: lambda images: [images[:, ::4, ::4]])
+    trainer = make("losses.perceptual=2", "losses.adversarial=0")
+    _, logs, output = trainer.compute_gradients(BATCH)
+    picture = np.asarray(trainer.model.decode_distribution(output.codes)[0])[:, ::4, ::4]
+    unit = [
+        x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (picture, make_images()[:, ::4, ::4])
+    ]
+    perceptual = np.mean(np.sum((unit[0] - unit[1]) ** 2, -1))
+    np.testing.assert_allclose(logs["perceptual"], perceptual, rtol=1e-4)
+    weights = {"codebook": 1, "commitment": 0.25, "l2": 1, "logit_laplace": 0.1, "perceptual": 2}
+    total = sum(weight * float(logs[name]) for name, weight in weights.items())
+    np.testing.assert_allclose(logs["total"], total, rtol=1e-5)
+
+
+def test_evaluation_equals_numpy_on_the_averaged_weights(make):
+    trainer = make()
+    for weight in trainer.model.weights:  # the average is another model now
+        weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], dtype=weight.dtype))
+    results = trainer.evaluate_batch(BATCH)
+    images, pictures = make_images(), np.asarray(trainer.ema_model(BATCH["image"]))
+    error = (pictures - images) / 2
+    np.testing.assert_allclose(results["l1"], np.abs(error).mean((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(results["l2"], (error**2).mean((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(
+        results["psnr"], -10 * np.log10((error**2).mean((1, 2, 3))), rtol=1e-4
+    )
+    np.testing.assert_array_equal(results["token"], trainer.ema_model.tokenize(BATCH["image"]))
+    summary = trainer.summarize({name: np.asarray(value) for name, value in results.items()})
+    np.testing.assert_allclose(summary["psnr"], np.mean(results["psnr"]), rtol=1e-5)
+    assert summary["usage"] == len(np.unique(results["token"])) / 16
+
+
+@pytest.mark.large
+def test_xla_gives_the_same_losses(make):
+    logs = {}
+    for compiled in ("false", "true"):
+        trainer = make(*EVERYTHING, f"training.jit_compile={compiled}")
+        step = tf.function(trainer.train_step)
+        logs[compiled] = [step(BATCH)["total"].numpy() for _ in range(3)]
+    np.testing.assert_allclose(logs["true"], logs["false"], rtol=1e-4)

@@ -1,0 +1,213 @@
+"""From a config to everything a training needs: strategy, data, trainer and pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from vim_tf import pictures
+from vim_tf.data.images import make_image_dataset
+from vim_tf.errors import UserError
+from vim_tf.evaluation.unigram import unigram_nats
+from vim_tf.generator import ImageGenerator, to_uint8
+from vim_tf.presets import load_tokenizer
+from vim_tf.token_caching import open_or_make_cache
+from vim_tf.trainers.vim_trainer import VIMTrainer
+from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
+
+SHOWN_IMAGES = 32  # in a grid of reconstructions
+SHOWN_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to be trained.
+
+    Attributes:
+        trainer: a `Trainer`, compiled.
+        train_dataset: called with a step; endless global batches from that step on.
+        evaluation_dataset: finite batches of held-out images.
+        images_per_epoch: number of training images.
+        draw: called with the `Run`; writes its pictures and returns them by name, uint8.
+        save: called with a folder; writes the preset.
+    """
+
+    trainer: Any
+    train_dataset: Callable
+    evaluation_dataset: Any
+    images_per_epoch: int
+    draw: Callable
+    save: Callable
+
+
+def make_strategy(config):
+    """Returns the `tf.distribute` strategy of a `TrainingConfig`.
+
+    "mirrored" takes every GPU. Without one it takes `cpu_replicas` logical CPUs, which also uses
+    the cores of a CPU better than one replica does under XLA. Call it before TensorFlow is used.
+    """
+    if config.strategy == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
+    if _gpus():
+        return tf.distribute.MirroredStrategy()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != config.cpu_replicas:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * config.cpu_replicas
+        )
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(config.cpu_replicas)])
+
+
+def _gpus():
+    return tf.config.list_physical_devices("GPU")
+
+
+def open_sources(experiment, strategy):
+    """Opens what a stage reads: (the `ViTVQGAN` of stage 2 or None, `ImageData`)."""
+    if experiment.experiment == "vit_vqgan":
+        return None, make_image_dataset(experiment.data, experiment.seed)
+    with strategy.scope():
+        return open_tokenizer_and_data(experiment)
+
+
+def make_stage(experiment, strategy, run, sources=None):
+    """Builds the stage that `experiment` describes.
+
+    Args:
+        experiment: one of `config.EXPERIMENTS`.
+        strategy: what `make_strategy` returned.
+        run: the `Run`, for the token cache.
+        sources: what `open_sources` returned, if it was called before.
+
+    Raises:
+        UserError: data, tokenizer and config do not fit each other.
+    """
+    batch, replicas = experiment.data.batch_size, strategy.num_replicas_in_sync
+    if batch % replicas:
+        raise UserError(
+            f"data.batch_size is {batch} and there are {replicas} replicas; "
+            "the batch size must be a multiple of the number of replicas"
+        )
+    keras.utils.set_random_seed(experiment.seed % 2**32)  # NumPy's range; ours is any integer
+    make = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim}[experiment.experiment]
+    return make(experiment, strategy, run, *(sources or open_sources(experiment, strategy)))
+
+
+def _zoom(images):
+    """How much larger images [n,H,W,3] are drawn, so that small ones can be seen."""
+    return max(1, 64 // images.shape[1])
+
+
+def _make_vit_vqgan(experiment, strategy, run, _, data):
+    with strategy.scope():
+        trainer = ViTVQGANTrainer(experiment)
+        trainer.compile()
+    shown = next(iter(data.evaluation(batch_size=SHOWN_IMAGES)))["image"]
+
+    def draw(run):
+        reconstructions = trainer.ema_model(shown)
+        grid = pictures.reconstruction_grid(
+            to_uint8(shown), to_uint8(reconstructions), zoom=_zoom(shown)
+        )
+        pictures.write_png(run.picture_dir / "reconstructions.png", grid)
+        pictures.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
+        return {"reconstructions": grid}
+
+    def save(folder):
+        metadata = {"class_names": list(data.class_names), "steps": int(trainer.step.numpy())}
+        trainer.ema_model.save_to_preset(folder, metadata)
+
+    return Stage(trainer, data.train, data.evaluation(), data.train_size, draw=draw, save=save)
+
+
+VIT_VQGAN_PANELS = (
+    ("loss", True, [("train", "total"), ("train", "l2")]),
+    ("PSNR (dB)", False, [("train", "psnr"), ("evaluation", "psnr")]),
+    ("share of codes used", False, [("train", "usage"), ("evaluation", "usage")]),
+    ("perplexity of the codes", False, [("train", "perplexity"), ("evaluation", "perplexity")]),
+)
+
+
+def open_tokenizer(experiment):
+    """Opens the `ViTVQGAN` that a `VIMExperiment` names; UserError if it misfits."""
+    if not experiment.tokenizer.run:
+        raise UserError(
+            "tokenizer.run is not set; name a trained tokenizer: --set tokenizer.run=runs/..."
+        )
+    tokenizer = load_tokenizer(experiment.tokenizer.run)
+    if tuple(experiment.data.image_size) != tokenizer.image_size:
+        raise UserError(
+            f"data.image_size is {list(experiment.data.image_size)} and the tokenizer's is "
+            f"{list(tokenizer.image_size)}; set the same"
+        )
+    return tokenizer
+
+
+def open_tokenizer_and_data(experiment):
+    """Opens what a `VIMExperiment` names: (`ViTVQGAN`, `ImageData`); UserError if they misfit."""
+    tokenizer = open_tokenizer(experiment)
+    data = make_image_dataset(experiment.data, experiment.seed)
+    if experiment.model.conditional and not data.class_names:
+        raise UserError(
+            f"model.conditional is true, but the pictures of data.source {experiment.data.source} "
+            "have no labels; set model.conditional: false, or give each class its own sub-folder"
+        )
+    return tokenizer, data
+
+
+def _make_vim(experiment, strategy, run, tokenizer, data):
+    if experiment.tokenizer.online:
+        train_dataset, evaluation, size = data.train, data.evaluation(), data.train_size
+    else:
+        folder = Path(experiment.tokenizer.cache or run.path / "tokens")
+        cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
+        batch_size = experiment.data.batch_size
+        size = cache.train_size
+
+        def train_dataset(start_step):
+            return cache.train(experiment.seed, batch_size, start_step)
+
+        evaluation = cache.evaluation(batch_size)
+    with strategy.scope():
+        trainer = VIMTrainer(experiment, tokenizer, len(data.class_names))
+        trainer.compile()
+    if not experiment.tokenizer.online:
+        trainer.unigram_nats = unigram_nats(
+            cache.tokens["train"].reshape(-1, cache.tokens["train"].shape[-1]),
+            cache.tokens["validation"][0],
+            cache.codes,
+        )
+    class_names = data.class_names if experiment.model.conditional else ()
+    generator = ImageGenerator(trainer.ema_model, tokenizer, tuple(class_names))
+
+    def draw(run):
+        images = generator.generate(n=64)
+        drawn = {"samples": pictures.image_grid(images, columns=16, zoom=_zoom(images))}
+        if class_names:
+            shown = min(len(class_names), 20)
+            labels = np.repeat(np.arange(shown), SHOWN_PER_CLASS)
+            images = generator.generate(labels)
+            drawn["samples_by_class"] = pictures.labelled_rows(
+                images.reshape(shown, SHOWN_PER_CLASS, *images.shape[1:]),
+                class_names[:shown],
+                _zoom(images),
+            )
+        for name, picture in drawn.items():
+            pictures.write_png(run.picture_dir / f"{name}.png", picture)
+        pictures.draw_curves(run.read_metrics(), VIM_PANELS, run.picture_dir / "curves.png")
+        return drawn
+
+    def save(folder):
+        generator.save(folder, {"steps": int(trainer.step.numpy())})
+
+    return Stage(trainer, train_dataset, evaluation, size, draw=draw, save=save)
+
+
+VIM_PANELS = (
+    ("nats a token", False, [("train", "nats"), ("evaluation", "nats")]),
+    ("accuracy of the next token", False, [("train", "accuracy"), ("evaluation", "accuracy")]),
+)

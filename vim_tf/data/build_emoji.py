@@ -1,0 +1,168 @@
+"""Rebuilds the built-in emoji pictures from the npm package emoji-datasource-google.
+
+    npm pack emoji-datasource-google@16.0.0
+    python -m vim_tf.data.build_emoji emoji-datasource-google-16.0.0.tgz
+
+Reads the archive or the folder it unpacks to, and writes `emoji-00000-of-0000N.tfrecord` beside
+this file, or into `--out`. The same archive always gives the same pictures in the same order.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import pathlib
+import sys
+import tarfile
+
+import tensorflow as tf
+from PIL import Image
+
+from vim_tf.errors import UserError
+
+SIDE = 32
+FILES = 3
+_PICTURES = "img/google/64/"
+
+
+def read_package(path):
+    """Returns the package's `emoji.json` and its 64-pixel pictures.
+
+    Args:
+        path: the .tgz archive, or the folder that it was unpacked into.
+
+    Returns:
+        (entries, pictures): the parsed list of emoji; file name -> PNG bytes.
+
+    Raises:
+        UserError: the path is not such a package.
+    """
+    path = pathlib.Path(path)
+    contents = {}
+    if path.is_dir():
+        root = path / "package" if (path / "package").is_dir() else path
+        for file in [root / "emoji.json", *(root / _PICTURES).glob("*.png")]:
+            if file.is_file():
+                contents[file.relative_to(root).as_posix()] = file.read_bytes()
+    elif path.is_file() and tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = member.name.removeprefix("package/")
+                if name == "emoji.json" or name.startswith(_PICTURES):
+                    contents[name] = archive.extractfile(member).read()
+    pictures = {
+        name.removeprefix(_PICTURES): data
+        for name, data in contents.items()
+        if name.startswith(_PICTURES)
+    }
+    if "emoji.json" not in contents or not pictures:
+        raise UserError(
+            f"{path} holds no emoji.json and {_PICTURES}*.png; give the archive of the npm "
+            "package emoji-datasource-google, or the folder it unpacks to"
+        )
+    return json.loads(contents["emoji.json"]), pictures
+
+
+def shrink(png):
+    """Returns `png`, a picture of any mode, on white and half as large, as RGB."""
+    picture = Image.open(io.BytesIO(png)).convert("RGBA")
+    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    # An exact average of whole pixels: no ringing around shapes on the white ground.
+    return picture.reduce((picture.width // SIDE, picture.height // SIDE))
+
+
+def make_rows(entries, pictures):
+    """Returns one dict of a picture's image, class, code and base for each emoji, in a fixed order.
+
+    Skin-tone variants share their emoji's base. Emoji that look exactly alike (a few flags and
+    families) share one too, so that no picture can stand on both sides of a split by base.
+    """
+    rows = []
+    base_of_pixels, merged = {}, {}
+
+    def find(base):
+        return find(merged[base]) if base in merged else base
+
+    for entry in sorted(entries, key=lambda entry: entry["unified"]):
+        variants = entry.get("skin_variations", {})
+        for variant in [entry, *(variants[tone] for tone in sorted(variants))]:
+            if variant["image"] not in pictures:
+                continue
+            image = shrink(pictures[variant["image"]])
+            twin = find(base_of_pixels.setdefault(image.tobytes(), entry["unified"]))
+            if twin != find(entry["unified"]):
+                merged[find(entry["unified"])] = twin
+            rows.append(
+                {
+                    "image": image,
+                    "class": entry["category"],
+                    "code": variant["unified"],
+                    "base": entry["unified"],
+                }
+            )
+    for row in rows:
+        row["base"] = find(row["base"])
+    return rows
+
+
+def write_records(rows, folder, files=FILES):
+    """Writes `rows` into `files` TFRecord files of `folder`; returns their paths.
+
+    Rows are spread in the order of a hash of their code, so that each file holds every class.
+    """
+    classes = sorted({row["class"] for row in rows})
+    rows = sorted(rows, key=lambda row: hashlib.sha256(row["code"].encode()).digest())
+    paths = []
+    for number in range(files):
+        path = pathlib.Path(folder) / f"emoji-{number:05d}-of-{files:05d}.tfrecord"
+        paths.append(path)
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for row in rows[number * len(rows) // files : (number + 1) * len(rows) // files]:
+                png = io.BytesIO()
+                row["image"].save(png, "PNG", optimize=True)
+                writer.write(_example(png.getvalue(), classes.index(row["class"]), row))
+    return paths
+
+
+def _example(png, label, row):
+    def text(value):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    features = {
+        "image/encoded": text(png),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        "image/class/text": text(row["class"].encode()),
+        "image/filename": text(row["code"].encode()),
+        "emoji/base": text(row["base"].encode()),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def main(arguments=None):
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.data.build_emoji",
+        description="Rebuilds the built-in emoji pictures.",
+    )
+    parser.add_argument("package", help="emoji-datasource-google-16.0.0.tgz, or its folder")
+    parser.add_argument(
+        "--out", default=pathlib.Path(__file__).parent / "emoji", help="folder for the records"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        entries, pictures = read_package(options.package)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    rows = make_rows(entries, pictures)
+    pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
+    for path in write_records(rows, options.out):
+        sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
+    bases = len({row["base"] for row in rows})
+    sys.stdout.write(f"{len(rows):,} pictures of {bases:,} emoji\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The entry to pictures: config -> batches for training, evaluation and the token cache.
+
+Every source gives the same thing, and every order and every augmentation is a function of
+(seed, epoch, position): a run resumes from its step alone.
+"""
+
+import base64
+import importlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from vim_tf.data import hashing, splits, transforms
+from vim_tf.errors import UserError
+
+# Modules with a `make_splits(config)`; only the one that is asked for is imported.
+_SOURCES = {
+    "emoji": "emoji",
+    "folder": "folder",
+    "idx": "idx",
+    "tfds": "tfds_source",
+    "tfrecord": "tfrecord",
+}
+_UNREADABLE = "picture cannot be decoded:"
+
+
+def make_image_dataset(config, seed):
+    """Opens `config.source`.
+
+    Args:
+        config: a `vim_tf.config.DataConfig`.
+        seed: any integer; fixes the order and the augmentation, not the split.
+
+    Returns:
+        An `ImageData`.
+
+    Raises:
+        UserError: nothing readable is there; the message says what is wrong with what.
+    """
+    source = importlib.import_module(f"vim_tf.data.{_SOURCES[config.source]}")
+    with tf.device("/CPU:0"):  # pictures that are held stay where tf.data runs
+        class_names, train, validation = source.make_splits(config)
+    for key, split in (("data.split or data.path", train), ("the validation data", validation)):
+        if split.size == 0:
+            raise UserError(f"{key} holds no pictures")
+    return ImageData(class_names, config, seed, {"train": train, "validation": validation})
+
+
+def as_user_error(exception):
+    """Returns a UserError for a picture that failed while batches were read, else None.
+
+    Args:
+        exception: what iterating a data set raised.
+    """
+    found = re.search(f"{_UNREADABLE} .* <([-\\w]+)>", str(exception), re.DOTALL)
+    if found:
+        name = base64.urlsafe_b64decode(found[1] + "==").decode(errors="replace")
+        return UserError(
+            f"{name} cannot be decoded: it is damaged or cut short; "
+            "remove it, or set data.on_error: skip"
+        )
+    if isinstance(exception, tf.errors.DataLossError):
+        return UserError(f"a TFRecord file is damaged: {exception.message.splitlines()[0]}")
+    return None
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Pictures of one size, split into training and validation.
+
+    A batch is {"image": [B, H, W, 3] float32 in [-1, 1], "label": [B] int32}. B is the global
+    batch; a distribution strategy slices it. Unlabelled pictures have label 0 and `class_names` ().
+
+    Attributes:
+        class_names: name of class i at place i.
+        config: the `vim_tf.config.DataConfig` it was made from.
+        seed: fixes the order and the augmentation.
+        splits: {"train": ..., "validation": ...} of `vim_tf.data.splits`.
+    """
+
+    class_names: tuple[str, ...]
+    config: Any
+    seed: int
+    splits: dict[str, Any]
+
+    @property
+    def train_size(self):
+        """Number of training pictures."""
+        return self.splits["train"].size
+
+    @property
+    def validation_size(self):
+        """Number of validation pictures."""
+        return self.splits["validation"].size
+
+    def train(self, start_step=0):
+        """Returns endless augmented batches, shuffled anew each epoch.
+
+        Batch `step` holds the positions from step * B to (step + 1) * B - 1 of the endless
+        sequence of epochs, so `train(k)` equals `train()` without its first k batches.
+
+        Args:
+            start_step: the step whose batch comes first.
+        """
+        split = self.splits["train"]
+        load = self._substituting_load(split)
+
+        def make(*element):
+            return self._augment(load, *split.locate(self.seed, *element))
+
+        elements = split.shuffled(self.seed, start_step * self.config.batch_size)
+        return self._batch(elements, make, split, self.config.batch_size, endless=True)
+
+    def augmented_pass(self, index):
+        """Returns every training picture once, in stored order, augmented anew for each `index`.
+
+        Batches are as in `train`; the last one may be smaller.
+
+        Args:
+            index: number of the pass, from 0.
+        """
+        split = self.splits["train"]
+        load = self._naming_load(split)
+
+        def make(position, reference):
+            epoch = tf.fill(tf.shape(position), tf.constant(index, tf.int64))
+            return self._augment(load, epoch, position, reference)
+
+        return self._batch(split.in_order(), make, split, self.config.batch_size)
+
+    def evaluation(self, split="validation", batch_size=None):
+        """Returns every picture of a split once, in stored order, resized and centre-cropped.
+
+        Args:
+            split: "validation" or "train".
+            batch_size: pictures a batch, `config.batch_size` if None; the last may be smaller.
+        """
+        split = self.splits[split]
+        load = self._naming_load(split)
+
+        def make(_, reference):
+            pictures, labels = load(reference)
+            images = transforms.transform_for_evaluation(pictures, self.config.image_size)
+            return {"image": images, "label": labels}
+
+        batch_size = batch_size or self.config.batch_size
+        return self._batch(split.in_order(), make, split, batch_size)
+
+    def _augment(self, load, epoch, position, reference):
+        pictures, labels = load(reference)
+        draws = hashing.draw_uniform(transforms.DRAWS, self.seed, epoch, position)
+        images = transforms.transform_for_training(
+            pictures, self.config.image_size, self.config.augmentation, draws
+        )
+        return {"image": images, "label": labels}
+
+    def _naming_load(self, split):
+        """The split's `load`, with an error that names the picture; skipping drops it later."""
+        if split.describe is None or self.config.on_error == "skip":
+            return split.load
+
+        def refuse(reference):
+            name = split.describe(reference)
+            # Once to be read, escaped by TensorFlow, and once for `as_user_error`.
+            message = tf.strings.join(
+                [_UNREADABLE, name, "<" + tf.io.encode_base64(name) + ">"], " "
+            )
+            with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
+                return tf.zeros([0, 0, 3], tf.uint8), tf.zeros([], tf.int32)
+
+        def load(reference):
+            refusal = tf.data.Dataset.from_tensors((reference,)).map(refuse)
+            return splits.load_or_else(split.load, reference, refusal)
+
+        return load
+
+    def _substituting_load(self, split):
+        """As `_naming_load`; skipping gives the first readable picture instead.
+
+        A picture that was dropped would shift all positions behind it, and with them the order
+        that a resumed run must find again.
+        """
+        if split.describe is None or self.config.on_error == "stop":
+            return self._naming_load(split)
+        readable = split.in_order().map(lambda _, reference: split.load(reference))
+        spare = next(iter(readable.ignore_errors().take(1)), None)
+        if spare is None:
+            raise UserError(f"none of the {split.size:,} training pictures can be decoded")
+        spare = tf.data.Dataset.from_tensors(spare)
+        return lambda reference: splits.load_or_else(split.load, reference, spare)
+
+    def _batch(self, elements, make, split, batch_size, endless=False):
+        # No Python control flow is in there, and converting it takes longer than tracing it.
+        make = tf.autograph.experimental.do_not_convert(make)
+        if split.vectorized:
+            dataset = elements.batch(batch_size, drop_remainder=endless)
+            dataset = dataset.map(make, tf.data.AUTOTUNE)
+        else:
+            dataset = elements.map(make, tf.data.AUTOTUNE)
+            if self.config.on_error == "skip" and not endless:
+                dataset = dataset.ignore_errors(log_warning=True)
+            dataset = dataset.batch(batch_size, drop_remainder=endless)
+        options = tf.data.Options()
+        # Sharding by file, the default where there are files, would change the order with the
+        # number of workers.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)

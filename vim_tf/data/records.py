@@ -1,0 +1,140 @@
+"""Pictures that are streamed from TFRecord files: the half that `tfrecord` and `tfds` share."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf.data import decoding, hashing
+
+SHUFFLE_BUFFER = 10_000  # undecoded records; about 1 GB of ImageNet's
+_FILES_AT_ONCE = 16
+_plain = tf.autograph.experimental.do_not_convert  # conversion takes longer than tracing
+
+
+@dataclass(frozen=True)
+class RecordFile:
+    """The records `skip` to `skip + take - 1` of one TFRecord file."""
+
+    path: str
+    skip: int
+    take: int
+
+    def names(self):
+        """Returns [take] strings: the file's name and the number of the record in it."""
+        return _name(os.path.basename(self.path), tf.range(self.skip, self.skip + self.take))
+
+
+@dataclass(frozen=True)
+class RecordSplit:
+    """A split that is read in the order of its files; shuffling mixes files, then a buffer.
+
+    The order of an epoch depends on (seed, epoch) alone. Resuming inside an epoch reads and
+    drops the undecoded records before the position.
+
+    Attributes:
+        files: what to read.
+        size: number of records with a hash in `hashes`.
+        hashes: (lowest, end) of the hashes of names to keep.
+        parse: serialized record -> (encoded picture, int32 label).
+    """
+
+    files: tuple[RecordFile, ...]
+    size: int
+    hashes: tuple[int, int]
+    parse: Callable
+
+    vectorized = False
+
+    def load(self, reference):
+        """Returns (uint8 [h, w, 3] picture, int32 label) of a reference."""
+        encoded, label = self.parse(reference[1])
+        return decoding.decode_picture(encoded), label
+
+    def describe(self, reference):
+        """Returns the file's name and the number of the record in it."""
+        return tf.constant("record ") + reference[0]
+
+    def in_order(self):
+        """Returns the data set of (position, (name, record)), once over."""
+        return tf.data.Dataset.range(len(self.files)).flat_map(_plain(self._read)).enumerate()
+
+    def shuffled(self, seed, start):
+        """Returns the endless data set of elements for `locate`, from global position `start`."""
+        epochs = tf.data.Dataset.range(start // self.size, tf.int64.max)
+        dataset = epochs.flat_map(_plain(lambda epoch: self._shuffled_epoch(seed, epoch)))
+        return dataset.skip(start % self.size).enumerate(start)
+
+    def locate(self, seed, number, reference):
+        """Returns (epoch, position, reference) of an element."""
+        del seed
+        return number // self.size, number % self.size, reference
+
+    def _shuffled_epoch(self, seed, epoch):
+        def file_at(place):
+            return hashing.shuffle_index(place, len(self.files), seed, epoch)
+
+        at_once = min(_FILES_AT_ONCE, len(self.files))
+        dataset = tf.data.Dataset.range(len(self.files)).map(file_at)
+        dataset = dataset.interleave(self._read, at_once, 1, at_once, deterministic=True)
+        # The raw operation: Dataset.shuffle would mix TensorFlow's global seed into the order.
+        shuffled = tf.raw_ops.ShuffleDataset(
+            input_dataset=tf.data.experimental.to_variant(dataset),
+            buffer_size=min(SHUFFLE_BUFFER, self.size),
+            seed=tf.bitcast(hashing.hash_integers(seed, epoch, 0), tf.int64),
+            seed2=tf.bitcast(hashing.hash_integers(seed, epoch, 1), tf.int64),
+            reshuffle_each_iteration=False,
+            output_types=[tf.string, tf.string],
+            output_shapes=[[], []],
+        )
+        return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
+
+    def _read(self, place):
+        paths = tf.constant([file.path for file in self.files])
+        bases = tf.constant([os.path.basename(file.path) for file in self.files])
+        skips = tf.constant([file.skip for file in self.files], tf.int64)
+        takes = tf.constant([file.take for file in self.files], tf.int64)
+        skip = skips[place]
+        dataset = tf.data.TFRecordDataset(paths[place]).skip(skip).take(takes[place])
+        dataset = dataset.enumerate(skip)
+        dataset = dataset.map(lambda number, record: (_name(bases[place], number), record))
+        if self.hashes == hashing.ALL:
+            return dataset
+        return dataset.filter(lambda name, record: self._keeps(name))
+
+    def _keeps(self, name):
+        value = hashing.hash_names(name)
+        return (value >= self.hashes[0]) & (value < self.hashes[1])
+
+
+def make_whole_split(files, parse):
+    """Returns the split of all records of `files`."""
+    size = sum(file.take for file in files)
+    return RecordSplit(tuple(files), size, hashing.ALL, parse)
+
+
+def make_split_pair(files, parse, fraction, what):
+    """Returns (training split, validation split), told apart by a hash of file name and number.
+
+    Args:
+        files: a list of `RecordFile`.
+        parse: see `RecordSplit`.
+        fraction: share of records wanted in validation.
+        what: the data set's name in an error.
+
+    Raises:
+        UserError: there are not two records to tell apart.
+    """
+    hashes = np.concatenate([hashing.hash_names(file.names()).numpy() for file in files])
+    threshold = hashing.validation_threshold(hashes, fraction, what)
+    held_out = int((hashes < threshold).sum())
+    return (
+        RecordSplit(tuple(files), len(hashes) - held_out, (threshold, hashing.ALL[1]), parse),
+        RecordSplit(tuple(files), held_out, (0, threshold), parse),
+    )
+
+
+def _name(base, number):
+    return base + ":" + tf.strings.as_string(number)

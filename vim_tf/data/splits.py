@@ -1,0 +1,73 @@
+"""The half of the data that a source hands to `images`, as training or as validation.
+
+A split gives references to its pictures (an index, or an undecoded record) in a fixed or in a
+shuffled order, and loads the picture behind one. Shuffled orders depend on (seed, epoch) alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from vim_tf.data import hashing
+
+VECTORIZED_SIDE = 64  # pixels
+
+
+@dataclass(frozen=True)
+class IndexedSplit:
+    """Pictures that can be fetched in any order, so that shuffling and resuming cost nothing.
+
+    Attributes:
+        size: number of pictures.
+        load: int64 index -> (uint8 [h, w, 3] picture, int32 label), in TensorFlow operations.
+        describe: int64 index -> string that names the picture in an error; None where loading
+            cannot fail.
+        vectorized: whether `load` also takes [B] indices and gives pictures of one size.
+    """
+
+    size: int
+    load: Callable
+    describe: Callable | None = None
+    vectorized: bool = False
+
+    def in_order(self):
+        """Returns the data set of (position, reference), once over."""
+        return tf.data.Dataset.zip(*[tf.data.Dataset.range(self.size)] * 2)
+
+    def shuffled(self, seed, start):
+        """Returns the endless data set of elements for `locate`, from global position `start`."""
+        del seed
+        return tf.data.Dataset.zip(tf.data.Dataset.range(start, tf.int64.max))
+
+    def locate(self, seed, number):
+        """Returns (epoch, position, reference) of an element, or of a batch of elements."""
+        epoch, position = number // self.size, number % self.size
+        return epoch, position, hashing.shuffle_index(position, self.size, seed, epoch)
+
+
+def make_array_split(pictures, labels):
+    """A split of pictures of one size that are held in memory.
+
+    Args:
+        pictures: [n, h, w, 3] uint8, or [n, h, w, 1] for grey ones.
+        labels: [n] int32.
+    """
+    repeats = 3 // pictures.shape[-1]
+
+    def load(index):
+        return tf.repeat(tf.gather(pictures, index), repeats, -1), tf.gather(labels, index)
+
+    # The matrices of `transforms.resize_window` grow with the square of the side.
+    small = max(pictures.shape[1:3]) <= VECTORIZED_SIDE
+    return IndexedSplit(size=int(pictures.shape[0]), load=load, vectorized=small)
+
+
+def load_or_else(load, reference, fallback):
+    """Returns `load(reference)`, or the one element of the data set `fallback` where that fails.
+
+    Works inside a function of `Dataset.map`, where an exception cannot be caught otherwise.
+    """
+    # In a tuple of its own, since `map` would unpack a reference that is one.
+    attempt = tf.data.Dataset.from_tensors((reference,)).map(load).ignore_errors()
+    return attempt.concatenate(fallback).take(1).get_single_element()

@@ -1,0 +1,339 @@
+"""Tokens of a data set, kept on disk so that stage 2 need not run the tokenizer at each step.
+
+A cache is a folder of `header.json` and TFRecord files. One file holds pictures of one split and
+one pass, at most `SHARD_PICTURES`; a record is a `tf.train.Example` with the int64 features `token`
+[N] and `label` [1]. Passes are the same pictures in the same order, augmented anew.
+
+The whole cache is read into memory, 2 bytes a token up to 65,536 codes: ImageNet in 32 x 32 tokens
+takes 2.6 GB a pass, the built-in pictures in 8 x 8 half a megabyte.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf.data import hashing
+from vim_tf.errors import UserError
+
+HEADER_FILE = "header.json"
+FORMAT = 1  # of the files; another one is refused
+SHARD_PICTURES = 65_536
+_GIVEN = {"tokenizer_hash", "data", "grid", "codes", "class_names"}  # what the maker says
+_READ_BATCH = 4_096
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def write_token_cache(folder, splits, header):
+    """Writes a cache; until the last file is whole, nothing stands at `folder`.
+
+    Args:
+        folder: must not exist, or be empty.
+        splits: {"train": passes, "validation": passes}. Passes are a list of iterables, one a pass,
+            of (tokens [B,N] int, labels [B] int); B may change from batch to batch. All passes of a
+            split hold the same pictures in the same order; validation usually has one pass.
+        header: dict that JSON can hold: `tokenizer_hash`, `data` (what the pictures were made from,
+            anything), `grid` (rows, columns), `codes`, and `class_names`, empty without labels.
+
+    Raises:
+        UserError: the folder is taken or cannot be written, or a split has no pictures.
+        ValueError: tokens, labels, passes or header that do not fit together.
+    """
+    if set(header) != _GIVEN:
+        raise ValueError(f"header has the keys {sorted(header)}; it needs {sorted(_GIVEN)}")
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; delete it, or choose another tokenizer.cache")
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    with _writing(folder):
+        partial.mkdir(parents=True)
+    try:
+        shards = {
+            split: [
+                _write_pass(partial, f"{split}-{number:02d}", batches, header)
+                for number, batches in enumerate(passes)
+            ]
+            for split, passes in splits.items()
+        }
+        for split, passes in shards.items():
+            counts = [sum(shard["pictures"] for shard in one) for one in passes]
+            if not counts or counts[0] == 0:
+                raise UserError(f"the {split} split has no pictures; nothing to put into {folder}")
+            if len(set(counts)) > 1:
+                raise ValueError(f"the passes of {split} have {counts} pictures; all need the same")
+        with _writing(folder):
+            content = {"format": FORMAT, **header, "shards": shards}
+            (partial / HEADER_FILE).write_text(json.dumps(content, indent=1) + "\n")
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Turns a full or read-only disk into a UserError."""
+    try:
+        yield
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+        raise UserError(
+            f"the token cache {path} cannot be written ({reason}); "
+            "make room there, or choose another tokenizer.cache"
+        ) from None
+
+
+def _write_pass(folder, stem, batches, header):
+    """Writes one pass as shards; returns [{"file": name, "pictures": count}]."""
+    shards = []
+    with contextlib.ExitStack() as writers:
+        for tokens, labels in batches:
+            tokens, labels = np.asarray(tokens), np.asarray(labels)
+            problem = _find_problem(tokens, labels, header)
+            if problem:
+                raise ValueError(f"batch for {stem}: {problem}")
+            for row, label in zip(tokens, labels, strict=True):
+                if not shards or shards[-1]["pictures"] == SHARD_PICTURES:
+                    shards.append({"file": f"{stem}-{len(shards):05d}.tfrecord", "pictures": 0})
+                    path = folder / shards[-1]["file"]
+                    with _writing(path):
+                        writers.close()  # the shard before
+                        writer = writers.enter_context(tf.io.TFRecordWriter(str(path)))
+                with _writing(path):
+                    writer.write(_encode(row, label))
+                shards[-1]["pictures"] += 1
+        with _writing(folder):
+            writers.close()
+    return shards
+
+
+def _encode(tokens, label):
+    features = {"token": tokens, "label": [label]}
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+                for name, values in features.items()
+            }
+        )
+    ).SerializeToString()
+
+
+def _find_problem(tokens, labels, header):
+    """Returns what is wrong with tokens [B,N] and labels [B], or None."""
+    length = header["grid"][0] * header["grid"][1]
+    if tokens.ndim != 2 or tokens.shape[1] != length or labels.shape != tokens.shape[:1]:
+        return (
+            f"tokens have the shape {tokens.shape} and labels {labels.shape}; "
+            f"the grid {list(header['grid'])} needs [B, {length}] and [B]"
+        )
+    for name, values, size in (
+        ("token", tokens, header["codes"]),
+        ("label", labels, max(len(header["class_names"]), 1)),  # 0 stands for "no label"
+    ):
+        wrong = values[(values < 0) | (values >= size)]
+        if wrong.size:
+            return f"{name} {wrong.flat[0]} is out of range; it must be from 0 to {size - 1}"
+    return None
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+class TokenCache:
+    """A cache in memory; `open` makes one.
+
+    Attributes:
+        header: the dict that `write_token_cache` was given, `format` and `shards` beside it.
+        tokens: {split: [passes, M, N]} NumPy, uint16 or int32.
+        labels: {split: [M]} NumPy int32.
+    """
+
+    def __init__(self, header, tokens, labels):
+        self.header = header
+        self.tokens = tokens
+        self.labels = labels
+
+    @classmethod
+    def open(cls, folder, tokenizer_hash, data=None):
+        """Reads a cache and checks it.
+
+        Args:
+            folder: where `write_token_cache` put it.
+            tokenizer_hash: the hash of the tokenizer in use.
+            data: what the header's `data` must be; None does not check.
+
+        Raises:
+            UserError: no cache there, another tokenizer's or other data's, or a damaged file.
+        """
+        folder = Path(folder)
+        header = _read_header(folder)
+        advice = "delete the folder to make it anew, or give another tokenizer.cache"
+        if header["tokenizer_hash"] != tokenizer_hash:
+            raise UserError(
+                f"{folder} was made by the tokenizer {header['tokenizer_hash'][:16]}, but the one "
+                f"in use is {tokenizer_hash[:16]}: their tokens mean different things; {advice}"
+            )
+        # Through JSON, as the header went: tuples are lists there.
+        if data is not None and header["data"] != json.loads(json.dumps(data)):
+            raise UserError(
+                f"{folder} was made from {json.dumps(header['data'])}, but the config says "
+                f"{json.dumps(data)}; {advice}"
+            )
+        tokens, labels = {}, {}
+        for split, passes in header["shards"].items():
+            parts = [_read_pass(folder, shards, header) for shards in passes]
+            tokens[split] = np.stack([part[0] for part in parts])  # [passes,M,N]
+            labels[split] = parts[0][1]
+            if any(np.any(part[1] != labels[split]) for part in parts):
+                raise UserError(f"{folder}: the passes of {split} differ in their labels; {advice}")
+        return cls(header, tokens, labels)
+
+    @property
+    def grid(self):
+        """Rows and columns of tokens."""
+        return tuple(self.header["grid"])
+
+    @property
+    def codes(self):
+        """Number of codes K of the tokenizer."""
+        return self.header["codes"]
+
+    @property
+    def class_names(self):
+        """Name of each label; empty without labels."""
+        return tuple(self.header["class_names"])
+
+    @property
+    def train_size(self):
+        """Number of training pictures M."""
+        return len(self.labels["train"])
+
+    def train(self, seed, batch_size, start_step=0):
+        """Returns endless training batches, shuffled anew each epoch.
+
+        Position p of the endless sequence belongs to epoch p // M, in which each picture comes
+        once; batch `step` holds the positions from step * B on, so `train(seed, B, k)` equals
+        `train(seed, B)` without its first k batches. In `passes` epochs each picture comes once
+        from each pass, beginning with any.
+
+        Args:
+            seed: any integer.
+            batch_size: pictures B of a batch, over all replicas.
+            start_step: the step whose batch comes first.
+
+        Returns:
+            tf.data.Dataset of {"token": [B,N] int32, "label": [B] int32}.
+        """
+        passes, size, length = self.tokens["train"].shape
+        tokens = tf.constant(self.tokens["train"].reshape(-1, length))  # [passes * M, N]
+        labels = tf.constant(self.labels["train"])
+
+        def make(step):
+            position = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+            epoch = position // size
+            picture = hashing.shuffle_index(position % size, size, seed, epoch)
+            first = hashing.draw_uniform(1, seed, picture)[:, 0] * passes  # each picture's own
+            taken = (tf.cast(first, tf.int64) + epoch) % passes
+            return {
+                "token": tf.cast(tf.gather(tokens, taken * size + picture), tf.int32),
+                "label": tf.gather(labels, picture),
+            }
+
+        steps = tf.data.Dataset.counter(start_step)
+        return steps.map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    def evaluation(self, batch_size, split="validation"):
+        """Returns every picture of a split once, in stored order, from its first pass.
+
+        Args:
+            batch_size: pictures a batch; the last batch may be smaller.
+            split: "validation" or "train".
+
+        Returns:
+            tf.data.Dataset of batches as in `train`.
+        """
+        pictures = tf.data.Dataset.from_tensor_slices((self.tokens[split][0], self.labels[split]))
+        return pictures.batch(batch_size).map(
+            lambda token, label: {"token": tf.cast(token, tf.int32), "label": label}
+        )
+
+    def statistics(self, split="train"):
+        """Counts what is in a split, over all its passes.
+
+        Returns:
+            dict of `pictures`, `passes`, `tokens`, `used_codes`, `usage` (their share of K),
+            `perplexity` (the exponential of the entropy of tokens, from 1 to K), and
+            `pictures_per_label`, a list; [pictures] without labels.
+        """
+        tokens = self.tokens[split]
+        counts = np.bincount(tokens.ravel(), minlength=self.codes)
+        share = counts[counts > 0] / tokens.size
+        labels = np.bincount(self.labels[split], minlength=len(self.class_names))
+        return {
+            "pictures": tokens.shape[1],
+            "passes": tokens.shape[0],
+            "tokens": tokens.size,
+            "used_codes": len(share),
+            "usage": len(share) / self.codes,
+            "perplexity": float(np.exp(-np.sum(share * np.log(share)))),
+            "pictures_per_label": labels.tolist(),
+        }
+
+
+def _read_header(folder):
+    path = folder / HEADER_FILE
+    try:
+        header = json.loads(path.read_text())
+        found = header["format"]
+        missing = (_GIVEN | {"shards"}) - set(header)
+    except OSError:
+        raise UserError(
+            f"{path} cannot be read, so there is no token cache; "
+            "make one with python -m vim_tf.tokenize_dataset"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; delete {folder} to make it anew") from None
+    if found != FORMAT or missing:
+        raise UserError(
+            f"{path} has the format {found}, this version reads {FORMAT}; "
+            f"delete {folder} to make it anew"
+        )
+    return header
+
+
+def _read_pass(folder, shards, header):
+    """Reads the shards of one pass: (tokens [M,N] uint16 or int32, labels [M] int32)."""
+    parts = [_read_shard(folder / shard["file"], shard["pictures"], header) for shard in shards]
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def _read_shard(path, pictures, header):
+    length = header["grid"][0] * header["grid"][1]
+    features = {
+        "token": tf.io.FixedLenFeature([length], tf.int64),
+        "label": tf.io.FixedLenFeature([], tf.int64),
+    }
+    records = tf.data.TFRecordDataset(str(path)).batch(_READ_BATCH)
+    advice = f"delete {path.parent} to make it anew"
+    tokens, labels = [], []
+    try:
+        for batch in records.map(lambda record: tf.io.parse_example(record, features)):
+            parsed = batch["token"].numpy(), batch["label"].numpy()
+            problem = _find_problem(*parsed, header)
+            if problem:
+                raise UserError(f"{path} is damaged: {problem}; {advice}")
+            tokens.append(parsed[0].astype("uint16" if header["codes"] <= 65_536 else "int32"))
+            labels.append(parsed[1].astype("int32"))
+    except tf.errors.OpError as error:
+        reason = error.message.split("[[")[0].strip().splitlines()[0]
+        raise UserError(f"{path} is damaged or missing: {reason}; {advice}") from None
+    read = sum(map(len, labels))
+    if read != pictures:
+        raise UserError(f"{path} holds {read} of its {pictures} pictures; {advice}")
+    return np.concatenate(tokens), np.concatenate(labels)

@@ -1,0 +1,1 @@
+"""Measures of tokenizers, token models and samples; never imports a trainer."""

@@ -1,0 +1,51 @@
+"""The baseline of stage 2: a model that knows each position's frequencies and no neighbours."""
+
+import numpy as np
+
+# Tried where no smoothing is given: from next to nothing to almost uniform.
+STRENGTHS = tuple(2.0**power for power in range(-12, 5))
+
+
+def unigram_nats(train_tokens, held_out, codes, smoothing=None):
+    """Mean negative log-likelihood of held-out tokens under frequencies of training tokens.
+
+    At position i code k has the probability (count + smoothing) / (M + smoothing * K), where
+    `count` of the M training pictures have k there (additive smoothing).
+
+    Args:
+        train_tokens: [M,N] int; several augmented passes may stand one below the other.
+        held_out: [P,N] int.
+        codes: number of codes K.
+        smoothing: pseudo-count of each code, above 0. None takes, of `STRENGTHS`, the one that is
+            best on `held_out` itself: the baseline gets an advantage, so that who beats it beats
+            every choice.
+
+    Returns:
+        Nats a token, a float; ln K where nothing is known.
+
+    Raises:
+        ValueError: shapes that do not match, or tokens out of range.
+    """
+    train_tokens, held_out = np.asarray(train_tokens), np.asarray(held_out)
+    for name, tokens in (("train_tokens", train_tokens), ("held_out", held_out)):
+        if tokens.ndim != 2 or tokens.shape[1] != train_tokens.shape[-1] or not tokens.size:
+            raise ValueError(
+                f"{name} has the shape {tokens.shape}, train_tokens {train_tokens.shape}; "
+                "give [pictures, N] with the same N and at least one picture"
+            )
+        if tokens.min() < 0 or tokens.max() >= codes:
+            raise ValueError(f"{name} go from {tokens.min()} to {tokens.max()}; codes is {codes}")
+    # For each held-out token the number of training pictures with the same one in its place.
+    counts = np.stack(
+        [
+            np.bincount(train_tokens[:, place], minlength=codes)[held_out[:, place]]
+            for place in range(held_out.shape[1])
+        ],
+        axis=1,
+    )  # [P,N]
+    strengths = STRENGTHS if smoothing is None else (smoothing,)
+    pictures = len(train_tokens)
+    return min(
+        float(-np.mean(np.log((counts + strength) / (pictures + strength * codes))))
+        for strength in strengths
+    )

@@ -1,0 +1,94 @@
+"""Generates pictures: `python -m vim_tf.generate --run runs/x --labels 3,7 --n 16 --out x.png`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+
+
+def parse_arguments(arguments=None):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.generate",
+        description="Generate pictures with a trained VIM and write them as one PNG grid.",
+    )
+    parser.add_argument("--run", required=True, help="folder of a VIM run or preset")
+    parser.add_argument("--out", required=True, help="the PNG file")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--labels", help="classes by number or name, separated by commas; unconditional if absent"
+    )
+    which.add_argument("--per-class", type=int, metavar="N", help="one row of N for every class")
+    parser.add_argument("--n", type=int, default=16, help="number of pictures (default 16)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=1.0, help="1 is off (default); needs labels"
+    )
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--zoom", type=int, default=2, help="size of a pixel (default 2)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    arguments = parse_arguments(arguments)
+    for name in ("n", "batch_size", "zoom", "per_class"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    out = Path(arguments.out)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out is {out}; give a file name that ends in .png")
+    if not out.parent.is_dir():
+        raise UserError(f"--out is {out}, but the folder {out.parent} does not exist; make it")
+    if out.exists():
+        raise UserError(f"--out {out} exists; delete it or give another name")
+
+    from tqdm import tqdm
+
+    from vim_tf import pictures
+    from vim_tf.generator import ImageGenerator
+
+    generator = ImageGenerator.load(arguments.run)
+    names = generator.class_names
+    if arguments.per_class:
+        if not names:
+            raise UserError(f"{arguments.run} was trained without labels; leave --per-class out")
+        labels = np.repeat(np.arange(len(names)), arguments.per_class)
+    elif arguments.labels is not None:
+        given = [generator.label_number(label.strip()) for label in arguments.labels.split(",")]
+        labels = np.resize(given, arguments.n)  # the classes in turn
+    else:
+        labels = None
+    total = arguments.n if labels is None else len(labels)
+    with tqdm(total=total, unit="img", disable=None) as bar:
+        images = generator.generate(
+            labels,
+            n=total,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            temperature=arguments.temperature,
+            top_k=arguments.top_k,
+            top_p=arguments.top_p,
+            guidance_scale=arguments.guidance_scale,
+            callback=lambda done, total: bar.update(done - bar.n),
+        )
+    if arguments.per_class:
+        rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
+        picture = pictures.labelled_rows(rows, names, arguments.zoom)
+    else:
+        columns = int(np.ceil(np.sqrt(total)))
+        picture = pictures.image_grid(images, columns, arguments.zoom)
+    pictures.write_png(out, picture)
+    sys.stdout.write(f"{total} pictures: {out}\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,105 @@
+"""From labels to pictures: VIM and its tokenizer in one object."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vim_tf.errors import UserError
+from vim_tf.presets import load, load_tokenizer
+from vim_tf.runs import find_preset
+from vim_tf.sampling import row_seeds
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class ImageGenerator:
+    """Generates pictures.
+
+    Attributes:
+        vim: the `VIM`.
+        tokenizer: the `ViTVQGAN` whose tokens it was trained on.
+        class_names: name of class i at place i; empty if it was trained without labels.
+    """
+
+    vim: Any
+    tokenizer: Any
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def load(cls, run_or_preset_dir):
+        """Loads a stage-2 run or preset with its tokenizer; UserError if it is none."""
+        vim = load(run_or_preset_dir)
+        if type(vim).__name__ != "VIM":
+            raise UserError(
+                f"{run_or_preset_dir} holds a {type(vim).__name__}, which generates nothing; "
+                "give the folder of a run of experiment vim"
+            )
+        tokenizer = load_tokenizer(find_preset(run_or_preset_dir) / TOKENIZER_FOLDER)
+        # A preset of VIM.save_to_preset may come without names.
+        names = vim.metadata.get("class_names") or map(str, range(vim.classes))
+        return cls(vim, tokenizer, tuple(names))
+
+    def save(self, preset_dir, metadata=None):
+        """Writes VIM's preset with the tokenizer's inside."""
+        metadata = {**(metadata or {}), "class_names": list(self.class_names)}
+        self.vim.save_to_preset(preset_dir, metadata)
+        self.tokenizer.save_to_preset(preset_dir / TOKENIZER_FOLDER)
+
+    def label_number(self, label):
+        """Returns the number of a class given by number or by name; UserError if unknown."""
+        if label in self.class_names:
+            return self.class_names.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            number = -1
+        if not 0 <= number < len(self.class_names):
+            if not self.class_names:
+                raise UserError(f"label {label} given, but this model was trained without labels")
+            names = ", ".join(f"{i} {name}" for i, name in enumerate(self.class_names[:20]))
+            more = " ..." if len(self.class_names) > 20 else ""
+            raise UserError(f"label {label} is none of the model's classes: {names}{more}")
+        return number
+
+    def generate(self, labels=None, n=None, batch_size=64, callback=None, seed=0, **settings):
+        """Generates pictures.
+
+        Args:
+            labels: class numbers, one a picture; None for unconditional pictures.
+            n: number of pictures when `labels` is None.
+            batch_size: pictures sampled at once; does not change them.
+            callback: called as `callback(done, total)` with pictures counted.
+            seed: from -2^31 to 2^32 - 1; picture i is a function of (seed, i), its label and the
+                settings.
+            **settings: temperature, top_k, top_p, guidance_scale; see `VIM.generate`.
+
+        Returns:
+            uint8 [n,H,W,3].
+
+        Raises:
+            UserError: a value out of range.
+        """
+        n = len(labels) if labels is not None else n
+        if not -(2**31) <= seed < 2**32:
+            raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
+        seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
+        images = []
+        for start in range(0, n, batch_size):
+            rows = slice(start, min(start + batch_size, n))
+            tokens = self.vim.generate(
+                labels=None if labels is None else np.asarray(labels[rows], "int32"),
+                n=rows.stop - rows.start,
+                seed=seeds[rows],
+                **settings,
+            )
+            images.append(to_uint8(self.tokenizer.decode_tokens(tokens)))
+            if callback:
+                callback(rows.stop, n)
+        return np.concatenate(images)
+
+
+def to_uint8(images):
+    """Images [...] in [-1,1] -> NumPy uint8 of the same shape."""
+    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype("uint8")

@@ -1,0 +1,350 @@
+"""What a training needs of a device's memory, worked out from the config, without TensorFlow.
+
+Parameters are counted exactly. Activations are the tensors that the forward pass leaves behind for
+the backward pass, operation by operation as `models` and `losses` are written; a test holds them
+against the graph that TensorFlow makes. Not counted: integers, and what an operation needs while it
+runs; XLA, which fuses operations, keeps less. Everything is float32 but masks, of one byte.
+"""
+
+import math
+from dataclasses import dataclass
+
+FLOAT = 4  # bytes
+MASK = 1
+QUERY_BLOCK = 128
+COLUMNS = ("plain", "rematerialised", "query blocks")
+FOOTNOTE = f"""\
+Estimates, without the working memory of single operations. Two columns are not switchable yet:
+rematerialised: the inside of each transformer block is computed again for its gradient;
+query blocks: so are attention weights, for {QUERY_BLOCK} queries at a time."""
+
+# Convolutions (of 3 x 3) and their channels between the four halvings of VGG16 (arXiv 1409.1556).
+VGG16_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+VGG16_MIN_SIDE = 32
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one replica.
+
+    Attributes:
+        batch: images of the replica's share of the batch.
+        parameters: network -> number of its trained parameters.
+        rows: what -> bytes, one number for each of `COLUMNS`.
+    """
+
+    batch: int
+    parameters: dict[str, int]
+    rows: dict[str, tuple[int, int, int]]
+
+    @property
+    def total(self):
+        """Sum of the rows, one number for each of `COLUMNS`."""
+        return tuple(sum(column) for column in zip(*self.rows.values(), strict=True))
+
+    def format(self):
+        """Returns the table as text of several lines."""
+        rows = {**self.rows, "total": self.total}
+        width = max(38, *map(len, rows))
+        title = f"estimate, a replica of {self.batch} images:"
+        lines = [f"{title:{width}}" + "".join(f"{column:>16}" for column in COLUMNS)]
+        for name, row in rows.items():
+            lines.append(f"{name:{width}}" + "".join(f"{format_bytes(n):>16}" for n in row))
+        return "\n".join([*lines, FOOTNOTE])
+
+
+def format_bytes(number):
+    """Returns a number of bytes for a reader: "3.5 GiB"."""
+    units = ("bytes", "KiB", "MiB", "GiB")
+    power = min(int(math.log(max(number, 1), 1024)), len(units) - 1)
+    return f"{number / 1024**power:,.{1 if power else 0}f} {units[power]}"
+
+
+# Parameters -------------------------------------------------------------------------------------
+
+
+def count_transformer(config):
+    """Parameters of a `Transformer`: attention without bias on queries, keys and values."""
+    dim, mlp_dim = config.dim, config.mlp_dim
+    attention = 3 * dim * dim + dim * dim + dim
+    mlp = dim * mlp_dim + mlp_dim + mlp_dim * dim + dim
+    norms = 2 * 2 * dim
+    return config.blocks * (attention + mlp + norms)
+
+
+def _count_coder(config, fan_in, units, positions):
+    """Embedding, positions, transformer and tanh head of an encoder or a decoder."""
+    dim, hidden = config.dim, config.mlp_dim
+    embedding = fan_in * dim + dim
+    head = 2 * dim + dim * hidden + hidden + hidden * units + units
+    return embedding + positions * dim + count_transformer(config) + head
+
+
+def count_vit_vqgan(config, image_size):
+    """Parameters of a `ViTVQGAN` by part: {"encoder": ..., "quantizer": ..., "decoder": ...}."""
+    patch = config.patch_size**2
+    learned = _tokens(config, image_size) if config.positions == "learned" else 0
+    codes, code_dim = config.quantizer.codes, config.quantizer.code_dim
+    dim, channels = config.encoder.dim, _channels(config)
+    return {
+        "encoder": _count_coder(config.encoder, 3 * patch, dim, learned),
+        "quantizer": dim * code_dim + code_dim + codes * code_dim,
+        "decoder": _count_coder(config.decoder, code_dim, channels * patch, learned),
+    }
+
+
+def count_discriminator(config, image_size):
+    """Parameters of a `Discriminator`: (kernels, biases)."""
+    sizes, widths = _discriminator_layers(config, image_size)
+    pixels, width = math.prod(sizes[-1]), widths[-1]
+    kernels, biases = 3 * widths[0], widths[0]
+    for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
+        kernels += 9 * fine * fine + 9 * fine * coarse + fine * coarse
+        biases += fine + coarse
+    # The last convolution sees the minibatch deviation too; then the dense layers.
+    kernels += 9 * (width + 1) * width + pixels * width * width + width
+    return kernels, biases + 2 * width + 1
+
+
+def count_vgg16():
+    """Parameters of VGG16 without its dense layers."""
+    total, fan_in = 0, 3
+    for convolutions, width in VGG16_STAGES:
+        for _ in range(convolutions):
+            total += 9 * fan_in * width + width
+            fan_in = width
+    return total
+
+
+def count_vim(config, grid, codes, classes):
+    """Parameters of a `VIM`; arguments as of its constructor."""
+    dim = config.transformer.dim
+    labels = (classes if config.conditional else 0) + 1  # and the null label
+    embeddings = (codes + labels + sum(grid)) * dim
+    norm_and_head = 2 * dim + dim * codes + codes
+    return embeddings + count_transformer(config.transformer) + norm_and_head
+
+
+def _tokens(config, image_size):
+    return math.prod(side // config.patch_size for side in image_size)
+
+
+def _channels(config):
+    return 6 if config.output == "logit_laplace" else 3
+
+
+def _discriminator_layers(config, image_size):
+    """Sizes and widths of the discriminator's levels, fine to coarse."""
+    sizes = [tuple(image_size)]
+    while min(sizes[-1]) >= 8:
+        sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
+    widths = [max(1, min(config.channels, config.base_channels // max(size))) for size in sizes]
+    return sizes, widths
+
+
+# Activations of one image, in bytes -------------------------------------------------------------
+
+
+def _norm(dim):
+    """A LayerNorm's input, scaled deviation and output; mean, its negative, and deviation."""
+    return FLOAT * (3 * dim + 3)
+
+
+def keep_block(config, length, causal, queries):
+    """Bytes that one transformer block keeps, for one image of `length` tokens.
+
+    Args:
+        config: `TransformerConfig`.
+        length: number of tokens.
+        causal: whether there is a mask; it is the batch's, and counted with each image here.
+        queries: number of queries whose attention weights are kept.
+    """
+    dim, mlp_dim = config.dim, config.mlp_dim
+    # Queries (scaled), keys and values; the heads' outputs, which the projection takes.
+    token = 2 * _norm(dim) + FLOAT * (3 * dim + dim)
+    # tanh-GELU of x: x, tanh, x / 2, 1 + tanh, and the product, which the last layer takes.
+    token += FLOAT * 5 * mlp_dim
+    weight = FLOAT  # softmax
+    if config.dropout:
+        weight += FLOAT + MASK  # after dropout; its mask
+        token += MASK * (mlp_dim + 2 * dim)  # activation; both residuals
+    weights = queries * length * config.heads * weight
+    return length * token + weights + (MASK * queries * length if causal else 0)
+
+
+def keep_transformer(config, length, causal=False):
+    """Bytes that a transformer keeps for one image, one number for each of `COLUMNS`."""
+    whole = keep_block(config, length, causal, length)
+    without = keep_block(config, length, causal, 0)
+    some = keep_block(config, length, causal, min(QUERY_BLOCK, length))
+    inputs = config.blocks * FLOAT * length * config.dim
+    return (
+        config.blocks * whole,
+        # Each block's input; and all of the one whose gradient is being taken.
+        inputs + whole - FLOAT * length * config.dim,
+        # One stretch of queries of one block at a time.
+        config.blocks * without + some - without,
+    )
+
+
+def _keep_coder(config, length, fan_in):
+    """Inputs of the embedding, transformer, and the tanh head's norm and hidden layer."""
+    ends = length * (FLOAT * fan_in + _norm(config.dim) + FLOAT * config.mlp_dim)
+    return tuple(ends + kept for kept in keep_transformer(config, length))
+
+
+def keep_quantizer(config, losses, dim, length):
+    """Bytes that quantizer and its losses keep for one image of `length` features of `dim`."""
+    code_dim = config.code_dim
+    kept = dim  # features
+    if config.l2_normalize:
+        kept += code_dim + 1  # latents before, and their lengths
+        kept += (code_dim + 1) * bool(losses.codebook)  # codes before, and theirs
+    if config.rotation_trick:
+        kept += 3 * code_dim + 1  # three directions and the ratio of lengths
+    kept += code_dim * bool(losses.codebook) + code_dim * bool(losses.commitment)  # differences
+    if losses.entropy:
+        kept += 2 * config.codes + code_dim  # shares and their logarithms; latents
+    return FLOAT * length * kept
+
+
+def keep_pixel_losses(config, losses, image_size):
+    """Bytes that the decoder's sigmoid, l2 and logit-Laplace keep for one image."""
+    kept = config.output == "logit_laplace"
+    kept += bool(losses.l2)  # difference
+    kept += 4 * bool(losses.logit_laplace)  # distance, its size, 1 / b, log b before its bound
+    return FLOAT * 3 * math.prod(image_size) * kept
+
+
+def keep_perceptual(image_size):
+    """Bytes that the perceptual loss keeps for one reconstruction."""
+    height, width = (max(side, VGG16_MIN_SIDE) for side in image_size)
+    enlarged = (height, width) != tuple(image_size)
+    kept = 3 * math.prod(image_size) * enlarged  # what TensorFlow's gradient of resizing takes
+    for stage, (convolutions, channels) in enumerate(VGG16_STAGES):
+        if stage:
+            height, width = height // 2, width // 2
+            kept += height * width * VGG16_STAGES[stage - 1][1]  # after pooling
+        kept += height * width * channels * convolutions  # after each ReLU
+        kept += height * width * (channels + 1)  # difference of features; their length
+    return FLOAT * kept
+
+
+def keep_discriminator(config, image_size, batch):
+    """Bytes that the discriminator keeps for `batch` images: (a forward pass, R1).
+
+    R1 (every `r1_every` steps) is a forward pass, the gradient by its images, and the tensors that
+    this leaves behind to be differentiated once more.
+    """
+    sizes, widths = _discriminator_layers(config, image_size)
+    pixels = [math.prod(size) for size in sizes]
+    group = next(size for size in (4, 3, 2, 1) if batch % size == 0)
+    last, width = pixels[-1] * widths[-1], widths[-1]
+    forward = 2 * widths[0] * pixels[0]  # before and after the activation
+    backward = (widths[0] + 3) * pixels[0]  # gradients at the activation and at the image
+    for i, (height, columns) in enumerate(sizes[:-1]):
+        fine, coarse = widths[i : i + 2]
+        forward += fine * pixels[i]  # first convolution
+        forward += fine * (height + 1) * (columns + 1)  # blurred for the second
+        forward += fine * pixels[i + 1]  # blurred for the skip
+        forward += 2 * coarse * pixels[i + 1]  # second convolution; the block's output
+        backward += fine * pixels[i] + 2 * coarse * pixels[i + 1]  # gradients at these
+    forward -= last  # the last output is kept as what it is concatenated to:
+    forward += last + pixels[-1]  # features and the minibatch deviation
+    forward += last  # differences from the mean of the group
+    forward += 2 * last + 2 * width  # before and after the activations of the last two layers
+    backward += 3 * last + width
+    deviations = batch // group * last
+    kernels, _ = count_discriminator(config, image_size)  # scaled at run time
+    return (
+        FLOAT * (batch * forward + deviations + kernels),
+        FLOAT * (batch * (forward + backward) + 2 * deviations + kernels),
+    )
+
+
+# Both stages ------------------------------------------------------------------------------------
+
+
+def _estimate(batch, trained, averaged, frozen, gradients, activations):
+    def same(parameters):
+        return (FLOAT * parameters,) * len(COLUMNS)
+
+    rows = {
+        "weights": same(sum(trained.values())),
+        "optimizer, two slots a weight": same(2 * sum(trained.values())),
+        "moving average of weights": same(averaged),
+        **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
+        "gradients": same(gradients),
+        **{f"activations: {name}": kept for name, kept in activations.items()},
+    }
+    return MemoryEstimate(batch, trained, rows)
+
+
+def estimate_vit_vqgan(experiment, replicas=1):
+    """Estimates what training the tokenizer takes.
+
+    Args:
+        experiment: `ViTVQGANExperiment`.
+        replicas: number of replicas, among which the batch is divided.
+
+    Returns:
+        `MemoryEstimate`.
+    """
+    config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
+    batch, length = experiment.data.batch_size // replicas, _tokens(config, image_size)
+    trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
+    averaged = gradients = trained["tokenizer"]
+
+    def same(kept):
+        return (kept,) * len(COLUMNS)
+
+    activations = {
+        "encoder": _keep_coder(config.encoder, length, 3 * config.patch_size**2),
+        "quantizer": same(keep_quantizer(config.quantizer, losses, config.encoder.dim, length)),
+        "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim),
+        "pixel losses": same(keep_pixel_losses(config, losses, image_size)),
+    }
+    frozen = {}
+    if losses.perceptual:
+        frozen["VGG16"] = count_vgg16()
+        activations["perceptual loss"] = same(keep_perceptual(image_size))
+    activations = {name: tuple(batch * n for n in kept) for name, kept in activations.items()}
+    if losses.adversarial:
+        trained["discriminator"] = sum(count_discriminator(experiment.discriminator, image_size))
+        gradients += 2 * trained["discriminator"]  # of its loss, and of R1
+        forward, r1 = keep_discriminator(experiment.discriminator, image_size, batch)
+        # Real and fake; and the adversarial term's gradient by the reconstruction.
+        direction = FLOAT * 3 * batch * math.prod(image_size)
+        activations["discriminator"] = same(2 * forward + direction)
+        activations[f"R1, every {experiment.discriminator.r1_every} steps"] = same(r1)
+    return _estimate(batch, trained, averaged, frozen, gradients, activations)
+
+
+def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
+    """Estimates what training VIM takes.
+
+    Args:
+        experiment: `VIMExperiment`.
+        tokenizer_config: `ViTVQGANConfig` of its tokenizer.
+        classes: number of classes.
+        replicas: number of replicas, among which the batch is divided.
+
+    Returns:
+        `MemoryEstimate`.
+    """
+    config, image_size = experiment.model, experiment.data.image_size
+    grid = tuple(side // tokenizer_config.patch_size for side in image_size)
+    codes, length = tokenizer_config.quantizer.codes, math.prod(grid)
+    batch = experiment.data.batch_size // replicas
+    parameters = count_vim(config, grid, codes, classes)
+    tokenizer = sum(count_vit_vqgan(tokenizer_config, image_size).values())
+    size = config.transformer
+    ends = length * (_norm(size.dim) + FLOAT * codes)  # the last norm; the logits' gradient
+    if size.dropout:
+        ends += MASK * length * size.dim  # after the embeddings
+    activations = {
+        "transformer": tuple(batch * n for n in keep_transformer(size, length, causal=True)),
+        "embeddings and logits": (batch * ends,) * len(COLUMNS),
+    }
+    frozen = {"tokenizer": tokenizer}
+    return _estimate(batch, {"VIM": parameters}, parameters, frozen, parameters, activations)

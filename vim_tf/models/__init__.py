@@ -1,0 +1,1 @@
+"""Networks, in keras.ops only: they run on any Keras backend."""

@@ -1,0 +1,119 @@
+"""Factorised, l2-normalised vector quantizer (section 3.2 of https://arxiv.org/abs/2110.04627)."""
+
+from typing import NamedTuple
+
+from keras import initializers, layers, ops
+
+from vim_tf.models.transformer import fan_in_normal
+
+
+class QuantizerOutput(NamedTuple):
+    """What the quantizer makes of features [B,N,D].
+
+    Attributes:
+        latents: [B,N,d] float32, the projected features, of unit length if l2-normalised.
+        codes: [B,N,d] float32, the nearest code of each, of unit length if l2-normalised. Its
+            gradient goes into the codebook.
+        tokens: [B,N] int32, the codes' numbers.
+    """
+
+    latents: object
+    codes: object
+    tokens: object
+
+
+def l2_normalize(x):
+    """Scales the last axis to unit length; the epsilon inside keeps gradients finite at zero."""
+    return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
+def straight_through(latents, codes):
+    """Passes codes [B,N,d] on, and their gradient to the latents unchanged."""
+    return latents + ops.stop_gradient(codes - latents)
+
+
+def rotate(latents, codes):
+    """Passes codes [B,N,d] on; the gradient reaches the latents turned back from code to latent.
+
+    The rotation trick of https://arxiv.org/abs/2410.06424, section 4.2: the output is
+    (|code| / |latent|) R latent with the rotation R held constant.
+    """
+    fixed_latents, fixed_codes = ops.stop_gradient(latents), ops.stop_gradient(codes)
+    source, target = l2_normalize(fixed_latents), l2_normalize(fixed_codes)
+    middle = l2_normalize(source + target)
+    length = ops.norm(fixed_codes, axis=-1, keepdims=True) / (
+        ops.norm(fixed_latents, axis=-1, keepdims=True) + 1e-12
+    )
+
+    def along(direction):
+        return ops.sum(latents * direction, axis=-1, keepdims=True)
+
+    # R = I - 2 middle middle^T + 2 target source^T
+    return length * (latents - 2 * along(middle) * middle + 2 * along(source) * target)
+
+
+class VectorQuantizer(layers.Layer):
+    """Projects features to a low dimension and replaces each by its nearest code.
+
+    Everything here runs in float32, whatever the compute dtype of the model. With 3 codes of 2
+    dimensions, features [B,N,D] give latents and codes [B,N,2] and tokens [B,N] in {0, 1, 2}.
+
+    Args:
+        config: `QuantizerConfig`.
+    """
+
+    def __init__(self, config, **kwargs):
+        super().__init__(dtype="float32", **kwargs)
+        self.config = config
+
+    def build(self, input_shape):
+        """Creates projection and codebook for features [B,N,D]."""
+        self.projection = layers.Dense(
+            self.config.code_dim,
+            kernel_initializer=fan_in_normal(input_shape[-1]),
+            dtype="float32",
+            name="projection",
+        )
+        self.projection.build(input_shape)
+        self._initializer = initializers.RandomNormal(stddev=self.config.initial_scale)
+        self.codebook = self.add_weight(
+            name="codebook",
+            shape=(self.config.codes, self.config.code_dim),
+            initializer=self._initializer,
+            aggregation="only_first_replica",  # revival assigns the same codes on every replica
+        )
+
+    def initial_codebook(self):
+        """Returns the codebook [K,d] as it was when it was built."""
+        return self._initializer(self.codebook.shape)
+
+    def _normalize(self, x):
+        return l2_normalize(x) if self.config.l2_normalize else x
+
+    def affinity(self, latents):
+        """Negative squared distance of latents [...,d] to every code -> [...,K].
+
+        Up to a term that is the same for all codes of one latent.
+        """
+        codebook = self._normalize(ops.convert_to_tensor(self.codebook))
+        product = ops.matmul(latents, ops.transpose(codebook))
+        if self.config.l2_normalize:  # the codes' lengths are equal
+            return 2 * product
+        return 2 * product - ops.sum(ops.square(codebook), axis=-1)
+
+    def lookup(self, tokens):
+        """Tokens [...] int32 -> codes [...,d], as the decoder takes them."""
+        return self._normalize(ops.take(self.codebook, tokens, axis=0))
+
+    def call(self, features):
+        """Features [B,N,D] -> `QuantizerOutput`."""
+        latents = self._normalize(self.projection(ops.cast(features, "float32")))  # [B,N,d]
+        affinity = ops.stop_gradient(self.affinity(latents))  # [B,N,K]
+        # top_k, not argmax: Keras' argmax of floats does not convert to TFLite and TF.js.
+        tokens = ops.cast(ops.top_k(affinity, 1, sorted=False)[1][..., 0], "int32")  # [B,N]
+        return QuantizerOutput(latents, self.lookup(tokens), tokens)
+
+    def pass_codes(self, output):
+        """Codes [B,N,d] for the decoder, with the gradient routed to the latents."""
+        route = rotate if self.config.rotation_trick else straight_through
+        return route(output.latents, output.codes)

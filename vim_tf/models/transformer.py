@@ -1,0 +1,174 @@
+"""The pre-norm transformer of both stages.
+
+Paper: https://arxiv.org/abs/2110.04627, sections 3.1 (ViT encoder and decoder, no mask) and 3.4
+(VIM, causal). The activation and the place of the norms are not stated there; pre-norm and
+tanh-GELU are ViT's and GPT's, and tanh-GELU converts to TF.js where the exact one does not.
+"""
+
+import keras
+from keras import layers, ops
+
+
+def fan_in_normal(fan_in):
+    """Returns a new truncated normal initialiser of deviation `fan_in ** -0.5`.
+
+    A new one each time: one instance gives every variable of a shape the same values.
+    """
+    return keras.initializers.TruncatedNormal(stddev=fan_in**-0.5)
+
+
+class Attention(layers.Layer):
+    """Multi-head self-attention with one product for queries, keys and values.
+
+    There is no bias: that of keys has a true gradient of zero and would only drift.
+
+    Args:
+        dim: width D of input and output.
+        heads: number of heads; divides `dim`.
+        dropout: share of attention weights dropped in training.
+        causal: whether position i sees positions 0..i only.
+    """
+
+    def __init__(self, dim, heads, dropout, causal, **kwargs):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.heads = heads
+        self.head_dim = dim // heads
+        self.causal = causal
+        self.qkv = layers.Dense(
+            3 * dim, use_bias=False, kernel_initializer=fan_in_normal(dim), name="qkv"
+        )
+        self.projection = layers.Dense(
+            dim, kernel_initializer=fan_in_normal(dim), name="projection"
+        )
+        self.dropout = layers.Dropout(dropout)
+
+    def build(self, input_shape):
+        """Creates the weights for inputs [B,N,D]."""
+        self.qkv.build(input_shape)
+        self.projection.build(input_shape)
+
+    def _split(self, x):
+        length = x.shape[1]
+        qkv = ops.reshape(self.qkv(x), (-1, length, 3, self.heads, self.head_dim))
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # each [B,N,heads,head_dim]
+
+    def _attend(self, query, key, value, visible, training):
+        """Queries [B,heads,M,d] over keys and values [B,heads,N,d] -> [B,heads,M,d].
+
+        The softmax runs in float32 whatever the compute dtype.
+        """
+        scores = ops.matmul(query * self.head_dim**-0.5, ops.swapaxes(key, -1, -2))
+        scores = ops.cast(scores, "float32")  # [B,heads,M,N]
+        if visible is not None:
+            scores = ops.where(visible, scores, -1e9)
+        weights = ops.cast(ops.softmax(scores), self.compute_dtype)
+        return ops.matmul(self.dropout(weights, training=training), value)
+
+    def call(self, x, training=None):
+        """Attends within x: [B,N,D] -> [B,N,D]."""
+        length = x.shape[1]
+        # Each [B,heads,N,head_dim].
+        query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
+        visible = ops.tril(ops.ones((length, length), "bool")) if self.causal else None
+        y = self._attend(query, key, value, visible, training)
+        return self.projection(ops.reshape(ops.swapaxes(y, 1, 2), (-1, length, self.dim)))
+
+    def init_cache(self, batch, length, dtype="float32"):
+        """Returns empty keys and values, each [length, batch, heads, head_dim]."""
+        shape = (length, batch, self.heads, self.head_dim)
+        return ops.zeros(shape, dtype), ops.zeros(shape, dtype)
+
+    def step(self, x, cache, position):
+        """One position of the causal `call`: x [B,1,D] -> [B,1,D] and the extended cache.
+
+        Args:
+            x: features at `position`.
+            cache: keys and values of the positions before, as from `init_cache`.
+            position: int32 scalar.
+        """
+        query, key, value = self._split(x)  # each [B,1,heads,head_dim]
+        where = ops.reshape(position, (1, 1))
+        keys = ops.scatter_update(cache[0], where, ops.swapaxes(key, 0, 1))
+        values = ops.scatter_update(cache[1], where, ops.swapaxes(value, 0, 1))
+        visible = ops.arange(keys.shape[0]) <= position  # [N]
+        y = self._attend(
+            ops.swapaxes(query, 1, 2),
+            ops.transpose(keys, (1, 2, 0, 3)),
+            ops.transpose(values, (1, 2, 0, 3)),
+            visible,
+            training=False,
+        )
+        return self.projection(ops.reshape(y, (-1, 1, self.dim))), (keys, values)
+
+
+class TransformerBlock(layers.Layer):
+    """x + attention(norm(x)), then x + mlp(norm(x)); dropout as in section 3.4."""
+
+    def __init__(self, config, causal, **kwargs):
+        super().__init__(**kwargs)
+        dim, mlp_dim = config.dim, config.mlp_dim
+        self.attention_norm = layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
+        self.attention = Attention(dim, config.heads, config.dropout, causal, name="attention")
+        self.mlp_norm = layers.LayerNormalization(epsilon=1e-6, name="mlp_norm")
+        self.mlp_in = layers.Dense(mlp_dim, kernel_initializer=fan_in_normal(dim), name="mlp_in")
+        self.mlp_out = layers.Dense(dim, kernel_initializer=fan_in_normal(mlp_dim), name="mlp_out")
+        self.activation_dropout = layers.Dropout(config.dropout)
+        self.residual_dropout = layers.Dropout(config.dropout)
+
+    def build(self, input_shape):
+        """Creates the weights for inputs [B,N,D]."""
+        for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp_in):
+            layer.build(input_shape)
+        self.mlp_out.build((*input_shape[:-1], self.mlp_in.units))
+
+    def _mlp(self, x, training):
+        x = ops.gelu(self.mlp_in(self.mlp_norm(x)), approximate=True)
+        return self.mlp_out(self.activation_dropout(x, training=training))
+
+    def call(self, x, training=None):
+        """[B,N,D] -> [B,N,D]."""
+        y = self.attention(self.attention_norm(x), training=training)
+        x = x + self.residual_dropout(y, training=training)
+        return x + self.residual_dropout(self._mlp(x, training), training=training)
+
+    def init_cache(self, batch, length, dtype="float32"):
+        """Returns the empty cache that `step` extends."""
+        return self.attention.init_cache(batch, length, dtype)
+
+    def step(self, x, cache, position):
+        """One position of a causal block: x [B,1,D] -> [B,1,D] and the extended cache."""
+        y, cache = self.attention.step(self.attention_norm(x), cache, position)
+        x = x + y
+        return x + self._mlp(x, training=False), cache
+
+
+class Transformer(layers.Layer):
+    """A stack of blocks, without embedding and without final norm.
+
+    Args:
+        config: `TransformerConfig`, its size.
+        causal: whether position i sees positions 0..i only.
+    """
+
+    def __init__(self, config, causal, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.blocks = [
+            TransformerBlock(config, causal, name=f"block_{i}") for i in range(config.blocks)
+        ]
+        # tf.train.Checkpoint does not look into lists: without a name of its own a block's weights
+        # would be left out, and restoring would not complain.
+        for block in self.blocks:
+            setattr(self, block.name, block)
+
+    def build(self, input_shape):
+        """Creates the weights for inputs [B,N,D]."""
+        for block in self.blocks:
+            block.build(input_shape)
+
+    def call(self, x, training=None):
+        """[B,N,D] -> [B,N,D]."""
+        for block in self.blocks:
+            x = block(x, training=training)
+        return x

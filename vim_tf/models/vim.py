@@ -1,0 +1,331 @@
+"""VIM, the autoregressive model of tokens (section 3.4 of https://arxiv.org/abs/2110.04627)."""
+
+from dataclasses import asdict
+
+import keras
+import numpy as np
+from keras import initializers, layers, ops
+
+from vim_tf import sampling
+from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.errors import UserError
+from vim_tf.models.preset import Preset
+from vim_tf.models.transformer import Transformer, fan_in_normal
+
+
+def _embedding(rows, dim, name):
+    initializer = initializers.TruncatedNormal(stddev=0.02)
+    layer = layers.Embedding(rows, dim, embeddings_initializer=initializer, name=name)
+    layer.build(())
+    return layer
+
+
+@keras.saving.register_keras_serializable("vim_tf")
+class VIM(Preset, keras.Model):
+    """Predicts each token of a picture from its label and the tokens before, in raster order.
+
+        logits = model(tokens, labels)                # [B,N], [B] -> [B,N,K]
+        tokens = model.generate(labels, seed=0)       # [B] -> [B,N]
+        features = model.features(tokens, block=10)   # [B,N] -> [B,D]
+
+    Slot i of the transformer predicts token i. It gets the label's embedding if i is 0, otherwise
+    that of token i - 1, and in either case the position (row plus column) of token i. The null
+    label, `classes`, stands for "no label".
+
+    Args:
+        config: `VIMConfig`.
+        grid: rows and columns of tokens; N is their product.
+        codes: number of codes K.
+        classes: number of labels; 0 where there are none, as also if not `config.conditional`.
+    """
+
+    def __init__(self, config, grid, codes, classes, **kwargs):
+        super().__init__(**kwargs)
+        dim = config.transformer.dim
+        self.config = config
+        self.grid = tuple(grid)
+        self.codes = codes
+        self.classes = classes if config.conditional else 0
+        self.token_embedding = _embedding(codes, dim, "token_embedding")
+        self.label_embedding = _embedding(self.classes + 1, dim, "label_embedding")
+        self.row_embedding = _embedding(self.grid[0], dim, "row_embedding")
+        self.column_embedding = _embedding(self.grid[1], dim, "column_embedding")
+        self.dropout = layers.Dropout(config.transformer.dropout)
+        self.transformer = Transformer(config.transformer, causal=True, name="transformer")
+        self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
+        self.head = layers.Dense(codes, kernel_initializer=fan_in_normal(dim), name="head")
+        for layer in (self.transformer, self.norm, self.head):
+            layer.build((None, self.tokens_per_image, dim))
+        self.built = True
+        self._segment = sampling.compiled(self._generate_segment, self.variables)
+
+    @property
+    def tokens_per_image(self):
+        """Number of tokens N of an image."""
+        return self.grid[0] * self.grid[1]
+
+    # Forward ------------------------------------------------------------------------------------
+
+    def _labels(self, labels, batch):
+        """Labels [B], or the null label for all where there are none."""
+        if labels is None or self.classes == 0:
+            return ops.full((batch,), self.classes, dtype="int32")
+        return labels
+
+    def _positions(self, places):
+        """Places in raster order, int32 of any shape -> their embeddings [...,D]."""
+        columns = self.grid[1]
+        return self.row_embedding(places // columns) + self.column_embedding(places % columns)
+
+    def _embed(self, tokens, labels, training):
+        """Tokens [B,N] and labels [B] or None -> the transformer's inputs [B,N,D]."""
+        length = self.tokens_per_image
+        if len(tokens.shape) != 2 or tokens.shape[1] != length:
+            raise ValueError(
+                f"tokens have the shape {tuple(tokens.shape)}; a grid of {self.grid[0]} x "
+                f"{self.grid[1]} needs [batch, {length}]"
+            )
+        labels = self._labels(labels, ops.shape(tokens)[0])
+        first = ops.expand_dims(self.label_embedding(labels), 1)  # [B,1,D]
+        x = ops.concatenate([first, self.token_embedding(tokens[:, :-1])], axis=1)  # [B,N,D]
+        return self.dropout(x + self._positions(ops.arange(length)), training=training)
+
+    def _logits(self, x):
+        return ops.cast(self.head(self.norm(x)), "float32")
+
+    def call(self, tokens, labels=None, training=None):
+        """Predicts every token from its label and the tokens before it.
+
+        Args:
+            tokens: [B,N] int32 from 0 to K - 1, raster order.
+            labels: [B] int32 from 0 to `classes`, which is the null label; None is the null label
+                for all. Not read by a model without labels.
+            training: whether dropout acts.
+
+        Returns:
+            Logits [B,N,K] float32; those at i are for token i and depend on tokens 0..i-1 only.
+
+        Raises:
+            ValueError: tokens of another shape.
+        """
+        x = self._embed(tokens, labels, training)
+        return self._logits(self.transformer(x, training=training))
+
+    def features(self, tokens, block, labels=None):
+        """Mean over the N slots of one block's output, for linear probes (section 3.4).
+
+        Args:
+            tokens: [B,N] int32.
+            block: number of the block, from 1; 0 takes the embeddings. The paper: 10 of base's 24.
+            labels: [B] int32 or None, as in `call`.
+
+        Returns:
+            [B,D] float32.
+
+        Raises:
+            UserError: there is no such block.
+        """
+        blocks = self.transformer.blocks
+        if not 0 <= block <= len(blocks):
+            raise UserError(
+                f"block is {block}; this model has blocks 1 to {len(blocks)}, 0 is the embeddings"
+            )
+        x = self._embed(tokens, labels, training=False)
+        for layer in blocks[:block]:
+            x = layer(x, training=False)
+        return ops.mean(ops.cast(x, "float32"), axis=1)
+
+    # Generation ---------------------------------------------------------------------------------
+
+    def init_cache(self, batch):
+        """Returns an empty key/value cache for `batch` rows, one entry a block."""
+        length = self.tokens_per_image
+        return tuple(
+            block.init_cache(batch, length, self.compute_dtype) for block in self.transformer.blocks
+        )
+
+    def next_logits(self, previous, position, cache, labels):
+        """One position of `call`, for `sampling.generate_tokens`.
+
+        Args:
+            previous: [B] int32, the tokens at `position - 1`; not read at position 0.
+            position: int32 scalar.
+            cache: of the positions before, as from `init_cache`.
+            labels: [B] int32, the null label included.
+
+        Returns:
+            (logits [B,K] float32 for the token at `position`, the extended cache).
+        """
+        first = ops.equal(position, 0)
+        x = ops.where(first, self.label_embedding(labels), self.token_embedding(previous))
+        x = ops.expand_dims(x + self._positions(position), 1)  # [B,1,D]
+        extended = []
+        for block, block_cache in zip(self.transformer.blocks, cache, strict=True):
+            x, block_cache = block.step(x, block_cache, position)
+            extended.append(block_cache)
+        return self._logits(x)[:, 0], tuple(extended)
+
+    def _generate_segment(
+        self, start, stop, tokens, cache, labels, seeds, temperature, top_k, top_p, guidance_scale
+    ):
+        """`sampling.generate_tokens` of this model; labels are doubled if it guides."""
+        return sampling.generate_tokens(
+            lambda previous, position, cache: self.next_logits(previous, position, cache, labels),
+            cache,
+            tokens,
+            seeds,
+            temperature,
+            top_k,
+            top_p,
+            guidance_scale,
+            start,
+            stop,
+        )
+
+    def generate(
+        self,
+        labels=None,
+        seed=0,
+        *,
+        n=None,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        guidance_scale=1.0,
+        callback=None,
+    ):
+        """Samples pictures as tokens. A row's tokens do not depend on the other rows.
+
+        Every setting is a number for all rows or an array [B]. The first call with a new B
+        compiles, and so does the first that filters (top_k, top_p) or guides.
+
+        Args:
+            labels: integers from 0 to `classes - 1`, one or [B]; None is the null label.
+            seed: an integer from -2^31 to 2^32 - 1, from which each row gets its own by
+                `sampling.row_seeds`; or an array [B] of the rows' seeds.
+            n: number of rows B; needed only where no array says it.
+            temperature: at least 0; 0 is greedy, 1 the model's own distribution.
+            top_k: draw among this many best codes; 0 is off.
+            top_p: draw among the best codes that together have this probability; 1 is off.
+            guidance_scale: classifier-free guidance, at least 0; 1 is off and costs nothing.
+            callback: called as `callback(done, total)` with numbers of tokens a picture, after each
+                row of the grid. The tokens are the same with and without.
+
+        Returns:
+            Tokens [B,N] int32.
+
+        Raises:
+            UserError: a value out of range, or lengths that disagree.
+        """
+        rows = _count_rows(
+            n,
+            labels=labels,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance_scale=guidance_scale,
+        )
+        temperature = _per_row("temperature", temperature, rows, "float32", 0)
+        top_k = _per_row("top_k", top_k, rows, "int32", 0, self.codes)
+        top_p = _per_row("top_p", top_p, rows, "float32", 0, 1)
+        if np.any(top_p == 0):
+            raise UserError("top_p is 0; it must be above 0 and at most 1, which is off")
+        guidance_scale = _per_row("guidance_scale", guidance_scale, rows, "float32", 0)
+        guides = bool(np.any(guidance_scale != 1))
+        filters = bool(np.any(top_k > 0) or np.any(top_p < 1))
+        if guides and (labels is None or self.classes == 0):
+            raise UserError(
+                f"guidance_scale is {guidance_scale.max():g} without labels; "
+                "guidance needs labels and a model that was trained with them"
+            )
+        labels = self._check_labels(labels, rows)
+        if guides:
+            labels = np.concatenate([labels, np.full_like(labels, self.classes)])  # [2B]
+        fixed = [
+            None if value is None else ops.convert_to_tensor(value)
+            for value in (
+                labels,
+                _check_seeds(seed, rows),
+                temperature,
+                top_k if filters else None,
+                top_p if filters else None,
+                guidance_scale if guides else None,
+            )
+        ]
+        length = self.tokens_per_image
+        tokens, cache = ops.zeros((length, rows), "int32"), self.init_cache(len(labels))
+        part = length if callback is None else self.grid[1]
+        for start in range(0, length, part):
+            limits = [ops.convert_to_tensor(x, "int32") for x in (start, start + part)]
+            tokens, cache = self._segment(*limits, tokens, cache, *fixed)
+            if callback is not None:
+                callback(start + part, length)
+        return ops.transpose(tokens)
+
+    def _check_labels(self, labels, rows):
+        if labels is None:
+            return np.full(rows, self.classes, "int32")
+        if self.classes == 0:
+            raise UserError("labels are given, but this model was trained without labels")
+        return _per_row("labels", labels, rows, "int32", 0, self.classes - 1)
+
+    # Saving -------------------------------------------------------------------------------------
+
+    def get_config(self):
+        """Returns what `from_config` needs."""
+        return {
+            "config": asdict(self.config),
+            "grid": list(self.grid),
+            "codes": self.codes,
+            "classes": self.classes,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds a model from `get_config`'s answer."""
+        fields = dict(config["config"])
+        fields["transformer"] = TransformerConfig(**fields["transformer"])
+        return cls(VIMConfig(**fields), tuple(config["grid"]), config["codes"], config["classes"])
+
+
+# What `generate` is given -----------------------------------------------------------------------
+
+
+def _count_rows(n, **settings):
+    """Returns B, on which `n` and every array among the settings must agree."""
+    lengths = {"n": n} if n is not None else {}
+    for name, value in settings.items():
+        shape = np.shape(value)
+        if len(shape) > 1:
+            raise UserError(f"{name} has the shape {shape}; give one number, or one for each row")
+        if shape:
+            lengths[name] = shape[0]
+    if not lengths:
+        return 1
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise UserError(f"the numbers of rows disagree: {listed}; give the same for all")
+    rows = next(iter(lengths.values()))
+    if rows < 1:
+        raise UserError(f"{next(iter(lengths))} asks for {rows} rows; ask for at least 1")
+    return rows
+
+
+def _per_row(name, value, rows, dtype, low, high=np.inf):
+    """Returns `value` as [rows] of `dtype`; UserError outside [low, high]."""
+    values = np.asarray(value)
+    kind = "integers" if dtype == "int32" else "numbers"
+    if values.dtype.kind not in ("iu" if dtype == "int32" else "iuf"):
+        raise UserError(f"{name} is {value!r}; it takes {kind}")
+    wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
+    if np.any(wrong):
+        allowed = f"from {low} to {high}" if np.isfinite(high) else f"at least {low}"
+        raise UserError(f"{name} contains {values[wrong].flat[0]}; it must be {allowed}")
+    return np.ascontiguousarray(np.broadcast_to(values.astype(dtype), (rows,)))
+
+
+def _check_seeds(seed, rows):
+    """Returns [rows] int32 seeds from one seed, or from an array of them."""
+    seeds = _per_row("seed", seed, rows, "int32", -(2**31), 2**32 - 1)
+    return sampling.row_seeds(seeds[0], rows) if np.ndim(seed) == 0 else seeds

@@ -1,0 +1,122 @@
+"""ViT-VQGAN, the image tokenizer (section 3 of https://arxiv.org/abs/2110.04627)."""
+
+from dataclasses import asdict
+
+import keras
+from keras import ops
+
+from vim_tf.config import QuantizerConfig, TransformerConfig, ViTVQGANConfig
+from vim_tf.models.preset import Preset
+from vim_tf.models.quantizer import VectorQuantizer
+from vim_tf.models.vit import ViTDecoder, ViTEncoder
+
+# The logit-Laplace distribution lives on (0, 1): pixels of [0, 1] are squeezed to
+# [EPSILON, 1 - EPSILON] first, as OpenAI's dVAE does; `losses.logit_laplace_loss` does the same.
+LOGIT_LAPLACE_EPSILON = 0.1
+
+
+@keras.saving.register_keras_serializable("vim_tf")
+class ViTVQGAN(Preset, keras.Model):
+    """Turns images into tokens and back.
+
+    A 32 x 32 image in patches of 4 has a grid of 8 x 8 = 64 tokens:
+
+        tokens = model.tokenize(images)        # [B,32,32,3] -> [B,64]
+        images = model.decode_tokens(tokens)   # [B,64] -> [B,32,32,3]
+
+    Args:
+        config: `ViTVQGANConfig`.
+        image_size: height and width in pixels, multiples of `config.patch_size`.
+    """
+
+    def __init__(self, config, image_size, **kwargs):
+        super().__init__(**kwargs)
+        patch_size = config.patch_size
+        self.config = config
+        self.image_size = tuple(image_size)
+        self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
+        self.encoder = ViTEncoder(
+            config.encoder, patch_size, self.grid, config.positions, name="encoder"
+        )
+        self.quantizer = VectorQuantizer(config.quantizer, name="quantizer")
+        self.decoder = ViTDecoder(
+            config.decoder,
+            patch_size,
+            self.grid,
+            config.positions,
+            config.quantizer.code_dim,
+            channels=6 if config.output == "logit_laplace" else 3,
+            name="decoder",
+        )
+        self.encoder.build((None, *self.image_size, 3))
+        self.quantizer.build((None, self.tokens_per_image, config.encoder.dim))
+        self.decoder.build((None, self.tokens_per_image, config.quantizer.code_dim))
+        self.built = True
+
+    @property
+    def tokens_per_image(self):
+        """Number of tokens N of an image."""
+        return self.grid[0] * self.grid[1]
+
+    def encode(self, images, training=None):
+        """Images [B,H,W,3] in [-1,1] -> `QuantizerOutput`."""
+        return self.quantizer(self.encoder(images, training=training))
+
+    def tokenize(self, images):
+        """Images [B,H,W,3] in [-1,1] -> tokens [B,N] int32 in raster order."""
+        return self.encode(images).tokens
+
+    def decode_distribution(self, codes, training=None):
+        """Codes [B,N,d] -> images [B,H,W,3] before clipping, and the logit-Laplace parameters.
+
+        Returns:
+            (images, mean, log_scale), each [B,H,W,3] float32; the last two are None unless
+            `config.output` is "logit_laplace". The images are then the sigmoid of the mean,
+            mapped from [EPSILON, 1 - EPSILON] to [-1,1].
+        """
+        x = ops.cast(self.decoder(codes, training=training), "float32")
+        if self.config.output == "rgb":
+            return x, None, None
+        mean, log_scale = x[..., :3], x[..., 3:]
+        squeezed = ops.sigmoid(mean)
+        return (2 * squeezed - 1) / (1 - 2 * LOGIT_LAPLACE_EPSILON), mean, log_scale
+
+    def decode(self, codes):
+        """Codes [B,N,d] -> images [B,H,W,3] float32 in [-1,1]."""
+        return ops.clip(self.decode_distribution(codes)[0], -1, 1)
+
+    def decode_tokens(self, tokens):
+        """Tokens [B,N] int32 -> images [B,H,W,3] float32 in [-1,1]."""
+        return self.decode(self.quantizer.lookup(tokens))
+
+    def call(self, images, training=None):
+        """Images [B,H,W,3] in [-1,1] -> their reconstruction."""
+        codes = self.quantizer.pass_codes(self.encode(images, training=training))
+        return ops.clip(self.decode_distribution(codes, training=training)[0], -1, 1)
+
+    def resized(self, image_size):
+        """Returns a new model for images of another size, with these weights.
+
+        Learned positions are resized bicubically; all other weights are copied.
+        """
+        other = ViTVQGAN(self.config, image_size)
+        for part in ("encoder", "decoder"):
+            old, new = getattr(self, part), getattr(other, part)
+            for name in ("embedding", "transformer", "head"):
+                getattr(new, name).set_weights(getattr(old, name).get_weights())
+            new.positions.copy_resized(old.positions)
+        other.quantizer.set_weights(self.quantizer.get_weights())
+        return other
+
+    def get_config(self):
+        """Returns what `from_config` needs."""
+        return {"config": asdict(self.config), "image_size": list(self.image_size)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds a model from `get_config`'s answer."""
+        fields = dict(config["config"])
+        fields["encoder"] = TransformerConfig(**fields["encoder"])
+        fields["decoder"] = TransformerConfig(**fields["decoder"])
+        fields["quantizer"] = QuantizerConfig(**fields["quantizer"])
+        return cls(ViTVQGANConfig(**fields), tuple(config["image_size"]))

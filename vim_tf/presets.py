@@ -1,0 +1,40 @@
+"""Opening a trained model by its folder, whatever it is."""
+
+from vim_tf.errors import UserError
+from vim_tf.models.preset import CONFIG_FILE, read_json
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.runs import find_preset
+
+MODELS = {cls.__name__: cls for cls in (ViTVQGAN, VIM)}
+
+
+def load(run_or_preset_dir):
+    """Loads the model of a run folder or of a preset folder.
+
+    Args:
+        run_or_preset_dir: what `--workdir` was, or a folder that `save_to_preset` wrote.
+
+    Returns:
+        A `ViTVQGAN` or a `VIM` with the averaged weights; its `metadata` says what it was
+        trained on.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    folder = find_preset(run_or_preset_dir)
+    name = read_json(folder / CONFIG_FILE).get("class")
+    if name not in MODELS:
+        raise UserError(f"{folder} is a preset of {name}; vim_tf knows {', '.join(MODELS)}")
+    return MODELS[name].from_preset(folder)
+
+
+def load_tokenizer(run_or_preset_dir):
+    """Loads the tokenizer of a stage-1 run or preset; UserError if it is another model's."""
+    model = load(run_or_preset_dir)
+    if not isinstance(model, ViTVQGAN):
+        raise UserError(
+            f"{run_or_preset_dir} holds a {type(model).__name__}; "
+            "tokenizer.run needs a run of experiment vit_vqgan"
+        )
+    return model

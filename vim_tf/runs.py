@@ -1,0 +1,140 @@
+"""Run folders: what a training writes, where, and how it is found again.
+
+<run>/config.yaml        the resolved config; `--config <run>/config.yaml` repeats the run
+<run>/checkpoints/       full training state, the last few
+<run>/preset/            the averaged weights, for everything but training
+<run>/metrics.jsonl      one JSON object a report: step, kind ("train", "evaluation"), numbers
+<run>/tensorboard/       the same for TensorBoard, with pictures and histograms
+<run>/pictures/          PNG files
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from vim_tf import config_loader
+from vim_tf.errors import UserError
+
+
+def write_atomically(path, data):
+    """Writes bytes or text so that the file is either the old one or the whole new one."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    mode = "wb" if isinstance(data, bytes) else "w"
+    try:
+        with open(temporary, mode) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class Run:
+    """The folder of one training run.
+
+    Args:
+        path: the folder; need not exist yet.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.checkpoint_dir = self.path / "checkpoints"
+        self.preset_dir = self.path / "preset"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.tensorboard_dir = self.path / "tensorboard"
+        self.picture_dir = self.path / "pictures"
+
+    def check(self, experiment):
+        """Raises UserError if this folder belongs to a run of another config or is no run.
+
+        A run that never came to its first step, for a mistake in its config, is in nobody's way.
+        """
+        if self.config_path.exists():
+            if not self.checkpoint_dir.exists():
+                return
+            lines = config_loader.diff(config_loader.load_config([self.config_path]), experiment)
+            if lines:
+                raise UserError(
+                    f"{self.path} is a run of another config ({'; '.join(lines)}); "
+                    "give another --workdir, or the old config to resume it"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                f"{self.path} exists and is no run of vim_tf; give a new or empty --workdir"
+            )
+
+    def start(self, experiment):
+        """Makes the folder and writes the config."""
+        self.check(experiment)
+        try:
+            # The config first: a folder with anything else in it is taken for no run.
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config_path, config_loader.to_yaml(experiment))
+            self.picture_dir.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be written ({error.strerror}); give another --workdir"
+            ) from None
+
+    def load_experiment(self):
+        """Returns the config of this run; UserError if there is none."""
+        if not self.config_path.exists():
+            raise UserError(f"{self.path} is no run: it has no config.yaml; give a run's folder")
+        return config_loader.load_config([self.config_path])
+
+    def save_preset(self, save):
+        """Calls `save(folder)` and then puts that folder in the place of the preset."""
+        new = self.preset_dir.with_name("preset.new")
+        old = self.preset_dir.with_name("preset.old")
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        save(new)
+        if self.preset_dir.exists():
+            os.replace(self.preset_dir, old)
+        os.replace(new, self.preset_dir)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def append_metrics(self, step, kind, values):
+        """Adds one line to metrics.jsonl."""
+        line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
+        with open(self.metrics_path, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a run was killed while it wrote
+                    line = "\n" + line
+            file.write(line.encode())
+
+    def read_metrics(self):
+        """Returns metrics.jsonl as a list of dicts; of a step that was repeated, the last."""
+        if not self.metrics_path.exists():
+            return []
+        records = {}
+        for line in self.metrics_path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed while it wrote
+            records[record["step"], record["kind"]] = record
+        return sorted(records.values(), key=lambda record: record["step"])
+
+
+def find_preset(path):
+    """Returns the preset folder of a run folder or of a preset folder.
+
+    Raises:
+        UserError: neither is there, or the run has not saved a preset yet.
+    """
+    path = Path(path)
+    if (path / "config.json").exists():
+        return path
+    for name in ("preset", "preset.old"):  # the old one remains if a run was killed between
+        if (path / name / "config.json").exists():
+            return path / name
+    if (path / "config.yaml").exists():
+        raise UserError(f"{path} has saved no preset yet; let its training run on")
+    raise UserError(f"{path} is neither a run nor a preset; give the --workdir of a training")

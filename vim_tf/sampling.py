@@ -1,0 +1,260 @@
+"""Drawing tokens from logits, so that a row's tokens depend on that row alone.
+
+An inverse cumulative sum turns differences of 1e-5, which the logits of one picture have between
+batch sizes, into other tokens. Here each code's logit gets Gumbel noise, a hash of (the row's seed,
+the position, the code), and the largest sum wins: an exact sample of the softmax (the Gumbel-max
+trick, arXiv 1411.0030), whatever else is in the batch.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+DROPPED = -1e9  # the logit of a code that may not be drawn; finite, so that no NaN can arise
+
+
+# Noise ------------------------------------------------------------------------------------------
+
+
+def _mix(x):
+    """MurmurHash3's 32-bit finaliser, a bijection of uint32 that spreads every bit over all."""
+    x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
+    x = ops.multiply(x, np.uint32(0x85EBCA6B))
+    x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 13))
+    x = ops.multiply(x, np.uint32(0xC2B2AE35))
+    return ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
+
+
+def _uint32(x, salt):
+    """Casts integers to uint32, negative ones wrapping around, and adds a constant.
+
+    The constant keeps 0, which `_mix` maps to itself, out of the hash.
+    """
+    return ops.add(ops.cast(x, "uint32"), np.uint32(salt))
+
+
+def row_seeds(seed, rows):
+    """Derives a seed for each row from one seed; no two rows get the same.
+
+    Args:
+        seed: int32 or uint32 scalar.
+        rows: number of rows B. The first ones are the same for any B.
+
+    Returns:
+        [B] int32, any value.
+    """
+    first = _mix(_uint32(seed, 0x9E3779B9))
+    return ops.cast(_mix(ops.add(first, ops.cast(ops.arange(rows), "uint32"))), "int32")
+
+
+def noise_bits(seeds, position, codes):
+    """Returns the hash of (seed, position, code): [B,K] uint32, the same on every backend.
+
+    Args: as of `gumbel_noise`.
+    """
+    row = _mix(_uint32(seeds, 0x9E3779B9))  # [B]
+    # Exclusive-or of hashes, not a sum: two seeds would share whole stretches of a sum.
+    row = _mix(ops.bitwise_xor(row, _mix(_uint32(position, 0x7F4A7C15))))
+    code = _mix(_uint32(ops.arange(codes), 0xF39CC060))  # [K]
+    return _mix(ops.bitwise_xor(ops.expand_dims(row, 1), ops.expand_dims(code, 0)))
+
+
+def gumbel_noise(seeds, position, codes):
+    """Standard Gumbel noise that depends on (seed, position, code) only.
+
+    The bits below the logarithms are equal everywhere; the logarithms differ in the last place
+    between kernels, XLA's and others.
+
+    Args:
+        seeds: [B] int32 or uint32.
+        position: int32 scalar.
+        codes: number of codes K.
+
+    Returns:
+        [B,K] float32, from -2.8 to 16.7.
+    """
+    bits = ops.bitwise_right_shift(noise_bits(seeds, position, codes), 9)
+    # 23 bits: one more, and + 0.5 would round up to 1, whose noise is infinite.
+    uniform = (ops.cast(bits, "float32") + 0.5) * 2.0**-23
+    return -ops.log(-ops.log(uniform))
+
+
+# One token --------------------------------------------------------------------------------------
+
+
+def best_code(logits):
+    """Returns the code of the largest logit: [B,K] -> [B] int32; of equal ones the lowest code.
+
+    `ops.argmax` of floats would break TFLite and TF.js.
+    """
+    return ops.cast(ops.top_k(logits, 1)[1][:, 0], "int32")
+
+
+def _heat(logits, temperature):
+    """Divides logits [B,K], less the best of the row, by the temperature [B]."""
+    best = ops.max(logits, axis=1, keepdims=True)
+    return (logits - best) / ops.maximum(ops.expand_dims(temperature, 1), 1e-6)
+
+
+def filter_logits(logits, temperature, top_k, top_p):
+    """Divides logits by the temperature and drops the codes that may not be drawn.
+
+    First all but the `top_k` best codes go, then those beyond the smallest set of best codes whose
+    probability, at this temperature and among the `top_k`, reaches `top_p` (arXiv 1904.09751). At
+    least the best code stays. Where the last place of the set falls among equal logits, the lower
+    codes stay, so that exactly `top_k` codes stay, the same ones everywhere.
+
+    Args:
+        logits: [B,K] float32.
+        temperature: [B] float32, at least 0; below 1e-6 it counts as 1e-6.
+        top_k: [B] int32; 0 is off.
+        top_p: [B] float32 from 0 to 1; 1 is off.
+
+    Returns:
+        [B,K] float32: the scaled logits, the largest 0; `DROPPED` where dropped.
+    """
+    codes = logits.shape[-1]
+    descending = ops.top_k(logits, codes)[0]  # [B,K]
+    limit = ops.expand_dims(ops.where(top_k > 0, top_k, codes), 1)
+    within = ops.arange(codes) < limit  # [B,K], by rank as `descending`
+    share = ops.softmax(ops.where(within, _heat(descending, temperature), DROPPED))
+    before = ops.cumsum(share, axis=1) - share  # probability of the better codes
+    top_p = ops.expand_dims(top_p, 1)
+    within = ops.logical_and(within, ops.logical_or(before < top_p, top_p >= 1))
+    kept = ops.maximum(ops.sum(ops.cast(within, "int32"), axis=1, keepdims=True), 1)  # [B,1]
+    # No second sort to get back to the order of codes: compare with the last logit that stays.
+    last = ops.take_along_axis(descending, kept - 1, axis=1)
+    above = logits > last
+    equal = logits == last
+    room = kept - ops.sum(ops.cast(above, "int32"), axis=1, keepdims=True)
+    first_equals = ops.logical_and(equal, ops.cumsum(ops.cast(equal, "int32"), axis=1) <= room)
+    stays = ops.logical_or(above, first_equals)
+    return ops.where(stays, _heat(logits, temperature), DROPPED)
+
+
+def sample_token(logits, seeds, position, temperature, top_k=None, top_p=None):
+    """Draws one token a row.
+
+    Args:
+        logits: [B,K] float32.
+        seeds: [B] int32 or uint32.
+        position: int32 scalar; the noise of each position is another.
+        temperature: [B] float32, at least 0; 0 takes the best code, as `top_k` 1 does.
+        top_k: [B] int32, 0 is off; or None: off for all rows and `top_p` too, without a sort.
+        top_p: [B] float32 above 0, at most 1, which is off.
+
+    Returns:
+        [B] int32.
+    """
+    if top_k is None:
+        scaled = _heat(logits, temperature)
+    else:
+        scaled = filter_logits(logits, temperature, top_k, top_p)
+    drawn = best_code(scaled + gumbel_noise(seeds, position, logits.shape[-1]))
+    return ops.where(temperature > 0, drawn, best_code(logits))
+
+
+def guided_logits(conditional, null, scale):
+    """Classifier-free guidance (arXiv 2207.12598): null + scale * (conditional - null).
+
+    Args:
+        conditional: [B,K], logits given the label.
+        null: [B,K], logits given the null label.
+        scale: [B]; 1 gives `conditional`, exactly.
+
+    Returns:
+        [B,K].
+    """
+    return conditional + ops.expand_dims(scale - 1.0, 1) * (conditional - null)
+
+
+# All tokens -------------------------------------------------------------------------------------
+
+
+def generate_tokens(
+    next_logits,
+    cache,
+    tokens,
+    seeds,
+    temperature,
+    top_k=None,
+    top_p=None,
+    guidance_scale=None,
+    start=0,
+    stop=None,
+):
+    """Draws the tokens of positions `start` to `stop - 1`, one after the other.
+
+    Calling it for 0..5 and then for 5..N gives the same tokens as once for 0..N.
+
+    Args:
+        next_logits: function (previous [B] int32, position int32 scalar, cache) -> (logits [B,K]
+            float32, cache), called at each position in turn; `previous` is the token before, 0 at
+            position 0. With guidance it gets 2B rows, the same tokens twice, and answers for the
+            labels in the first half and for the null label in the second.
+        cache: anything nested that keeps its shapes; as `next_logits` needs it at `start`.
+        tokens: [N,B] int32, time first; those before `start` are read, the others overwritten.
+        seeds: [B] int32 or uint32.
+        temperature: [B] float32; with `top_k` and `top_p` as in `sample_token`.
+        top_k: [B] int32, or None.
+        top_p: [B] float32, or None.
+        guidance_scale: [B] float32 as in `guided_logits`, or None: no guidance, no doubled batch.
+        start: int or int32 scalar.
+        stop: int or int32 scalar; by default N.
+
+    Returns:
+        (tokens [N,B] int32, cache).
+    """
+    stop = ops.convert_to_tensor(tokens.shape[0] if stop is None else stop, "int32")
+
+    def step(position, tokens, cache):
+        previous = ops.take(tokens, ops.maximum(position - 1, 0), axis=0)  # [B]
+        previous = ops.where(position > 0, previous, 0)
+        if guidance_scale is None:
+            logits, cache = next_logits(previous, position, cache)
+        else:
+            logits, cache = next_logits(ops.tile(previous, (2,)), position, cache)
+            conditional, null = ops.split(logits, 2, axis=0)
+            logits = guided_logits(conditional, null, guidance_scale)
+        token = sample_token(logits, seeds, position, temperature, top_k, top_p)
+        place = ops.reshape(position, (1, 1))
+        tokens = ops.scatter_update(tokens, place, ops.expand_dims(token, 0))
+        return position + 1, tokens, cache
+
+    _, tokens, cache = ops.while_loop(
+        lambda position, tokens, cache: position < stop,
+        step,
+        (ops.convert_to_tensor(start, "int32"), tokens, cache),
+    )
+    return tokens, cache
+
+
+# Compilation ------------------------------------------------------------------------------------
+
+
+def compiled(function, variables):
+    """Compiles a function of tensors once for each set of shapes, on the backend in use.
+
+    Args:
+        function: takes and returns nested tensors and None; may read `variables`, not assign them.
+        variables: the Keras variables it reads; each call sees their values at that time.
+
+    Returns:
+        The compiled function, for positional arguments; uncompiled on an unknown backend.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        graph = tf.function(function, autograph=False)
+        return lambda *inputs: graph(*inputs)  # a bare tf.function would be saved with a model
+    if keras.backend.backend() == "jax":
+        import jax
+
+        @jax.jit
+        def pure(values, *inputs):
+            pairs = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=pairs):
+                return function(*inputs)
+
+        return lambda *inputs: pure([variable.value for variable in variables], *inputs)
+    return function

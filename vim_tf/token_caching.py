@@ -1,0 +1,66 @@
+"""Making a data set's tokens once, with a tokenizer, and finding them again."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
+
+
+def describe_data(config, seed):
+    """Returns what tokens depend on in a `DataConfig`, for the cache's header."""
+    described = asdict(config)
+    described.pop("batch_size")
+    return {**described, "seed": seed}
+
+
+def open_or_make_cache(folder, tokenizer, data, passes):
+    """Opens the cache at `folder`, or tokenizes the pictures into a new one there.
+
+    Args:
+        folder: of the cache.
+        tokenizer: the `ViTVQGAN`.
+        data: the `ImageData`.
+        passes: augmented passes over the training pictures.
+
+    Returns:
+        A `TokenCache`.
+
+    Raises:
+        UserError: the cache there is another tokenizer's or of other pictures, or is damaged.
+    """
+    folder = Path(folder)
+    described = {**describe_data(data.config, data.seed), "passes": passes}
+    tokenizer_hash = tokenizer.weights_hash()
+    if not (folder / HEADER_FILE).exists():
+        header = {
+            "tokenizer_hash": tokenizer_hash,
+            "data": described,
+            "grid": list(tokenizer.grid),
+            "codes": tokenizer.config.quantizer.codes,
+            "class_names": list(data.class_names),
+        }
+        splits = {
+            "train": [
+                _tokens(
+                    tokenizer, data.augmented_pass(i), data.train_size, f"pass {i + 1} of {passes}"
+                )
+                for i in range(passes)
+            ],
+            "validation": [
+                _tokens(tokenizer, data.evaluation(), data.validation_size, "validation")
+            ],
+        }
+        write_token_cache(folder, splits, header)
+    return TokenCache.open(folder, tokenizer_hash, described)
+
+
+def _tokens(tokenizer, dataset, size, name):
+    """Yields (tokens [B,N], labels [B]) of each batch, with a progress bar on a terminal."""
+    tokenize = tf.function(tokenizer.tokenize, reduce_retracing=True, autograph=False)
+    with tqdm(total=size, unit="img", desc=f"tokenizing, {name}", disable=None) as bar:
+        for batch in dataset:
+            yield tokenize(batch["image"]).numpy(), batch["label"].numpy()
+            bar.update(len(batch["label"]))

@@ -1,0 +1,43 @@
+"""Makes a token cache: `python -m vim_tf.tokenize_dataset --config configs/emoji/vim.yaml --out D`.
+
+Training VIM does the same on its first run; by hand it is for making a cache once, on a faster
+machine, or for several trainings (`tokenizer.cache`).
+"""
+
+import argparse
+import sys
+
+from vim_tf import command_line, config_loader
+from vim_tf.errors import UserError
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m vim_tf.tokenize_dataset", description=__doc__)
+    parser.add_argument("--config", action="append", required=True, metavar="YAML")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", help="folder of the cache; tokenizer.cache if not given")
+    arguments = parser.parse_args(arguments)
+    experiment = config_loader.load_config(arguments.config, arguments.set)
+    if experiment.experiment != "vim":
+        raise UserError(
+            f"{arguments.config[-1]} is a config of experiment {experiment.experiment}; "
+            "token caches are made for experiment vim"
+        )
+    folder = arguments.out or experiment.tokenizer.cache
+    if not folder:
+        raise UserError("no folder for the cache; give --out or tokenizer.cache")
+
+    from vim_tf import builders
+    from vim_tf.token_caching import open_or_make_cache
+
+    tokenizer, data = builders.open_tokenizer_and_data(experiment)
+    cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
+    for name, value in cache.statistics().items():
+        sys.stdout.write(
+            f"{name}: {value:.4g}\n" if isinstance(value, float) else f"{name}: {value}\n"
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

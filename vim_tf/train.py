@@ -1,0 +1,102 @@
+"""Trains the tokenizer or VIM: `python -m vim_tf.train --config configs/emoji/vit_vqgan.yaml`.
+
+Running the same command again resumes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vim_tf import command_line, config_loader
+from vim_tf.runs import Run
+
+
+def parse_arguments(arguments=None):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.train",
+        description="Train the image tokenizer or VIM. The same command again resumes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="config keys:\n" + config_loader.config_help(),
+    )
+    parser.add_argument(
+        "--config", action="append", required=True, metavar="YAML", help="later files win"
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override single keys, for example --set data.batch_size=64 seed=1",
+    )
+    parser.add_argument(
+        "--workdir", help="the run's folder; runs/<name of the config> if not given"
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and stop"
+    )
+    mode.add_argument(
+        "--describe",
+        action="store_true",
+        help="push one synthetic batch through and print each hop's shape, parameters and time",
+    )
+    mode.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="try everything once in a temporary folder: data, memory table, a step, a save, "
+        "a load, a sample",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    arguments = parse_arguments(arguments)
+    experiment = config_loader.load_config(arguments.config, arguments.set)
+    if arguments.print_config:
+        sys.stdout.write(config_loader.to_yaml(experiment))
+        return
+    if arguments.describe:
+        from vim_tf.describe import describe
+
+        describe(experiment)
+        return
+    if arguments.dry_run:
+        from vim_tf.dry_run import dry_run
+
+        dry_run(experiment)
+        return
+    run = Run(arguments.workdir or _default_workdir(arguments.config[-1]))
+    run.check(experiment)
+
+    from vim_tf import builders
+    from vim_tf.devices import describe_devices
+    from vim_tf.trainers import loop
+
+    strategy = builders.make_strategy(experiment.training)
+    sys.stderr.write(f"{describe_devices(strategy)}\n")
+    run.start(experiment)
+    stage = builders.make_stage(experiment, strategy, run)
+
+    def announce(step):
+        how = f"resuming at step {step}" if step else "starting"
+        sys.stderr.write(
+            f"{run.path}: {how}, {experiment.training.steps} steps of "
+            f"{experiment.data.batch_size} images, {stage.images_per_epoch} images an epoch, "
+            f"{stage.trainer.model.count_params():,} parameters\n"
+        )
+
+    results = loop.train(stage, run, strategy, announce)
+    summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
+    sys.stdout.write(f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n")
+
+
+def _default_workdir(config):
+    path = Path(config)
+    return Path("runs") / (f"{path.parent.name}_{path.stem}" if path.parent.name else path.stem)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

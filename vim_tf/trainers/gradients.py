@@ -1,0 +1,75 @@
+"""From each replica's gradients to one update of the weights: reduce, then clip, then apply.
+
+Keras clips before it sums over replicas, so that its `global_clipnorm` depends on their number.
+"""
+
+import tensorflow as tf
+
+
+def densify(gradients):
+    """Turns IndexedSlices, the gradients of embedding lookups, into dense tensors.
+
+    A row that was looked up twice is two slices; the norm of the values is then not the norm of
+    the gradient, which has their sum in that row.
+
+    Args:
+        gradients: list of tensors and `tf.IndexedSlices` with a known dense shape.
+
+    Returns:
+        list of tensors.
+    """
+    return [
+        tf.math.unsorted_segment_sum(gradient.values, gradient.indices, gradient.dense_shape[0])
+        if isinstance(gradient, tf.IndexedSlices)
+        else gradient
+        for gradient in gradients
+    ]
+
+
+def gradients_or_zeros(tape, loss, variables):
+    """Returns the gradients of a loss by Keras variables; zeros where it does not depend on one.
+
+    The tape makes those zeros from a variable's dtype, which it cannot read of a Keras variable.
+    """
+    values = [variable.value for variable in variables]
+    return tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+
+def apply_gradients(optimizer, gradients, variables, clip_norm):
+    """Averages gradients over the replicas, clips their global norm and updates the variables.
+
+    To be called in replica context: inside `strategy.run`, or without a strategy. The result is
+    that of one replica which has seen the whole global batch, for any number of replicas.
+
+    Args:
+        optimizer: Keras optimizer, built on `variables` inside `strategy.scope()`; must not clip.
+        gradients: one a variable, of the replica's mean loss.
+        variables: the Keras variables.
+        clip_norm: greatest global norm of the averaged gradients; 0 does not clip.
+
+    Returns:
+        float32 scalar: the global norm before clipping, the same on every replica.
+
+    Raises:
+        ValueError: a variable has no gradient, that is, the loss does not depend on it.
+    """
+    missing = [
+        variable.path
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if gradient is None
+    ]
+    if missing:
+        raise ValueError(f"the loss has no gradient for {', '.join(missing)}")
+
+    context = tf.distribute.get_replica_context()
+    gradients = densify(gradients)
+    # One call, so that the strategy can pack the list into few transfers.
+    gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+    norm = tf.linalg.global_norm([tf.cast(gradient, tf.float32) for gradient in gradients])
+    scale = clip_norm / tf.maximum(norm, clip_norm) if clip_norm else 1.0
+    # Keras' optimizer sums over the replicas once more, over gradients that are now all equal.
+    scale /= context.num_replicas_in_sync
+    optimizer.apply(
+        [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients], variables
+    )
+    return norm

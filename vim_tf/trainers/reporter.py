@@ -1,0 +1,90 @@
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, and a line in metrics.jsonl."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SHOWN = (
+    "total",
+    "nats",
+    "psnr",
+    "l2",
+    "discriminator",
+    "adversarial",
+    "usage",
+    "perplexity",
+    "accuracy",
+)
+
+
+class Reporter:
+    """Called by the loop with what it measured; writes to the terminal and to the run.
+
+    Args:
+        run: the `Run`.
+        first_step: the step at which this process began.
+        steps: the step at which the run ends.
+        batch_size: global batch size, for images a second.
+        stream: where to write; standard error by default.
+    """
+
+    def __init__(self, run, first_step, steps, batch_size, stream=None):
+        self.run = run
+        self.step = first_step
+        self.steps = steps
+        self.batch_size = batch_size
+        self.stream = stream or sys.stderr
+        self.started = self.reported = time.monotonic()
+        self.first_step = first_step
+        self.bar = None
+        if self.stream.isatty():
+            self.bar = tqdm(
+                total=steps, initial=first_step, file=self.stream, unit="step", dynamic_ncols=True
+            )
+
+    def train(self, step, values):
+        """Reports the means of the steps since the last report."""
+        now = time.monotonic()
+        rate = (step - self.step) * self.batch_size / max(now - self.reported, 1e-9)
+        values = {**values, "images_per_second": rate}
+        self.run.append_metrics(step, "train", values)
+        text = f"{_format(values)}  {rate:.1f} img/s"
+        if self.bar:
+            self.bar.update(step - self.step)
+            self.bar.set_postfix_str(text)
+        else:
+            per_step = (now - self.started) / (step - self.first_step)
+            left = _clock(per_step * (self.steps - step))
+            self.say(f"step {step}/{self.steps}  {text}  {left} left")
+        self.step, self.reported = step, now
+
+    def evaluation(self, step, values):
+        """Reports an evaluation; its time does not count as training."""
+        self.run.append_metrics(step, "evaluation", values)
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.say(f"evaluation at step {step}:  {numbers}")
+        self.reported = time.monotonic()
+
+    def say(self, text):
+        """Writes one line, above the bar if there is one."""
+        if self.bar:
+            self.bar.write(text, file=self.stream)
+        else:
+            self.stream.write(text + "\n")
+            self.stream.flush()
+
+    def close(self):
+        """Ends the bar."""
+        if self.bar:
+            self.bar.close()
+
+
+def _clock(seconds):
+    """Hours, however many, minutes and seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
+def _format(values):
+    return "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)

@@ -1,0 +1,166 @@
+"""What depends on the step alone: learning rates, the optimizer that uses them, and ramps."""
+
+import math
+
+import keras
+from keras import ops
+
+from vim_tf.errors import UserError
+
+
+@keras.saving.register_keras_serializable(package="vim_tf")
+class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear from 0 to `peak`, a plateau, then a decay that ends at `steps`.
+
+    The decay starts at `decay_start`, or where the warm-up ends if that is later. "cosine" and
+    "exponential" reach `final_ratio * peak` exactly at `steps` and stay there; "constant" keeps the
+    peak. As in https://arxiv.org/abs/2110.04627: cosine for stage 1 (section 3.3), exponential
+    after a plateau for stage 2 (section 3.4).
+
+    Args:
+        peak: learning rate at the end of the warm-up.
+        steps: length of the run.
+        warmup_steps: length of the warm-up; with 0 the first step already has the peak.
+        decay_start: step, counted from 0, where the plateau ends.
+        final_ratio: share of the peak that is left at `steps`.
+        kind: "cosine", "exponential" or "constant".
+        start: before this step the rate is 0, so that not even weight decay acts; the warm-up
+            counts from it.
+    """
+
+    def __init__(self, peak, steps, warmup_steps, decay_start, final_ratio, kind, start=0):
+        self.start = start
+        self.peak = peak
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+        self.decay_start = decay_start
+        self.final_ratio = final_ratio
+        self.kind = kind
+
+    def __call__(self, step):
+        """Returns the float32 learning rate of `step`, an integer scalar."""
+        step = ops.cast(step, "float32")
+        started = ops.cast(step >= self.start, "float32")
+        warmup = ops.clip((step - self.start) / max(self.warmup_steps, 1), 0.0, 1.0)
+        warmup = warmup if self.warmup_steps else 1.0
+        return self.peak * started * warmup * self._decay(step)
+
+    def _decay(self, step):
+        """Share of the peak, without the warm-up; 1 up to the start of the decay."""
+        start = max(self.decay_start, self.start + self.warmup_steps)
+        progress = ops.clip((step - start) / max(self.steps - start, 1), 0.0, 1.0)
+        if self.kind == "cosine":
+            cosine = (1.0 + ops.cos(math.pi * progress)) / 2.0
+            return self.final_ratio + (1.0 - self.final_ratio) * cosine
+        if self.kind == "exponential":
+            return ops.exp(math.log(self.final_ratio) * progress)
+        return ops.ones_like(progress)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "peak": self.peak,
+            "steps": self.steps,
+            "warmup_steps": self.warmup_steps,
+            "decay_start": self.decay_start,
+            "final_ratio": self.final_ratio,
+            "kind": self.kind,
+            "start": self.start,
+        }
+
+
+def learning_rate_schedule(config, steps, start=0):
+    """Builds the schedule of a run of `steps` steps from an `OptimizerConfig`.
+
+    Args:
+        config: the `OptimizerConfig`.
+        steps: length of the run.
+        start: the step at which what is optimized begins to be trained.
+
+    Returns:
+        `WarmupDecay`.
+
+    Raises:
+        UserError: the warm-up or the plateau is longer than the run.
+    """
+    for name in ("warmup_steps", "decay_start"):
+        value = getattr(config, name)
+        if value > steps:
+            raise UserError(
+                f"optimizer.{name} is {value} and training.steps is {steps}; "
+                f"set optimizer.{name} to {steps} or less"
+            )
+    return WarmupDecay(
+        peak=config.learning_rate,
+        steps=steps,
+        warmup_steps=config.warmup_steps,
+        decay_start=config.decay_start,
+        final_ratio=config.final_ratio,
+        kind=config.schedule,
+        start=start,
+    )
+
+
+@keras.saving.register_keras_serializable(package="vim_tf")
+class KernelAdamW(keras.optimizers.AdamW):
+    """AdamW (arXiv 1711.05101) that decays variables named `kernel` and no others.
+
+    Kernels are the matrices of dense and convolution layers. Biases, the norms' scales, the
+    codebook, and the embeddings of tokens, labels and positions keep their values: for these
+    smaller is not simpler, and a row that is rarely used would fade between its uses.
+    """
+
+    def build(self, variables):
+        """Creates the slots; call it inside `strategy.scope()`, before the first step."""
+        if not self.built:
+            self.exclude_from_weight_decay(
+                var_list=[variable for variable in variables if variable.name != "kernel"]
+            )
+        super().build(variables)
+
+
+def make_optimizer(config, steps, start=0):
+    """Builds the optimizer of an `OptimizerConfig` for a run of `steps` steps.
+
+    It does not clip: Keras would do so before gradients are summed over replicas; see
+    `gradients.apply_gradients`. Call `build(variables)` inside `strategy.scope()`.
+
+    Args:
+        config: the `OptimizerConfig`.
+        steps: length of the run.
+        start: before this step nothing moves.
+
+    Returns:
+        `KernelAdamW` with the config's learning-rate schedule.
+
+    Raises:
+        UserError: as `learning_rate_schedule`.
+    """
+    return KernelAdamW(
+        learning_rate=learning_rate_schedule(config, steps, start),
+        beta_1=config.beta_1,
+        beta_2=config.beta_2,
+        # Below Keras' 1e-7: losses are means over pixels, and gradients of 1e-6 are usual.
+        epsilon=1e-8,
+        weight_decay=config.weight_decay,
+    )
+
+
+def start_step(start, steps):
+    """The step meant by `start`: itself, or below 1 that share of a run of `steps` steps."""
+    return round(start * steps) if start < 1 else int(start)
+
+
+def ramp(step, start, ramp_steps):
+    """Weight of a term that sets in at `start` and has grown linearly `ramp_steps` steps later.
+
+    Args:
+        step: int or integer scalar tensor.
+        start: first step with a weight above 0.
+        ramp_steps: with 0 the weight is 1 from `start` on.
+
+    Returns:
+        float32 scalar: 0 before `start`, 1 from `start + ramp_steps` on.
+    """
+    since = ops.cast(ops.convert_to_tensor(step) - start + 1, "float32")
+    return ops.clip(since / (ramp_steps + 1), 0.0, 1.0)

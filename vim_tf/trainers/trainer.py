@@ -1,0 +1,124 @@
+"""What the trainers of both stages share: one train step for Keras' fit and for the orbit loop."""
+
+import keras
+import tensorflow as tf
+
+from vim_tf.ema import ExponentialMovingAverage
+from vim_tf.trainers.schedules import make_optimizer
+
+
+class Trainer(keras.Model):
+    """A model, the moving average of its weights, and the definition of one training step.
+
+    Subclasses say what a step is in two halves: `compute_gradients(batch)`, pure and compilable,
+    and `apply_gradients(gradients)`, which reduces over the replicas, clips and applies.
+
+    Attributes:
+        experiment: the configuration.
+        model: the model that is trained.
+        ema_model: the same model with averaged weights, for evaluation and sampling.
+        epoch_logs: names of logs that mean something only over a whole epoch.
+        images_counted: number of images that are in these logs.
+    """
+
+    epoch_logs = ()
+    images_counted = 0
+
+    def __init__(self, experiment, model, ema_model, log_names, test_names):
+        super().__init__()
+        self.experiment = experiment
+        self.model = model
+        self.ema_model = ema_model
+        ema_model.trainable = False
+        self.ema = ExponentialMovingAverage(
+            model.trainable_variables, ema_model.weights, experiment.training.ema_decay
+        )
+        self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
+        # Not the names of logs: fit would report these, which are still 0, in the place of those.
+        self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
+        self._gradients = self.compute_gradients
+        if experiment.training.jit_compile:
+            self._gradients = tf.function(self.compute_gradients, jit_compile=True, autograph=False)
+        self.built = True
+
+    @property
+    def metrics(self):
+        """Everything that Keras resets between epochs."""
+        return [*self.log_metrics.values(), *self.test_metrics.values()]
+
+    @property
+    def step(self):
+        """Number of steps done, an int64 tf.Variable."""
+        return self.optimizer.iterations.value
+
+    def compile(self, optimizer=None, **kwargs):
+        """Like Keras' compile; the optimizer is the experiment's unless one is given.
+
+        Call it inside `strategy.scope()`: the slots are created here, because Keras would create
+        them lazily for each replica, and a step with two optimizers crashes on that.
+        """
+        steps = self.experiment.training.steps
+        optimizer = optimizer or make_optimizer(self.experiment.optimizer, steps)
+        super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
+        optimizer.build(self.model.trainable_variables)
+
+    def compute_gradients(self, batch):
+        """Returns (gradients, logs, what `after_step` needs) of one replica's batch."""
+        raise NotImplementedError
+
+    def apply_gradients(self, gradients):
+        """Applies what `compute_gradients` returned; returns more logs."""
+        raise NotImplementedError
+
+    def after_step(self, step, extras):
+        """Called in each replica after the weights moved; a place for codebook remedies."""
+
+    def reset_logs(self, whole_epoch):
+        """Starts new means; what counts over epochs goes on unless one is over."""
+        for metric in self.log_metrics.values():
+            metric.reset_state()
+
+    def summarize(self, results):
+        """Turns `evaluate_batch`'s results of all images, [M] or [M,N], into named numbers."""
+        raise NotImplementedError
+
+    def histograms(self):
+        """Returns what TensorBoard shows as histograms, by name."""
+        return {}
+
+    def evaluate_batch(self, batch):
+        """Returns one number or row of tokens an image, from the averaged weights, in a dict."""
+        raise NotImplementedError
+
+    @tf.autograph.experimental.do_not_convert  # conversion takes longer than tracing
+    def train_step(self, batch):
+        """One step; returns the running means of the logs."""
+        step = tf.identity(self.step)
+        gradients, logs, extras = self._gradients(batch)
+        logs |= self.apply_gradients(gradients)
+        self.ema.update(step)
+        self.after_step(step, extras)
+        for name, value in logs.items():
+            self.log_metrics[name].update_state(value)
+        return self.train_results()
+
+    def train_results(self):
+        """Returns the running means of the logs since the last reset."""
+        return {name: metric.result() for name, metric in self.log_metrics.items()}
+
+    def test_step(self, batch):
+        """Updates the test metrics with one batch; returns their running means."""
+        results = self.evaluate_batch(batch)
+        for name, metric in self.test_metrics.items():
+            metric.update_state(results[name])
+        return {name: metric.result() for name, metric in self.test_metrics.items()}
+
+    def checkpoint_items(self):
+        """Returns the trackables that make up the state of a run, by name."""
+        return {
+            "model": self.model,
+            "ema_model": self.ema_model,
+            "optimizer": self.optimizer,
+            # tf.train.Checkpoint leaves the state of Keras' random layers out.
+            "seeds": [v.value for v in self.model.variables if "seed" in v.path],
+        }
