@@ -70,7 +70,7 @@ def graphs_as_written():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-@pytest.mark.parametrize("stage", [pytest.param("vit_vqgan", marks=pytest.mark.large), "vim"])
+@pytest.mark.parametrize("stage", DATA)
 def test_fit_and_orbit_give_the_same_weights_bit_for_bit(tiny, stage, graphs_as_written):
     default = tf.distribute.get_strategy()
     fitted = make_trainer(tiny, stage, default)
@@ -90,7 +90,6 @@ def test_fit_and_orbit_give_the_same_weights_bit_for_bit(tiny, stage, graphs_as_
         np.testing.assert_array_equal(fitting.history[name][0], value, err_msg=name)
 
 
-@pytest.mark.large
 @pytest.mark.parametrize("stage", DATA)
 def test_two_replicas_give_one_replicas_weights(tiny, stage, two_replicas):
     """But for the order of sums, and for what is drawn or averaged for each replica alone.

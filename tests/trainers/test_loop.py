@@ -14,7 +14,6 @@ from vim_tf.trainers import loop
 from vim_tf.trainers.reporter import Reporter
 
 pytestmark = pytest.mark.large  # two runs a stage, and the discriminator takes long to compile
-STAGES = (pytest.param("vit_vqgan", marks=pytest.mark.large), "vim")
 
 
 class Stop(Exception):
@@ -35,8 +34,16 @@ def arguments(stage, configs, runs, workdir):
     return ["--config", str(configs[stage]), "--workdir", str(workdir), *more]
 
 
-@pytest.fixture(scope="module", params=STAGES)
-def resumed(request, tiny_configs, tiny_runs, tmp_path_factory):
+@pytest.fixture(scope="module")
+def whole_runs(tiny_configs, tiny_runs, tmp_path_factory):
+    """`tiny_runs`, but with the discriminator in stage 1."""
+    workdir = tmp_path_factory.mktemp("whole") / "vit_vqgan"
+    train.main(arguments("vit_vqgan", tiny_configs, tiny_runs, workdir))
+    return {**tiny_runs, "vit_vqgan": workdir}
+
+
+@pytest.fixture(scope="module", params=["vit_vqgan", "vim"])
+def resumed(request, tiny_configs, tiny_runs, whole_runs, tmp_path_factory):
     """(stage, the uninterrupted run, the resumed run)."""
     stage = request.param
     workdir = tmp_path_factory.mktemp("resumed") / stage
@@ -48,7 +55,7 @@ def resumed(request, tiny_configs, tiny_runs, tmp_path_factory):
     stopped = tf.train.latest_checkpoint(workdir / "checkpoints")
     assert stopped and not stopped.endswith("-6")
     train.main(given)
-    return stage, Run(tiny_runs[stage]), Run(workdir)
+    return stage, Run(whole_runs[stage]), Run(workdir)
 
 
 def read_checkpoint(run):
@@ -120,15 +127,15 @@ def test_pictures_and_tensorboard_are_written(resumed):
         assert (tag, 6) in tags
 
 
-def test_only_so_many_checkpoints_are_kept(tiny_configs, tiny_runs):
-    kept = {path.stem for path in (tiny_runs["vit_vqgan"] / "checkpoints").glob("*.index")}
+def test_only_so_many_checkpoints_are_kept(whole_runs):
+    kept = {path.stem for path in (whole_runs["vit_vqgan"] / "checkpoints").glob("*.index")}
     assert "ckpt-6" in kept
     assert len(kept) <= 3
 
 
-def test_a_finished_run_is_evaluated_again(tiny_configs, tiny_runs, tmp_path, capsys):
+def test_a_finished_run_is_evaluated_again(tiny_configs, tiny_runs, whole_runs, capsys):
     stage = "vit_vqgan"
-    run = Run(tiny_runs[stage])
+    run = Run(whole_runs[stage])
     before, lines = read_checkpoint(run), run.read_metrics()
     train.main(arguments(stage, tiny_configs, tiny_runs, run.path))
     output = capsys.readouterr()
