@@ -62,7 +62,7 @@ demo: venv
 	    set -- --set data.source=folder --set "data.path=$$DATA" --set data.on_error=skip; \
 	    [ -n "$$(find "$$DATA" -mindepth 1 -type d | head -n 1)" ] || conditional=no; \
 	fi; \
-	echo "Demo on $$what, about 15 minutes on two cores; everything goes into $$run"; \
+	echo "Demo on $$what, about 10 minutes on two cores; everything goes into $$run"; \
 	echo '1/3 ViT-VQGAN, the tokenizer'; \
 	$(python) -m vim_tf.train --config configs/emoji/vit_vqgan.yaml --workdir "$$run/vit_vqgan" "$$@"; \
 	if [ $$conditional = no ]; then \
