@@ -83,7 +83,7 @@ def ours(*names):
 
 def test_the_walk_sees_the_tree():
     assert {"vim_tf.config", "vim_tf.models.vit_vqgan", "vim_tf.export"} <= set(SOURCES)
-    assert "vim_tf.errors" in IMPORTS["vim_tf.config"]
+    assert "vim_tf.errors" in IMPORTS["vim_tf.config_checks"]
     assert {"keras", "vim_tf.errors"} <= reachable("vim_tf.models.vit_vqgan")
 
 
@@ -91,7 +91,8 @@ def test_the_walk_sees_the_tree():
     ("layer", "allowed"),
     [
         ("errors", []),
-        ("config", ["errors"]),
+        ("config_checks", ["errors"]),
+        ("config", ["config_checks", "errors"]),
         ("config_loader", ["config", "errors"]),
         ("losses", ["config", "errors"]),
         ("sampling", ["config", "errors"]),
@@ -132,7 +133,7 @@ def test_nothing_imports_itself_in_a_circle():
         assert name not in reachable(name), name
 
 
-@pytest.mark.parametrize("name", ["config", "config_loader", "errors"])
+@pytest.mark.parametrize("name", ["config", "config_checks", "config_loader", "errors"])
 def test_configs_are_read_without(name):
     slow = {"tensorflow", "keras", "orbit", "tensorflow_datasets", "matplotlib", "numpy"}
     assert not roots(reachable(f"vim_tf.{name}")) & slow

@@ -217,3 +217,37 @@ def test_defaults_are_the_papers_recipe():
     assert (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2) == (4.5e-4, 0.9, 0.96)
     assert (optimizer.warmup_steps, optimizer.decay_start) == (5_000, 80_000)
     assert Fraction(optimizer.final_ratio).limit_denominator(1000) == Fraction(1, 45)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "section"),
+    [
+        (ViTVQGANExperiment, "optimizer"),
+        (ViTVQGANExperiment, "discriminator_optimizer"),
+        (VIMExperiment, "optimizer"),
+    ],
+)
+@pytest.mark.parametrize("name", ["warmup_steps", "decay_start"])
+def test_no_warm_up_or_plateau_is_longer_than_the_run(experiment, section, name):
+    def make(value):
+        short = OptimizerConfig(warmup_steps=0)
+        optimizers = {
+            field.name: short
+            for field in dataclasses.fields(experiment)
+            if field.name.endswith("optimizer")
+        }
+        optimizers[section] = dataclasses.replace(short, **{name: value})
+        return experiment(training=TrainingConfig(steps=100), **optimizers)
+
+    assert getattr(getattr(make(100), section), name) == 100
+    with pytest.raises(UserError) as caught:
+        make(101)
+    assert str(caught.value) == (
+        f"{section}.{name} is 101 and training.steps is 100; set {section}.{name} to 100 or less"
+    )
+
+
+def test_a_cache_and_online_tokens_exclude_each_other():
+    assert TokenizerConfig(cache="x").online is False
+    with pytest.raises(UserError, match="tokenizer.cache is x and tokenizer.online is true"):
+        TokenizerConfig(cache="x", online=True)

@@ -113,7 +113,6 @@ def test_modes_exclude_each_other(capsys):
 @pytest.mark.parametrize(
     ("stage", "override", "message"),
     [
-        ("vit_vqgan", "optimizer.warmup_steps=7", "optimizer.warmup_steps is 7"),
         ("vit_vqgan", "data.path=/nowhere", "/nowhere"),
         ("vim", "seed=0", "tokenizer.run is not set"),
         ("vim", "tokenizer.run=/nowhere", "/nowhere is neither a run nor a preset"),

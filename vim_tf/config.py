@@ -9,28 +9,7 @@ answer at once. Where a default is not the paper's, a comment says whose it is.
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from vim_tf.errors import UserError
-
-
-def _require(condition, message):
-    if not condition:
-        raise UserError(message)
-
-
-def _positive(section, **values):
-    for name, value in values.items():
-        _require(value > 0, f"{section}.{name} is {value}; it must be greater than 0")
-
-
-def _not_negative(section, **values):
-    for name, value in values.items():
-        _require(value >= 0, f"{section}.{name} is {value}; it must be 0 or greater")
-
-
-def _fraction(section, **values):
-    for name, value in values.items():
-        _require(0 <= value <= 1, f"{section}.{name} is {value}; it must be from 0 to 1")
-
+from vim_tf.config_checks import fraction, no_longer_than, not_negative, positive, require
 
 # Data -----------------------------------------------------------------------------------------
 
@@ -50,7 +29,7 @@ class AugmentationConfig:
     flip: bool = True
 
     def __post_init__(self):
-        _require(
+        require(
             0 < self.min_area <= 1,
             f"data.augmentation.min_area is {self.min_area}; it must be above 0 and at most 1",
         )
@@ -73,22 +52,22 @@ class DataConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self):
-        _positive("data", batch_size=self.batch_size)
-        _require(
+        positive("data", batch_size=self.batch_size)
+        require(
             min(self.image_size) > 0,
             f"data.image_size is {list(self.image_size)}; give height and width, both above 0",
         )
-        _require(
+        require(
             0 < self.validation_fraction < 1,
             f"data.validation_fraction is {self.validation_fraction}; "
             "it must lie between 0 and 1, for example 0.1",
         )
         needs_path = self.source in ("folder", "tfrecord", "idx")
-        _require(
+        require(
             self.path or not needs_path,
             f"data.path is not set; data.source {self.source} needs it: --set data.path=...",
         )
-        _require(
+        require(
             self.name or self.source != "tfds",
             "data.name is not set; data.source tfds needs a dataset name, for example cifar10",
         )
@@ -96,7 +75,7 @@ class DataConfig:
             ("validation_path", ("folder", "tfrecord")),
             ("validation_split", ("tfds", "idx")),
         ):
-            _require(
+            require(
                 getattr(self, other) is None or self.source in sources,
                 f"data.{other} is set, but data.source is {self.source}; "
                 f"it is read for {' and '.join(sources)} only",
@@ -117,18 +96,18 @@ class TransformerConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        _positive(
+        positive(
             "transformer",
             blocks=self.blocks,
             heads=self.heads,
             dim=self.dim,
             mlp_dim=self.mlp_dim,
         )
-        _require(
+        require(
             self.dim % self.heads == 0,
             f"dim is {self.dim} and heads is {self.heads}; dim must be a multiple of heads",
         )
-        _require(
+        require(
             0 <= self.dropout < 1, f"dropout is {self.dropout}; it must be at least 0 and below 1"
         )
 
@@ -161,14 +140,14 @@ class QuantizerConfig:
     revive_below: float = 0.1  # dead: hit less than this share of an even code's hits
 
     def __post_init__(self):
-        _positive(
+        positive(
             "model.quantizer",
             codes=self.codes,
             code_dim=self.code_dim,
             initial_scale=self.initial_scale,
         )
-        _not_negative("model.quantizer", revive_every=self.revive_every)
-        _fraction("model.quantizer", revive_below=self.revive_below)
+        not_negative("model.quantizer", revive_every=self.revive_every)
+        fraction("model.quantizer", revive_below=self.revive_below)
 
 
 @dataclass(frozen=True)
@@ -183,7 +162,7 @@ class ViTVQGANConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self):
-        _positive("model", patch_size=self.patch_size)
+        positive("model", patch_size=self.patch_size)
 
 
 @dataclass(frozen=True)
@@ -198,14 +177,14 @@ class DiscriminatorConfig:
     r1_every: int = 16
 
     def __post_init__(self):
-        _positive("discriminator", channels=self.channels, base_channels=self.base_channels)
-        _not_negative(
+        positive("discriminator", channels=self.channels, base_channels=self.base_channels)
+        not_negative(
             "discriminator",
             start=self.start,
             ramp_steps=self.ramp_steps,
             r1_gamma=self.r1_gamma,
         )
-        _positive("discriminator", r1_every=self.r1_every)
+        positive("discriminator", r1_every=self.r1_every)
 
 
 @dataclass(frozen=True)
@@ -223,7 +202,7 @@ class ViTVQGANLossConfig:
     perceptual_weights: str = "imagenet"  # or the path of a VGG16 weights file without top
 
     def __post_init__(self):
-        _not_negative(
+        not_negative(
             "losses",
             codebook=self.codebook,
             commitment=self.commitment,
@@ -233,7 +212,7 @@ class ViTVQGANLossConfig:
             adversarial=self.adversarial,
             entropy=self.entropy,
         )
-        _positive("losses", entropy_temperature=self.entropy_temperature)
+        positive("losses", entropy_temperature=self.entropy_temperature)
 
 
 @dataclass(frozen=True)
@@ -245,7 +224,7 @@ class VIMConfig:
     label_drop: float = 0.1  # share of labels replaced by the null label, for guidance
 
     def __post_init__(self):
-        _fraction("model", label_drop=self.label_drop)
+        fraction("model", label_drop=self.label_drop)
 
 
 # Training -------------------------------------------------------------------------------------
@@ -266,12 +245,12 @@ class OptimizerConfig:
     final_ratio: float = 0.5
 
     def __post_init__(self):
-        _positive("optimizer", learning_rate=self.learning_rate)
-        _require(
+        positive("optimizer", learning_rate=self.learning_rate)
+        require(
             0 < self.final_ratio <= 1,
             f"optimizer.final_ratio is {self.final_ratio}; it must be above 0 and at most 1",
         )
-        _not_negative(
+        not_negative(
             "optimizer",
             weight_decay=self.weight_decay,
             clip_norm=self.clip_norm,
@@ -280,7 +259,7 @@ class OptimizerConfig:
         )
         for name in ("beta_1", "beta_2"):
             value = getattr(self, name)
-            _require(0 <= value < 1, f"optimizer.{name} is {value}; it must be from 0 to below 1")
+            require(0 <= value < 1, f"optimizer.{name} is {value}; it must be from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -299,7 +278,7 @@ class TrainingConfig:
     keep_checkpoints: int = 3
 
     def __post_init__(self):
-        _positive(
+        positive(
             "training",
             steps=self.steps,
             log_every=self.log_every,
@@ -308,8 +287,8 @@ class TrainingConfig:
             keep_checkpoints=self.keep_checkpoints,
             cpu_replicas=self.cpu_replicas,
         )
-        _not_negative("training", evaluate_batches=self.evaluate_batches)
-        _require(
+        not_negative("training", evaluate_batches=self.evaluate_batches)
+        require(
             0 <= self.ema_decay < 1,
             f"training.ema_decay is {self.ema_decay}; it must be from 0 to below 1",
         )
@@ -325,7 +304,12 @@ class TokenizerConfig:
     online: bool = False  # tokenize each batch while training instead
 
     def __post_init__(self):
-        _positive("tokenizer", passes=self.passes)
+        positive("tokenizer", passes=self.passes)
+        require(
+            self.cache is None or not self.online,
+            f"tokenizer.cache is {self.cache} and tokenizer.online is true, which makes no cache; "
+            "leave one of them out",
+        )
 
 
 # Experiments ----------------------------------------------------------------------------------
@@ -348,16 +332,19 @@ class ViTVQGANExperiment:
     def __post_init__(self):
         height, width = self.data.image_size
         patch = self.model.patch_size
-        _require(
+        require(
             height % patch == 0 and width % patch == 0,
             f"data.image_size is {height} x {width} and model.patch_size is {patch}; "
             "height and width must be multiples of the patch size",
         )
-        _require(
+        require(
             self.losses.logit_laplace == 0 or self.model.output == "logit_laplace",
             f"losses.logit_laplace is {self.losses.logit_laplace} and model.output is "
             f"{self.model.output}; set losses.logit_laplace: 0 or model.output: logit_laplace",
         )
+        no_longer_than(self.training, optimizer=self.optimizer)
+        if self.losses.adversarial:
+            no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)
 
     @property
     def grid(self):
@@ -388,6 +375,9 @@ class VIMExperiment:
         )
     )
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=450_000))
+
+    def __post_init__(self):
+        no_longer_than(self.training, optimizer=self.optimizer)
 
 
 EXPERIMENTS = {cls.experiment: cls for cls in (ViTVQGANExperiment, VIMExperiment)}

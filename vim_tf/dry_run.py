@@ -37,7 +37,7 @@ def dry_run(experiment, stream=None):
     """
     report = _Report(stream or sys.stdout)
     if experiment.experiment == "vim" and not experiment.tokenizer.online:
-        tokenizer_config = dataclasses.replace(experiment.tokenizer, online=True)
+        tokenizer_config = dataclasses.replace(experiment.tokenizer, online=True, cache=None)
         experiment = dataclasses.replace(experiment, tokenizer=tokenizer_config)
         report.say("no token cache is made: this dry run tokenizes its batches (tokenizer.online)")
     strategy = builders.make_strategy(experiment.training)

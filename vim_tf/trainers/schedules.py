@@ -5,8 +5,6 @@ import math
 import keras
 from keras import ops
 
-from vim_tf.errors import UserError
-
 
 @keras.saving.register_keras_serializable(package="vim_tf")
 class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -79,17 +77,7 @@ def learning_rate_schedule(config, steps, start=0):
 
     Returns:
         `WarmupDecay`.
-
-    Raises:
-        UserError: the warm-up or the plateau is longer than the run.
     """
-    for name in ("warmup_steps", "decay_start"):
-        value = getattr(config, name)
-        if value > steps:
-            raise UserError(
-                f"optimizer.{name} is {value} and training.steps is {steps}; "
-                f"set optimizer.{name} to {steps} or less"
-            )
     return WarmupDecay(
         peak=config.learning_rate,
         steps=steps,
@@ -132,9 +120,6 @@ def make_optimizer(config, steps, start=0):
 
     Returns:
         `KernelAdamW` with the config's learning-rate schedule.
-
-    Raises:
-        UserError: as `learning_rate_schedule`.
     """
     return KernelAdamW(
         learning_rate=learning_rate_schedule(config, steps, start),

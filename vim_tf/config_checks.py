@@ -1,0 +1,39 @@
+"""Checks that the classes of `config` make of their values; each raises UserError, one line."""
+
+from vim_tf.errors import UserError
+
+
+def require(condition, message):
+    """Raises UserError with `message` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def positive(section, **values):
+    """Each value is above 0; `section` is its place in a config file."""
+    for name, value in values.items():
+        require(value > 0, f"{section}.{name} is {value}; it must be greater than 0")
+
+
+def not_negative(section, **values):
+    """Each value is 0 or greater."""
+    for name, value in values.items():
+        require(value >= 0, f"{section}.{name} is {value}; it must be 0 or greater")
+
+
+def fraction(section, **values):
+    """Each value is from 0 to 1."""
+    for name, value in values.items():
+        require(0 <= value <= 1, f"{section}.{name} is {value}; it must be from 0 to 1")
+
+
+def no_longer_than(training, **optimizers):
+    """No warm-up or plateau of an `OptimizerConfig` is longer than the run."""
+    for section, optimizer in optimizers.items():
+        for name in ("warmup_steps", "decay_start"):
+            value = getattr(optimizer, name)
+            require(
+                value <= training.steps,
+                f"{section}.{name} is {value} and training.steps is {training.steps}; "
+                f"set {section}.{name} to {training.steps} or less",
+            )
