@@ -30,8 +30,8 @@ def decode_picture(data, reduction=1):
     webp = tf.strings.substr(head, 8, 4) == b"WEBP"
     picture = tf.case(
         [
-            (jpeg, lambda: _decode_jpeg(data, reduction)),
-            (png, lambda: _decode_png(data, head)),
+            (jpeg, lambda: decode_jpeg(data, reduction)),
+            (png, lambda: decode_png(data)),
             (webp, lambda: _decode_webp(data, head)),
         ],
         default=lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
@@ -69,7 +69,9 @@ def orient(picture, orientation):
     return tf.ensure_shape(picture, [None, None, 3])
 
 
-def _decode_jpeg(data, reduction):
+def decode_jpeg(data, reduction=1):
+    """Decodes a JPEG file at 1 / reduction (1, 2, 4 or 8; int or int32 scalar): [h, w, 3] uint8."""
+
     def decode(ratio):
         # The slow inverse DCT gives the same pixels as Pillow and every other libjpeg.
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
@@ -82,9 +84,11 @@ def _decode_jpeg(data, reduction):
     )
 
 
-def _decode_png(data, head):
+def decode_png(data):
+    """Decodes a PNG file, put on white where it has an alpha channel: [h, w, 3] uint8."""
     # Colour types 4 and 6 have an alpha channel. The others are not asked for one: for fewer
     # than 8 bits TensorFlow would fill it with the largest value of that many bits.
+    head = tf.strings.substr(data, 0, 32) + b"\0" * 32
     return tf.cond(
         _has_bits(head, 25, 4),
         lambda: put_on_white(tf.io.decode_png(data, channels=4)),

@@ -182,6 +182,32 @@ class VIM(Preset, keras.Model):
             stop,
         )
 
+    def sample_tokens(
+        self, labels, seeds, temperature, top_k=None, top_p=None, guidance_scale=None
+    ):
+        """Samples pictures as tokens, on tensors alone and unchecked: for the inside of a graph.
+
+        Args:
+            labels: [B] int32 from 0 to `classes`, which is the null label.
+            seeds: [B] int32 or uint32, the rows' seeds.
+            temperature: [B] float32; with `top_k` and `top_p` as in `sampling.sample_token`.
+            top_k: [B] int32, or None.
+            top_p: [B] float32, or None.
+            guidance_scale: [B] float32, or None: no guidance, half of the work.
+
+        Returns:
+            Tokens [B,N] int32, those of `generate` for the same rows.
+        """
+        length = self.tokens_per_image
+        tokens = ops.zeros((length, ops.shape(labels)[0]), "int32")
+        if guidance_scale is not None:
+            labels = ops.concatenate([labels, ops.full_like(labels, self.classes)])  # [2B]
+        cache = self.init_cache(ops.shape(labels)[0])
+        tokens, _ = self._generate_segment(
+            0, length, tokens, cache, labels, seeds, temperature, top_k, top_p, guidance_scale
+        )
+        return ops.transpose(tokens)
+
     def generate(
         self,
         labels=None,

@@ -1,0 +1,94 @@
+"""Opening a run for export: its models in float32, and real pictures to hold the export against."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from vim_tf import config_loader
+from vim_tf.data.images import make_image_dataset
+from vim_tf.errors import UserError
+from vim_tf.generator import ImageGenerator, to_uint8
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.presets import load
+from vim_tf.runs import Run
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's averaged weights and what they were trained on.
+
+    Attributes:
+        path: the run's folder.
+        experiment: its config, for the pictures.
+        tokenizer: the `ViTVQGAN`.
+        vim: the `VIM`; None for a run of stage 1.
+        class_names: name of class i at place i; () where there are no labels.
+    """
+
+    path: Path
+    experiment: Any
+    tokenizer: Any
+    vim: Any
+    class_names: tuple[str, ...]
+
+    @property
+    def steps(self):
+        """(Steps that the saved weights had, steps that the config asks for)."""
+        metadata = (self.vim or self.tokenizer).metadata
+        return metadata.get("steps", 0), self.experiment.training.steps
+
+    def hashes(self):
+        """Returns the weights' SHA-256 by model."""
+        models = {"tokenizer": self.tokenizer, "vim": self.vim}
+        return {name: model.weights_hash() for name, model in models.items() if model}
+
+    @functools.cached_property
+    def _data(self):
+        return make_image_dataset(self.experiment.data, self.experiment.seed)
+
+    def pictures(self, count, split="validation"):
+        """Returns the first `count` pictures of a split: uint8 [n,H,W,3], n <= count."""
+        batch = next(iter(self._data.evaluation(split, batch_size=count)))
+        return to_uint8(batch["image"])
+
+
+def open_run(path, overrides=()):
+    """Opens a run of either stage, in float32 whatever precision it was trained in.
+
+    Args:
+        path: the folder of a run.
+        overrides: "data.key=value" strings, for pictures that have moved since the training.
+
+    Raises:
+        UserError: no run, no or damaged weights, or an override that is not of the data.
+    """
+    for override in overrides:
+        if not override.startswith("data."):
+            raise UserError(
+                f"--set {override} would change the trained model; an export only takes keys of "
+                "the data, such as data.path=..."
+            )
+    run = Run(path)
+    run.load_experiment()  # the error for a folder that is no run
+    experiment = config_loader.load_config([run.config_path], overrides)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        model = load(run.path)
+        if isinstance(model, ViTVQGAN):
+            tokenizer, vim, names = model, None, ()
+        else:
+            generator = ImageGenerator.load(run.path)
+            tokenizer, vim, names = generator.tokenizer, generator.vim, generator.class_names
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names))
+
+
+def normalize(pictures):
+    """Pictures uint8 [...] -> float32 in [-1,1], as the models take them."""
+    return np.asarray(pictures, "float32") / 127.5 - 1.0

@@ -1,0 +1,91 @@
+import pytest
+
+from vim_tf.errors import UserError
+from vim_tf.export.release import Release, check_target
+
+
+def stage(release, export_format, text):
+    release.staged(export_format).mkdir()
+    (release.staged(export_format) / "file").write_text(text)
+    (release.report_dir / "export_report.json").write_text("{}")
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_versions_count_up_and_keep_what_was_there(tmp_path):
+    first = Release(tmp_path / "out")
+    stage(first, "saved_model", "one")
+    first.publish()
+    second = Release(tmp_path / "out")
+    stage(second, "saved_model", "two")
+    stage(second, "tfjs", "page")
+    second.publish()
+    assert second.published("tfjs") == tmp_path / "out" / "tfjs" / "2"
+    assert content(tmp_path / "out") == {
+        "vim/1/file": "one",
+        "vim/2/file": "two",
+        "tfjs/2/file": "page",
+        "reports/1/export_report.json": "{}",
+        "reports/2/export_report.json": "{}",
+    }
+
+
+def test_nothing_is_in_place_before_it_is_published(tmp_path):
+    release = Release(tmp_path)
+    stage(release, "saved_model", "half")
+    assert not (tmp_path / "vim").exists()
+    # TF Serving looks for folders whose names are integers.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [
+        "reports"
+    ]
+
+
+def test_two_exports_at_once_get_two_versions(tmp_path):
+    one, two = Release(tmp_path), Release(tmp_path)
+    stage(one, "saved_model", "one")
+    stage(two, "saved_model", "two")
+    two.publish()
+    one.publish()
+    assert content(tmp_path / "vim") == {"1/file": "one", "2/file": "two"}
+
+
+def test_a_folder_that_was_put_there_by_hand_is_counted(tmp_path):
+    Release(tmp_path).discard()
+    (tmp_path / "vim" / "7").mkdir(parents=True)
+    assert Release(tmp_path).version == 8
+
+
+def test_what_fails_leaves_its_report_alone(tmp_path):
+    release = Release(tmp_path)
+    stage(release, "tflite", "wrong")
+    release.discard()
+    assert content(tmp_path) == {"reports/1/export_report.json": "{}"}
+    assert Release(tmp_path).version == 2
+
+
+def test_what_breaks_off_leaves_nothing(tmp_path):
+    release = Release(tmp_path)
+    release.staged("tflite").mkdir()
+    release.discard()
+    assert content(tmp_path) == {}
+    assert Release(tmp_path).version == 1
+
+
+def test_other_peoples_folders_are_refused(tmp_path):
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(UserError, match=r"is not empty and holds no earlier export; give a new"):
+        check_target(tmp_path)
+    with pytest.raises(UserError, match=r"photo.jpg is a file; give a folder"):
+        Release(tmp_path / "photo.jpg")
+    assert content(tmp_path) == {"photo.jpg": ""}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written \(.*\); give another folder"):
+        Release(f"/proc/{tmp_path.name}")
