@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# The last Python that TensorFlow 2.15 knows.
+REFERENCE_PYTHON ?= python3.11
 DATA ?=
 
 # Recipes read DATA from the environment, so that it may hold spaces and quotes.
@@ -11,12 +13,13 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test demo test lint wheel test-wheel clean check-python
+.PHONY: help venv venv-test demo test test-large lint wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
 	@echo "make demo DATA=~/photos the same on a folder of pictures; into runs/demo-photos/"
 	@echo "make test               the quick tests"
+	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
 	@echo "make lint               ruff: rules and format"
 	@echo "make wheel              build dist/*.whl"
 	@echo "make test-wheel         the quick tests on the installed wheel, without the sources"
@@ -47,6 +50,24 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	@echo "Installing vim_tf and its test tools into $(VENV): a few minutes the first time"
 	$(python) -m pip install --quiet -e '.[test]'
 	@touch $@ $(VENV)/.installed
+
+# What the long tests hold exports against: TF.js, and the first TensorFlow that must load them.
+# tensorflowjs asks for libraries that cannot be installed beside TensorFlow 2.20; none is used.
+$(VENV)/.installed-tfjs: $(VENV)/.installed-test
+	$(python) -m pip install --quiet --no-deps tensorflowjs==4.22.0 six importlib-resources
+	@touch $@
+
+NODE_PACKAGES := @tensorflow/tfjs@4.22.0 @tensorflow/tfjs-backend-wasm@4.22.0 playwright-core@1.65.1
+$(VENV)-node/.installed: Makefile
+	mkdir -p $(VENV)-node
+	npm install --silent --no-audit --no-fund --prefix $(VENV)-node $(NODE_PACKAGES)
+	@touch $@
+
+$(VENV)-reference/.installed: tests/reference/requirements.txt | check-python
+	$(REFERENCE_PYTHON) -m venv $(VENV)-reference
+	$(VENV)-reference/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-reference/bin/python -m pip install --quiet -r $<
+	@touch $@
 
 venv: $(VENV)/.installed
 venv-test: $(VENV)/.installed-test
@@ -82,8 +103,15 @@ demo: venv
 	fi; \
 	echo "Look at:"; find "$$run" -name '*.png' | sort
 
+# Most of a quick test runs on one core, hence two at a time.
+TWO_AT_A_TIME := -n 2 --dist loadfile
 test: venv-test
-	$(python) -m pytest
+	$(python) -m pytest $(TWO_AT_A_TIME)
+
+test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.installed
+	VIM_TF_NODE_MODULES="$(abspath $(VENV)-node/node_modules)" \
+	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
+	    $(python) -m pytest -m large
 
 lint: venv-test
 	$(python) -m ruff check .
@@ -101,8 +129,8 @@ test-wheel: wheel
 	$(VENV)-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
 	mkdir -p build/outside
 	git ls-files -- . ':!vim_tf' ':!export' | tar -cf - -T - | tar -xf - -C build/outside
-	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest
+	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest $(TWO_AT_A_TIME)
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference build dist *.egg-info .pytest_cache .ruff_cache
 	find vim_tf export tests -name __pycache__ -type d -prune -exec rm -rf {} +

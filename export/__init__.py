@@ -1,1 +1,1 @@
-"""Reserved for exporting trained models to TF Serving, LiteRT and the browser; empty so far."""
+"""Exports trained runs to TensorFlow Serving, LiteRT and the browser; `python -m vim_tf.export`."""

@@ -47,16 +47,16 @@ class Signatures:
         tokenizer: a float32 `ViTVQGAN`.
         vim: a float32 `VIM` of the same tokens, or None.
         block: whose features `embed` gives; `default_block` if None.
-        max_pixels: larger encoded pictures are refused by their header.
+        max_pixels: larger encoded pictures are refused by their header; `MAX_PIXELS` if None.
 
     Raises:
         UserError: VIM has no such block.
     """
 
-    def __init__(self, tokenizer, vim, block=None, max_pixels=MAX_PIXELS):
+    def __init__(self, tokenizer, vim, block=None, max_pixels=None):
         self.tokenizer = tokenizer
         self.vim = vim
-        self.max_pixels = max_pixels
+        self.max_pixels = max_pixels or MAX_PIXELS
         if vim:
             blocks = len(vim.transformer.blocks)
             self.block = default_block(blocks) if block is None else block

@@ -16,6 +16,8 @@ from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.presets import load
 from vim_tf.runs import Run
 
+COMPARED = 16  # held-out pictures that each format is held against Keras on
+
 
 @dataclass(frozen=True)
 class TrainedRun:

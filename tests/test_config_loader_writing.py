@@ -60,8 +60,10 @@ def unusual_stage_1():
         ),
         losses=ViTVQGANLossConfig(logit_laplace=0, perceptual_weights="päth 'x'"),
         discriminator=DiscriminatorConfig(start=0.25, r1_gamma=12),
-        optimizer=OptimizerConfig(learning_rate=1e22, weight_decay=1, schedule="constant"),
-        discriminator_optimizer=OptimizerConfig(final_ratio=1),
+        optimizer=OptimizerConfig(
+            learning_rate=1e22, weight_decay=1, schedule="constant", warmup_steps=0
+        ),
+        discriminator_optimizer=OptimizerConfig(final_ratio=1, warmup_steps=1),
         training=TrainingConfig(steps=1, strategy="mirrored", jit_compile=True),
     )
 
@@ -69,7 +71,7 @@ def unusual_stage_1():
 def unusual_stage_2():
     return VIMExperiment(
         data=DataConfig(source="folder", path="~", validation_path="50_000"),
-        tokenizer=TokenizerConfig(run="true", cache="", online=True),
+        tokenizer=TokenizerConfig(run="true", cache="", passes=1),
         model=VIMConfig(conditional=False, label_drop=0),
     )
 

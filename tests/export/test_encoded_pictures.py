@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from vim_tf.data import transforms
 from vim_tf.export.encoded_pictures import UNDECODABLE, prepare_pictures
@@ -111,8 +111,6 @@ def test_exif_orientation(prepare, orientation, order):
     assert (b"MM\0*" if order == ">" else b"II*\0") in data
     images, errors = prepare([data])
     assert errors == [""]
-    from PIL import ImageOps
-
     turned = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     np.testing.assert_allclose(images[0], expected(turned), atol=3 / 127.5)
 

@@ -83,7 +83,7 @@ class Preset:
         model.metadata = read_json(folder / METADATA_FILE)
         try:
             model.load_weights(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py raises them all
             reason = str(error).splitlines()[0]
             raise UserError(f"{folder / WEIGHTS_FILE} cannot be loaded: {reason}") from None
         if model.weights_hash() != model.metadata.get("weights_hash"):

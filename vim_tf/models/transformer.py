@@ -49,9 +49,9 @@ class Attention(layers.Layer):
         self.projection.build(input_shape)
 
     def _split(self, x):
-        length = x.shape[1]
-        qkv = ops.reshape(self.qkv(x), (-1, length, 3, self.heads, self.head_dim))
-        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # each [B,N,heads,head_dim]
+        shape = (-1, x.shape[1], self.heads, self.head_dim)
+        # Split before it is reshaped: TF.js is slow at slices of five dimensions.
+        return [ops.reshape(part, shape) for part in ops.split(self.qkv(x), 3, axis=-1)]
 
     def _attend(self, query, key, value, visible, training):
         """Queries [B,heads,M,d] over keys and values [B,heads,N,d] -> [B,heads,M,d].

@@ -1,0 +1,123 @@
+"""What a SavedModel costs against the same graph in the process that made it.
+
+    python -m vim_tf.export --run runs/demo/vim --to out
+    python benchmarks/serving.py --run runs/demo/vim --saved-model out/vim/1
+
+Ways to the same answer, called in turn, so that whatever else the machine does falls on all:
+
+    session       the SavedModel in a v1 Session, which is what TF Serving runs
+    loaded        the SavedModel through tf.saved_model.load
+    graph         the same functions in this process, never saved
+    XLA           tokens alone, compiled for the batch size: the fastest way in this process
+"""
+
+import argparse
+import functools
+import statistics
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf.export.signatures import Signatures
+from vim_tf.export.trained_run import open_run
+
+SIGNATURES = ("tokenize", "generate_default")
+
+
+def main():
+    """Prints a Markdown table: pictures a second, and shares of the graph's."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--saved-model", required=True)
+    parser.add_argument("--batch-sizes", default="1,8")
+    parser.add_argument("--repeats", type=int, default=9)
+    arguments = parser.parse_args()
+    run = open_run(arguments.run)
+    signatures = Signatures(run.tokenizer, run.vim)
+    names = [name for name in SIGNATURES if name in signatures.functions()]
+    ways = make_ways(arguments.saved_model, signatures)
+    sys.stdout.write(
+        "| signature | batch | session | loaded | graph | XLA | session / graph | session / XLA |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
+    )
+    for name in names:
+        for batch in map(int, arguments.batch_sizes.split(",")):
+            inputs = make_inputs(run, name, batch)
+            calls = [functools.partial(way, name, inputs) for way in ways.values()]
+            seconds = time_in_turn(calls, arguments.repeats)
+            rates = {key: batch / value for key, value in zip(ways, seconds, strict=True)}
+            shares = [rates["session"] / rates[key] for key in ("graph", "XLA")]
+            cells = [f"{rate:.1f}/s" for rate in rates.values()]
+            cells += [f"{share:.0%}" for share in shares]
+            sys.stdout.write(f"| {name} | {batch} | {' | '.join(cells)} |\n")
+
+
+def make_ways(saved_model, signatures):
+    """Returns way -> function (signature's name, NumPy inputs) that waits for the answer."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], saved_model)
+
+    def in_session(name, inputs):
+        signature = meta.signature_def[name]
+        feeds = {signature.inputs[key].name: value for key, value in inputs.items()}
+        session.run({key: value.name for key, value in signature.outputs.items()}, feeds)
+
+    def eagerly(functions):
+        def call(name, inputs):
+            answer = functions[name](**{key: tf.constant(value) for key, value in inputs.items()})
+            tf.nest.map_structure(lambda value: value.numpy(), answer)
+
+        return call
+
+    return {
+        "session": in_session,
+        "loaded": eagerly(tf.saved_model.load(saved_model).signatures),
+        "graph": eagerly(signatures.functions()),
+        "XLA": eagerly(compile_tokens(signatures.tokenizer, signatures.vim)),
+    }
+
+
+def compile_tokens(tokenizer, vim):
+    """Returns the signatures of `SIGNATURES` under XLA: tokens, and nothing of text or files."""
+
+    def tokenize(images):
+        return tokenizer.tokenize(tf.cast(images, tf.float32) / 127.5 - 1.0)
+
+    def generate_default(seed, label=None):
+        label = tf.fill(tf.shape(seed), vim.classes) if label is None else label
+        temperature = tf.ones_like(label, tf.float32)
+        return vim.sample_tokens(label, tf.cast(seed, tf.int32), temperature)
+
+    return {
+        function.__name__: tf.function(function, jit_compile=True, autograph=False)
+        for function in (tokenize, generate_default)
+    }
+
+
+def make_inputs(run, name, batch):
+    """Returns a signature's inputs for a number of rows."""
+    if name == "tokenize":
+        return {"images": np.resize(run.pictures(batch), (batch, *run.tokenizer.image_size, 3))}
+    rows = np.arange(batch)
+    inputs = {"seed": rows.astype("int64")}
+    if run.vim.classes:
+        inputs["label"] = (rows % run.vim.classes).astype("int32")
+    return inputs
+
+
+def time_in_turn(calls, repeats):
+    """Returns each call's median seconds; the first round, which also compiles, does not count."""
+    seconds = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, taken in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            call()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken[1:]) for taken in seconds]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""Exports a run: `python -m vim_tf.export --run runs/x --to out --formats saved_model,tflite,tfjs`.
+
+Each format is held against Keras on real pictures before it is put in place.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+from vim_tf.export.release import FOLDERS, Release, check_target
+
+EXIT_NOT_EQUAL = 1  # an export that is not what Keras computes
+
+
+def parse_arguments(arguments=None):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.export",
+        description="Export a trained run as a SavedModel for TF Serving, for LiteRT and for the "
+        "browser. Every export gets a new version number; nothing is overwritten.",
+    )
+    parser.add_argument("--run", required=True, help="folder of a run, of either stage")
+    parser.add_argument(
+        "--to", required=True, metavar="DIR", help="a new folder, or one of exports"
+    )
+    parser.add_argument(
+        "--formats",
+        default="saved_model",
+        help=f"some of {','.join(FOLDERS)} (default saved_model)",
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of the run's data, if the pictures have moved: --set data.path=...",
+    )
+    parser.add_argument(
+        "--embed-block", type=int, help="block of VIM that embed takes (default: 5/12 of all)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        help="encoded pictures of more pixels are refused (default 50 million)",
+    )
+    parser.add_argument(
+        "--node-modules",
+        default="node_modules",
+        metavar="DIR",
+        help="where npm installed @tensorflow/tfjs, for tfjs (default node_modules)",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    arguments = parse_arguments(arguments)
+    formats = _formats(arguments.formats)
+    if arguments.max_pixels is not None and arguments.max_pixels < 1:
+        raise UserError(f"--max-pixels is {arguments.max_pixels}; it must be 1 or more")
+    check_target(arguments.to)
+
+    from vim_tf.export import exporting
+    from vim_tf.export.signatures import Signatures
+    from vim_tf.export.trained_run import open_run
+
+    exporting.check_tools(formats, Path(arguments.node_modules))
+    run = open_run(arguments.run, arguments.set)
+    signatures = Signatures(run.tokenizer, run.vim, arguments.embed_block, arguments.max_pixels)
+    done, asked = run.steps
+    if done < asked:
+        _say(f"{run.path} is only half trained: its weights are those of step {done} of {asked}")
+    if not run.vim:
+        _say(f"{run.path} is a run of stage 1: only the tokenizer's signatures are exported")
+    release = Release(arguments.to)
+    try:
+        failures = exporting.export(
+            run, signatures, release, formats, Path(arguments.node_modules), _say
+        )
+    except BaseException:
+        release.discard()
+        raise
+    if failures:
+        release.discard()
+        for failure in failures:
+            sys.stderr.write(f"error: {failure}\n")
+        sys.stderr.write(f"nothing was exported; report: {release.report_dir}\n")
+        sys.exit(EXIT_NOT_EQUAL)
+    for name in formats:
+        sys.stdout.write(f"{name}: {release.published(name)}\n")
+    sys.stdout.write(f"report: {release.report_dir}\n")
+
+
+def _formats(text):
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in FOLDERS:
+            raise UserError(f"--formats has {name}; allowed are {', '.join(FOLDERS)}")
+    if not names:
+        raise UserError(f"--formats is empty; name some of {', '.join(FOLDERS)}")
+    return [name for name in FOLDERS if name in names]  # each once, the cheap ones first
+
+
+def _say(line):
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

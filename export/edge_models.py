@@ -1,0 +1,115 @@
+"""The tokenizer as a small SavedModel of plain operations, which LiteRT and TF.js are made from.
+
+What stands in the way on a phone or in a browser is left out: strings, pictures in files, errors by
+row, random numbers. The weights, and the numbers up to rounding, are those of the Keras model.
+"""
+
+import contextlib
+import functools
+
+import keras
+import tensorflow as tf
+
+DECODE = "decode"
+TOKENIZE = "tokenize"
+
+
+def write_edge_model(run, folder):
+    """Writes a SavedModel of two signatures, float32, any number of rows B at once.
+
+        decode      tokens int32 [B,N] -> images float32 [B,H,W,3] in [-1,1]
+        tokenize    images float32 [B,H,W,3] in [-1,1] -> tokens int32 [B,N] in raster order
+
+    Tokens are not checked: one that is no code of the model is refused by LiteRT, not by TF.js.
+
+    Args:
+        run: the `TrainedRun`.
+        folder: where to; made here.
+    """
+    tokenizer = run.tokenizer
+    parts = (tokenizer.quantizer, tokenizer.decoder, tokenizer.encoder)
+    _write(tokenizer, folder, (DECODE, TOKENIZE), parts)
+
+
+def write_decoder(run, folder):
+    """Writes a SavedModel of `decode` alone, for converters that take one signature.
+
+    It holds the weights of codebook and decoder, and no others. Arguments as of
+    `write_edge_model`.
+    """
+    tokenizer = run.tokenizer
+    _write(tokenizer, folder, (DECODE,), (tokenizer.quantizer, tokenizer.decoder))
+
+
+def _write(tokenizer, folder, names, parts):
+    module = tf.Module()
+    module.weights = [variable.value for part in parts for variable in part.variables]
+    functions = _functions(tokenizer)
+    with _plain_layers(parts):
+        signatures = {name: functions[name].get_concrete_function() for name in names}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _functions(tokenizer):
+    """Signature's name -> `tf.function`."""
+    codes = tokenizer.config.quantizer.codes
+
+    def decode(tokens):
+        # The codes of all tokens first: a converter computes them once and for all, and no
+        # square root is left to be computed in 8 bits.
+        codebook = tokenizer.quantizer.lookup(tf.range(codes))  # [K,d]
+        return {"images": tokenizer.decode(tf.gather(codebook, tokens))}
+
+    def tokenize(images):
+        return {"tokens": tokenizer.tokenize(images)}
+
+    tokens = tf.TensorSpec([None, tokenizer.tokens_per_image], tf.int32, "tokens")
+    images = tf.TensorSpec([None, *tokenizer.image_size, 3], tf.float32, "images")
+    return {
+        DECODE: tf.function(decode, input_signature=[tokens], autograph=False),
+        TOKENIZE: tf.function(tokenize, input_signature=[images], autograph=False),
+    }
+
+
+# Layers that convert well -----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _plain_layers(parts):
+    """Lets dense layers and norms be traced in the form that converters know.
+
+    As Keras writes them, half of a converted decoder's operations compute shapes, each bias is a
+    sum of its own, which costs 8-bit weights 2 dB, and each norm keeps a minus in float32.
+    """
+    plain = {keras.layers.Dense: _dense, keras.layers.LayerNormalization: _normalize}
+    layers = [layer for part in parts for layer in _walk(part) if type(layer) in plain]
+    for layer in layers:
+        layer.call = functools.partial(plain[type(layer)], layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.call
+
+
+def _walk(layer):
+    """A layer and all those inside."""
+    yield layer
+    for part in vars(layer).values():
+        if isinstance(part, keras.Layer):
+            yield from _walk(part)
+
+
+def _dense(layer, x, training=None):
+    """What `keras.layers.Dense` computes, as one product of matrices: [...,D] -> [...,units]."""
+    y = tf.matmul(tf.reshape(x, (-1, x.shape[-1])), layer.kernel)  # [B*N,units]
+    if layer.use_bias:
+        y += layer.bias
+    return layer.activation(tf.reshape(y, (-1, *x.shape[1:-1], layer.units)))
+
+
+def _normalize(layer, x):
+    """What `keras.layers.LayerNormalization` computes of the last axis: [...,D] -> [...,D]."""
+    centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
+    return centered * tf.math.rsqrt(variance + layer.epsilon) * layer.gamma + layer.beta

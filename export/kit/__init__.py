@@ -1,0 +1,1 @@
+"""What `serving_kit.write_kit` puts beside an exported model, for TensorFlow Serving."""

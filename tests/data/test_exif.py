@@ -1,0 +1,81 @@
+"""EXIF orientation, against Pillow, and on files that are damaged in every byte."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import ExifTags, Image
+
+from vim_tf.data.exif import jpeg_orientation
+
+
+@pytest.fixture(scope="module")
+def orientation():
+    graph = tf.function(
+        jpeg_orientation, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+    )
+    return lambda data: int(graph(tf.constant(data)))
+
+
+def jpeg(order="<", **options):
+    exif = Image.Exif()
+    exif.endian = order
+    exif[ExifTags.Base.Make] = "a maker with a long name"
+    exif[ExifTags.Base.ImageWidth] = 70_000  # a type of four bytes
+    for key, value in options.pop("tags", {}).items():
+        exif[key] = value
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "jpeg", exif=exif.tobytes(), **options)
+    return file.getvalue()
+
+
+def plain(**options):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "jpeg", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("value", [*range(1, 9)])
+def test_as_pillow_reads_it(orientation, order, value):
+    data = jpeg(order, tags={ExifTags.Base.Orientation: value})
+    assert Image.open(io.BytesIO(data)).getexif()[ExifTags.Base.Orientation] == value
+    assert orientation(data) == value
+
+
+@pytest.mark.parametrize("value", [0, 9, 65_535])
+def test_nonsense_counts_as_upright(orientation, value):
+    assert orientation(jpeg(tags={ExifTags.Base.Orientation: value})) == 1
+
+
+def test_without_a_word_of_it(orientation):
+    assert orientation(plain()) == 1
+    assert orientation(jpeg()) == 1
+    assert orientation(b"") == 1
+    assert orientation(b"\xff\xd8\xff") == 1
+
+
+def test_behind_other_segments(orientation):
+    """Cameras write JFIF first, and profiles may come in between."""
+    data = jpeg(tags={ExifTags.Base.Orientation: 6})
+    segment = b"\xff\xe2" + (2 + 60_000).to_bytes(2, "big") + bytes(60_000)
+    comment = b"\xff\xfe" + (2 + 5).to_bytes(2, "big") + b"hello"
+    assert orientation(data[:2] + segment + comment + data[2:]) == 6
+    assert orientation(data[:2] + segment * 5 + data[2:]) == 1  # beyond what is searched
+
+
+def test_an_exif_segment_behind_the_pixels_is_not_looked_for(orientation):
+    data = jpeg(tags={ExifTags.Base.Orientation: 6})
+    quantization = plain().index(b"\xff\xdb")
+    assert orientation(plain()[quantization:] + data[2:]) == 1
+
+
+def test_damaged_bytes_give_an_orientation_all_the_same(orientation):
+    data = np.frombuffer(jpeg(tags={ExifTags.Base.Orientation: 6})[:140], "uint8")
+    rng = np.random.default_rng(0)
+    for place in range(2, len(data)):
+        damaged = data.copy()
+        damaged[place] = rng.integers(256)
+        assert 1 <= orientation(damaged.tobytes()) <= 8
+        assert 1 <= orientation(data[:place].tobytes()) <= 8

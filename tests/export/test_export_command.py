@@ -1,0 +1,141 @@
+"""`python -m vim_tf.export` as a whole; what it makes is tested beside each format."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+from vim_tf.export import __main__ as command
+from vim_tf.export import exporting
+from vim_tf.export.signatures import Signatures
+
+
+def export(run, out, *more):
+    command.main(["--run", str(run), "--to", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_runs, tmp_path_factory):
+    """The SavedModel of the tiny VIM, twice."""
+    out = tmp_path_factory.mktemp("export") / "out"
+    export(tiny_runs["vim"], out)
+    first = {path: path.read_bytes() for path in (out / "vim" / "1").rglob("*") if path.is_file()}
+    export(tiny_runs["vim"], out)
+    return out, first
+
+
+@pytest.mark.large
+def test_a_second_export_is_a_second_version(exported):
+    out, first = exported
+    assert {path.name for path in (out / "vim").iterdir()} == {"1", "2"}
+    assert {path: path.read_bytes() for path in first} == first
+    assert not list(out.glob(".staging*"))
+
+
+@pytest.mark.large
+def test_it_answers_and_says_what_it_is(exported, tiny_runs):
+    folder = exported[0] / "vim" / "1"
+    answers = tf.saved_model.load(str(folder)).signatures
+    assert set(answers) > {"serving_default", "generate", "tokenize_bytes", "embed"}
+    assert answers["serving_default"].structured_input_signature == (
+        answers["generate"].structured_input_signature
+    )
+    assert (folder / "assets" / "class_names.txt").read_text() == "blue\nred\n"
+    protocol = json.loads((folder / "assets" / "protocol.json").read_text())
+    metadata = json.loads((tiny_runs["vim"] / "preset" / "metadata.json").read_text())
+    assert protocol["hashes"]["vim"] == metadata["weights_hash"]
+    assert (protocol["codes"], protocol["classes"], protocol["steps"]) == (16, 2, 6)
+    assert (folder / "assets.extra" / "tf_serving_warmup_requests").exists()
+
+
+@pytest.mark.large
+def test_the_report_lists_every_signature(exported):
+    report = json.loads((exported[0] / "reports" / "2" / "export_report.json").read_text())
+    assert report["passed"]
+    assert report["version"] == 2
+    assert {row["name"] for row in report["measurements"]} == {
+        *("tokenize", "tokenize_bytes", "decode", "decode_bytes", "reconstruct"),
+        *("embed", "embed_bytes", "generate", "generate_default", "generate_unlabelled"),
+    }
+
+
+@pytest.mark.large
+def test_an_export_that_is_not_what_keras_computes_is_refused(
+    tiny_runs, tmp_path, monkeypatch, capsys
+):
+    right = Signatures._decode
+    monkeypatch.setattr(
+        Signatures, "_decode", lambda self, tokens: right(self, tf.reverse(tokens, [1]))
+    )
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as caught:
+        export(tiny_runs["vit_vqgan"], out)
+    assert caught.value.code == command.EXIT_NOT_EQUAL == 1
+    errors = capsys.readouterr().err
+    assert "error: saved_model decode: psnr is" in errors
+    assert f"nothing was exported; report: {out / 'reports' / '1'}" in errors
+    assert [path.name for path in out.iterdir()] == ["reports"]
+    assert not json.loads((out / "reports" / "1" / "export_report.json").read_text())["passed"]
+
+
+@pytest.mark.large
+def test_stage_1_and_half_a_training_are_said(tiny_runs, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_runs["vit_vqgan"], run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["training"]["steps"] = 12
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    export(run, tmp_path / "out")
+    errors = capsys.readouterr().err
+    assert f"{run} is only half trained: its weights are those of step 6 of 12" in errors
+    assert f"{run} is a run of stage 1: only the tokenizer's signatures are exported" in errors
+    answers = tf.saved_model.load(str(tmp_path / "out" / "vim" / "1")).signatures
+    expected = {"tokenize", "tokenize_bytes", "decode", "decode_bytes", "reconstruct"}
+    assert set(answers) == expected | {"serving_default"}
+    assert "images" in answers["serving_default"].structured_input_signature[1]
+
+
+def test_an_export_that_breaks_off_leaves_nothing(tiny_runs, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device", "variables.data")
+
+    monkeypatch.setattr(exporting.saved_model, "write_saved_model", fail)
+    with pytest.raises(OSError, match="No space left"):
+        export(tiny_runs["vit_vqgan"], tmp_path / "out")
+    assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out" / "reports"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--formats", "saved_model,onnx"], "--formats has onnx; allowed are saved_model, tflite,"),
+        (["--formats", ","], "--formats is empty; name some of saved_model, tflite, tfjs"),
+        (["--max-pixels", "0"], "--max-pixels is 0; it must be 1 or more"),
+        (["--embed-block", "9"], "--embed-block is 9; this model has blocks 1 to 1"),
+        (["--set", "seed=1"], "--set seed=1 would change the trained model"),
+    ],
+)
+def test_bad_options(tiny_runs, tmp_path, more, message):
+    with pytest.raises(UserError) as caught:
+        export(tiny_runs["vim"], tmp_path / "out", *more)
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_torn_checkpoint_is_one_line(tiny_runs, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_runs["vim"], run)
+    weights = run / "preset" / "model.weights.h5"
+    content = np.frombuffer(weights.read_bytes(), "uint8").copy()
+    content[len(content) // 2 :] = 0
+    weights.write_bytes(content.tobytes())
+    with pytest.raises(SystemExit) as caught:
+        command_line.run(lambda: export(run, tmp_path / "out"))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {weights}")
+    assert not (tmp_path / "out").exists()
