@@ -42,7 +42,7 @@ def refused(name, *arguments):
     return errors
 
 
-@pytest.mark.parametrize("name", ["train", "tokenize_dataset", "generate"])
+@pytest.mark.parametrize("name", ["train", "tokenize_dataset", "generate", "export"])
 def test_help_comes_without_tensorflow(name):
     code, output, errors, imported = command(name, "--help")
     assert code == 0
@@ -51,6 +51,15 @@ def test_help_comes_without_tensorflow(name):
     assert imported == []
     if name == "train":
         assert "optimizer.learning_rate" in output
+
+
+def test_an_export_of_nothing_known_is_one_line(tmp_path):
+    (tmp_path / "letter.txt").touch()
+    given = ["--run", "runs/x", "--to", tmp_path]
+    text = refused("export", *given)
+    assert "is not empty and holds no earlier export; give a new or empty folder" in text
+    assert "--formats has onnx; allowed are" in refused("export", *given, "--formats", "onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_a_wrong_key_is_one_line(tiny_configs, tmp_path):
