@@ -13,13 +13,14 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test demo test test-large lint wheel test-wheel clean check-python
+.PHONY: help venv venv-test demo test test-large test-referees lint wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
 	@echo "make demo DATA=~/photos the same on a folder of pictures; into runs/demo-photos/"
 	@echo "make test               the quick tests"
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
+	@echo "make test-referees      only those that hold figures and optimizers against other libraries"
 	@echo "make lint               ruff: rules and format"
 	@echo "make wheel              build dist/*.whl"
 	@echo "make test-wheel         the quick tests on the installed wheel, without the sources"
@@ -112,6 +113,10 @@ test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.i
 	VIM_TF_NODE_MODULES="$(abspath $(VENV)-node/node_modules)" \
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
 	    $(python) -m pytest -m large
+
+test-referees: venv-test $(VENV)-reference/.installed
+	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
+	    $(python) -m pytest -m large tests/test_referees.py
 
 lint: venv-test
 	$(python) -m ruff check .

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.export.signatures import Signatures
-from vim_tf.export.trained_run import open_run
+from vim_tf.trained_run import open_run
 
 SIGNATURES = ("tokenize", "generate_default")
 

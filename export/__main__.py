@@ -65,7 +65,7 @@ def main(arguments=None):
 
     from vim_tf.export import exporting
     from vim_tf.export.signatures import Signatures
-    from vim_tf.export.trained_run import open_run
+    from vim_tf.trained_run import open_run
 
     exporting.check_tools(formats, Path(arguments.node_modules))
     run = open_run(arguments.run, arguments.set)

@@ -17,8 +17,8 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
-from vim_tf.export.trained_run import COMPARED, normalize
 from vim_tf.generator import to_uint8
+from vim_tf.trained_run import COMPARED, normalize
 
 PROTOCOL_FILE = "protocol.json"
 CLASS_NAMES_FILE = "class_names.txt"

@@ -17,8 +17,8 @@ import numpy as np
 from vim_tf.errors import UserError
 from vim_tf.export.edge_models import DECODE, write_decoder
 from vim_tf.export.report import Measurement, at_least, at_most, compare_images
-from vim_tf.export.trained_run import COMPARED, normalize
 from vim_tf.generator import to_uint8
+from vim_tf.trained_run import COMPARED, normalize
 
 VERSION = "4.22.0"
 PIP_LINE = f"pip install --no-deps tensorflowjs=={VERSION} six importlib-resources"

@@ -31,8 +31,8 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
-from vim_tf.export.trained_run import COMPARED, normalize
 from vim_tf.runs import write_atomically
+from vim_tf.trained_run import COMPARED, normalize
 
 # 2.0.2 and 2.1.0 compute decoder_int8.tflite 9 dB worse by their XNNPACK than without it, and 2.0.2
 # cannot be imported beside TensorFlow 2.20. 2.1.3, 2.1.5, 2.1.6, 2.2.0 and 2.3.0 do not differ.

@@ -42,7 +42,7 @@ def refused(name, *arguments):
     return errors
 
 
-@pytest.mark.parametrize("name", ["train", "tokenize_dataset", "generate", "export"])
+@pytest.mark.parametrize("name", ["train", "tokenize_dataset", "generate", "evaluate", "export"])
 def test_help_comes_without_tensorflow(name):
     code, output, errors, imported = command(name, "--help")
     assert code == 0

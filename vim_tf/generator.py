@@ -82,10 +82,19 @@ class ImageGenerator:
             UserError: a value out of range.
         """
         n = len(labels) if labels is not None else n
+        images = []
+        for batch in self.generate_batches(labels, n, batch_size, seed, **settings):
+            images.append(batch)
+            if callback:
+                callback(sum(map(len, images)), n)
+        return np.concatenate(images)
+
+    def generate_batches(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+        """As `generate`, but yields uint8 [B,H,W,3], for more pictures than fit into memory."""
+        n = len(labels) if labels is not None else n
         if not -(2**31) <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
         seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
-        images = []
         for start in range(0, n, batch_size):
             rows = slice(start, min(start + batch_size, n))
             tokens = self.vim.generate(
@@ -94,10 +103,7 @@ class ImageGenerator:
                 seed=seeds[rows],
                 **settings,
             )
-            images.append(to_uint8(self.tokenizer.decode_tokens(tokens)))
-            if callback:
-                callback(rows.stop, n)
-        return np.concatenate(images)
+            yield to_uint8(self.tokenizer.decode_tokens(tokens))
 
 
 def to_uint8(images):

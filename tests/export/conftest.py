@@ -14,8 +14,8 @@ from PIL import Image
 
 from vim_tf.export import saved_model, serving_kit, warmup
 from vim_tf.export.signatures import Signatures
-from vim_tf.export.trained_run import normalize, open_run
 from vim_tf.generator import to_uint8
+from vim_tf.trained_run import normalize, open_run
 
 HERE = Path(__file__).parent
 # Rows of unlike settings; the last is refused.

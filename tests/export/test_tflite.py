@@ -8,7 +8,7 @@ import tensorflow as tf
 from vim_tf.errors import UserError
 from vim_tf.export import tflite
 from vim_tf.export.edge_models import write_edge_model
-from vim_tf.export.trained_run import normalize, open_run
+from vim_tf.trained_run import normalize, open_run
 
 DECODERS = [name for name in tflite.FILES if name.startswith("decoder")]
 

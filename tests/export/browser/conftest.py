@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vim_tf.export import tfjs
-from vim_tf.export.trained_run import open_run
+from vim_tf.trained_run import open_run
 
 DRIVE = Path(__file__).with_name("drive.mjs")
 

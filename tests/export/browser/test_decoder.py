@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vim_tf.export import tfjs, tfjs_convert
-from vim_tf.export.trained_run import open_run
+from vim_tf.trained_run import open_run
 
 
 @pytest.mark.large

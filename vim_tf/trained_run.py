@@ -1,4 +1,4 @@
-"""Opening a run for export: its models in float32, and real pictures to hold the export against."""
+"""Opening a run for use: its models in float32, and the pictures that it was trained on."""
 
 import functools
 from dataclasses import dataclass
@@ -71,8 +71,8 @@ def open_run(path, overrides=()):
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(
-                f"--set {override} would change the trained model; an export only takes keys of "
-                "the data, such as data.path=..."
+                f"--set {override} would change the trained model; only keys of the data can be "
+                "set here, such as data.path=..."
             )
     run = Run(path)
     run.load_experiment()  # the error for a folder that is no run

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vim_tf.errors import UserError
-from vim_tf.export.trained_run import open_run
 from vim_tf.presets import load
+from vim_tf.trained_run import open_run
 
 
 def test_both_stages_open(tiny_runs):

@@ -1,0 +1,189 @@
+import hashlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf.errors import UserError
+from vim_tf.evaluation.features import open_extractor
+from vim_tf.evaluation.resizing import resize_clean, resize_legacy
+
+SIZE = (35, 31)  # that the graph resizes to
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).integers(0, 256, (5, 20, 24, 3), "uint8")
+
+
+def softmax(logits):
+    powers = np.exp(np.asarray(logits, "float64"))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def run_as_in_2015(graph, entry, images):
+    """The untouched graph in a session, one picture at a time: pooled, spatial, logits."""
+    answers = []
+    with tf.Graph().as_default() as building, tf.compat.v1.Session() as session:
+        picture = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
+        outputs = ["pool_3:0", "mixed_6/conv:0", "softmax/logits/MatMul:0"]
+        tensors = tf.compat.v1.import_graph_def(graph, {entry: picture}, outputs, name="")
+        assert building.get_operation_by_name("mixed_6/conv/batchnorm").type.startswith(
+            "BatchNormW"
+        )
+        for image in images.astype("float32"):
+            answers.append(session.run(tensors, {picture: image[None]}))
+    pooled, spatial, logits = (np.concatenate(part) for part in zip(*answers, strict=True))
+    return pooled.reshape(len(images), -1), spatial[..., :7].reshape(len(images), -1), logits
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("mode", ["adm", "legacy", "clean"])
+def test_the_graph_answers_as_in_2015(write_frozen_graph, tmp_path, images, mode, scaled):
+    graph = write_frozen_graph(tmp_path / "net.pb", scaled=scaled)
+    extractor = open_extractor(tmp_path / "net.pb", mode)
+    found = extractor(images)
+    if mode == "clean":
+        expected = run_as_in_2015(graph, "ResizeBilinear:0", resize_clean(images, SIZE))
+    else:
+        expected = run_as_in_2015(graph, "ExpandDims:0", images)
+    pooled, spatial, logits = expected
+    assert (extractor.dim, extractor.spatial_dim, extractor.classes) == (6, 7 * 9 * 8, 5)
+    np.testing.assert_allclose(found.pooled, pooled, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.spatial, spatial, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.probabilities, softmax(logits), rtol=1e-4)
+
+
+def test_the_graph_knows_no_batch_size(write_frozen_graph, tmp_path):
+    """Its file says one picture everywhere, which TensorFlow must not believe."""
+    write_frozen_graph(tmp_path / "net.pb")
+    network = open_extractor(tmp_path / "net.pb")._network
+    assert [shape.as_list() for shape in network.output_shapes] == [
+        [None, 1, 1, 6],
+        [None, 9, 8, 7],
+    ]
+
+
+def test_modes_differ(write_frozen_graph, tmp_path, images):
+    write_frozen_graph(tmp_path / "net.pb")
+    adm, clean = (open_extractor(tmp_path / "net.pb", mode)(images) for mode in ("adm", "clean"))
+    assert np.abs(adm.pooled - clean.pooled).max() > 0.1
+
+
+def test_only_the_real_sizes_are_called_by_no_name(write_frozen_graph, tmp_path):
+    write_frozen_graph(tmp_path / "tiny.pb")
+    assert open_extractor(tmp_path / "tiny.pb").name == "tiny"
+    # 68 / 4 = 17 places a side.
+    write_frozen_graph(tmp_path / "net.pb", dim=2048, classes=1008, size=(68, 68))
+    extractor = open_extractor(tmp_path / "net.pb")
+    assert extractor.name == ""
+    assert (extractor.dim, extractor.spatial_dim, extractor.classes) == (2048, 2023, 1008)
+
+
+def test_the_hash_is_that_of_the_file(write_frozen_graph, tmp_path):
+    path = tmp_path / "net.pb"
+    write_frozen_graph(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert open_extractor(path, expected_hash=sha256.upper()).sha256 == sha256
+    with pytest.raises(UserError, match=f"has the SHA-256 {sha256}, not 12ab"):
+        open_extractor(path, expected_hash="12ab")
+
+
+def test_weights_that_are_missing_are_said_to_be(tmp_path):
+    for path in (None, tmp_path / "nowhere.pb"):
+        with pytest.raises(UserError, match="classify_image_graph_def.pb.*docs/evaluation.md"):
+            open_extractor(path)
+
+
+def test_other_files_are_refused(write_frozen_graph, tmp_path):
+    for name, content, message in (
+        ("a.pb", b"no graph", "is no TensorFlow graph"),
+        ("b.pb", b"", "another graph, without ExpandDims"),
+        ("c.h5", b"", "must end in .pb or .keras"),
+        ("d.keras", b"no model", "cannot be loaded as a Keras model"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=message) as caught:
+            open_extractor(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_cannot_be_run_is_refused(write_frozen_graph, tmp_path):
+    graph = write_frozen_graph(tmp_path / "net.pb")
+    for node in graph.node:
+        if node.name == "last":
+            node.op = "NoSuchOperation"
+    (tmp_path / "net.pb").write_bytes(graph.SerializeToString())
+    with pytest.raises(UserError, match=r"cannot be run \(.*NoSuchOperation") as caught:
+        open_extractor(tmp_path / "net.pb")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_nan_is_refused(write_frozen_graph, tmp_path, images):
+    graph = write_frozen_graph(tmp_path / "net.pb")
+    for node in graph.node:
+        if node.name == "mixed_6/conv/batchnorm/beta":
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.full(8, np.nan, "float32")))
+    (tmp_path / "net.pb").write_bytes(graph.SerializeToString())
+    with pytest.raises(UserError, match=r"gives NaN or infinity \(batchnorm : Tensor had NaN"):
+        open_extractor(tmp_path / "net.pb")(images)
+
+
+# Keras --------------------------------------------------------------------------------------------
+
+
+def save_classifier(path, size=(12, 10), activation=None, softmax_layer=False):
+    """Saves mean colour -> 4 features -> 3 classes; returns its weights."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((*size, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    x = keras.layers.Dense(4, "relu", bias_initializer="ones")(x)
+    x = keras.layers.Dense(3, activation)(x)
+    if softmax_layer:
+        x = keras.layers.Softmax()(x)
+    model = keras.Model(inputs, x)
+    model.save(path)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+@pytest.mark.parametrize(("mode", "resize"), [(None, resize_clean), ("legacy", resize_legacy)])
+def test_a_classifier_is_a_proxy(tmp_path, images, activation, mode, resize):
+    first, bias, last, last_bias = save_classifier(tmp_path / "colours.keras", (12, 10), activation)
+    extractor = open_extractor(tmp_path / "colours.keras", mode)
+    found = extractor(images)
+    means = (resize(images, (12, 10)) / 127.5 - 1).mean((1, 2))
+    features = np.maximum(means @ first + bias, 0)
+    assert (extractor.name, extractor.dim, extractor.classes) == ("colours", 4, 3)
+    assert (extractor.spatial_dim, found.spatial) == (None, None)
+    np.testing.assert_allclose(found.pooled, features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.probabilities, softmax(features @ last + last_bias), rtol=1e-4)
+
+
+def test_a_softmax_layer_gives_probabilities(tmp_path, images):
+    *_, last, last_bias = save_classifier(tmp_path / "net.keras", softmax_layer=True)
+    found = open_extractor(tmp_path / "net.keras")(images)
+    # What goes into the last layer are the logits.
+    np.testing.assert_allclose(found.probabilities, softmax(found.pooled), rtol=1e-4)
+
+
+def test_pictures_of_its_size_or_of_any_are_not_resized(tmp_path, images, monkeypatch):
+    monkeypatch.setattr("vim_tf.evaluation.features.RESIZERS", {})
+    expected = None
+    for size in ((20, 24), (None, None)):
+        save_classifier(tmp_path / "net.keras", size)
+        found = open_extractor(tmp_path / "net.keras")(images).pooled
+        expected = found if expected is None else expected
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_keras_cannot_do_is_refused(tmp_path):
+    save_classifier(tmp_path / "net.keras")
+    with pytest.raises(UserError, match="--resize is adm.*allowed are clean and legacy"):
+        open_extractor(tmp_path / "net.keras", "adm")
+    with pytest.raises(UserError, match="--resize is best; allowed are adm, clean, legacy"):
+        open_extractor(tmp_path / "net.keras", "best")
+    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]).save(tmp_path / "c.keras")
+    with pytest.raises(UserError, match=r"has the shapes .*\(None, 6, 6, 2\); give a functional"):
+        open_extractor(tmp_path / "c.keras")

@@ -1,0 +1,264 @@
+"""`evaluate reconstruction` and `evaluate generation` on tiny runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import scipy.linalg
+
+from vim_tf import evaluate
+from vim_tf.data.images import make_image_dataset
+from vim_tf.errors import UserError
+from vim_tf.evaluation.image_metrics import ssim
+from vim_tf.generator import ImageGenerator, to_uint8
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.presets import load_tokenizer
+from vim_tf.runs import Run
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """(path of a proxy network, function from uint8 pictures to its 4 features)."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 5, 4, activation="tanh")(inputs)
+    features = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(features))
+    model.save(tmp_path / "colours.keras")
+    network = keras.Model(inputs, features)
+    return tmp_path / "colours.keras", lambda images: network.predict(
+        images / 127.5 - 1, verbose=0
+    ).astype("float64")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function (kind, run, *arguments) -> the result, written and read again."""
+
+    def run(kind, folder, *arguments, out="x.json"):
+        given = [kind, "--run", folder, "--out", tmp_path / out, *arguments]
+        evaluate.main([*map(str, given)])
+        return json.loads((tmp_path / out).read_text())
+
+    return run
+
+
+def frechet(a, b):
+    root = scipy.linalg.sqrtm(np.cov(a.T) @ np.cov(b.T)).real
+    return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
+
+
+def pictures_of(folder, split="validation"):
+    experiment = Run(folder).load_experiment()
+    data = make_image_dataset(experiment.data, experiment.seed)
+    return np.concatenate([batch["image"] for batch in data.evaluation(split)])
+
+
+@pytest.fixture(scope="module")
+def own_runs(tiny_runs, tmp_path_factory):
+    """Copies of the runs, since statistics are kept in a run."""
+    folder = tmp_path_factory.mktemp("own")
+    return {name: shutil.copytree(path, folder / name) for name, path in tiny_runs.items()}
+
+
+# Reconstruction -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
+def test_reconstruction_without_a_network(own_runs, run, stage):
+    result = run("reconstruction", own_runs[stage], "--batch-size", "4")
+    figures = result["figures"]
+    tokenizer = load_tokenizer(own_runs["vit_vqgan"])
+    images = pictures_of(own_runs["vit_vqgan"])
+    reconstruction = np.asarray(tokenizer(images))
+    tokens = np.asarray(tokenizer.tokenize(images))
+    error = (reconstruction.astype("float64") - images) / 2
+    psnr = np.mean([-10 * np.log10(np.mean(e**2)) for e in error])
+    share = np.bincount(tokens.ravel(), minlength=16) / tokens.size
+    expected = {
+        "PSNR": psnr,
+        "SSIM": np.mean(ssim((images + 1) / 2, (reconstruction + 1) / 2)),
+        "l1": np.mean(np.abs(error)),
+        "l2": np.mean(error**2),
+        "codebook usage": np.mean(share > 0),
+        "perplexity": np.exp(-np.sum(share[share > 0] * np.log(share[share > 0]))),
+        "dead codes": np.sum(share == 0),
+        "logit-laplace": logit_laplace(tokenizer, images),
+    }
+    assert figures == pytest.approx(expected, rel=1e-4)
+    assert result["missing"] == {}
+    assert result["models"] == {"tokenizer": tokenizer.weights_hash()}
+    assert (result["extractor"], result["reference"]) == (None, None)
+
+
+def logit_laplace(tokenizer, images):
+    """Density of a sigmoid of a Laplace variable, at pixels squeezed to [0.1,0.9], less ln 2."""
+    _, mean, log_scale = tokenizer.decode_distribution(tokenizer.encode(images).codes)
+    mean, log_scale = np.asarray(mean, "float64"), np.asarray(log_scale, "float64")
+    log_scale = -5 + np.log1p(np.exp(log_scale + 5))
+    y = 0.1 + 0.8 * (images + 1) / 2
+    distance = np.abs(np.log(y / (1 - y)) - mean)
+    return np.mean(distance / np.exp(log_scale) + log_scale + np.log(y * (1 - y)))
+
+
+def test_pixels_without_a_density_have_no_logit_laplace(tiny, tmp_path, run):
+    experiment = tiny("vit_vqgan", "model.output=rgb", "losses.logit_laplace=0")
+    folder = Run(tmp_path / "run")
+    folder.start(experiment)
+    tokenizer = ViTVQGAN(experiment.model, experiment.data.image_size)
+    folder.save_preset(tokenizer.save_to_preset)
+    result = run("reconstruction", folder.path)
+    assert "logit-laplace" not in result["figures"]
+    assert "rgb" in result["missing"]["logit-laplace"]
+
+
+def test_reconstruction_with_a_network(own_runs, run, classifier):
+    path, features = classifier
+    result = run("reconstruction", own_runs["vit_vqgan"], "--extractor", path)
+    images = pictures_of(own_runs["vit_vqgan"])
+    reconstruction = to_uint8(load_tokenizer(own_runs["vit_vqgan"])(images))
+    expected = frechet(features(reconstruction), features(to_uint8(images)))
+    figures = result["figures"]
+    assert figures["rFID[colours]"] == pytest.approx(expected, rel=1e-4)
+    assert {"PSNR", "IS[colours]", "KID[colours]", "precision[colours]"} <= set(figures)
+    assert not any(name.startswith("sFID") for name in figures)
+    assert result["reference"]["kind"] == "the run's validation pictures"
+    assert result["pictures"]["kind"] == "reconstructions"
+    assert result["pictures"]["count"] == result["reference"]["count"] == 10
+
+
+def test_the_first_n_of_a_split(own_runs, run, classifier):
+    given = ["--split", "train", "--n", "12", "--metrics", "fid", "--extractor", classifier[0]]
+    result = run("reconstruction", own_runs["vit_vqgan"], *given)
+    assert result["reference"]["count"] == 12
+    images = pictures_of(own_runs["vit_vqgan"], "train")[:12]
+    error = (np.asarray(load_tokenizer(own_runs["vit_vqgan"])(images)) - images) / 2
+    assert result["figures"]["l1"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
+
+
+def test_pictures_that_have_moved(own_runs, run, tiny_pictures, tmp_path):
+    moved = shutil.copytree(tiny_pictures / "train", tmp_path / "moved")
+    given = ["--set", f"data.path={moved}", f"data.validation_path={moved}"]
+    result = run("reconstruction", own_runs["vit_vqgan"], *given)
+    assert result["pictures"]["count"] == 24
+    assert result["pictures"]["path"] == str(moved)
+
+
+# Generation ---------------------------------------------------------------------------------------
+
+
+def test_generation(own_runs, run, classifier):
+    path, features = classifier
+    given = ["--n", "11", "--seed", "3", "--temperature", "0.9", "--guidance-scale", "1.5"]
+    result = run("generation", own_runs["vim"], *given, "--extractor", path, "--batch-size", "4")
+    generator = ImageGenerator.load(own_runs["vim"])
+    samples = generator.generate(np.arange(11) % 2, seed=3, temperature=0.9, guidance_scale=1.5)
+    reference = features(to_uint8(pictures_of(own_runs["vim"])))
+    expected = frechet(features(samples), reference)
+    assert result["figures"]["gFID[colours]"] == pytest.approx(expected, rel=1e-4)
+    described = result["pictures"]
+    assert described["label_mode"] == "balanced"
+    assert (described["seed"], described["temperature"], described["top_k"]) == (3, 0.9, 0)
+    assert (described["guidance_scale"], described["count"]) == (1.5, 11)
+    assert set(result["models"]) == {"tokenizer", "vim"}
+    assert result["models"]["vim"] == generator.vim.weights_hash()
+    assert "label mode balanced, seed 3, temperature 0.9" in result["markdown"]
+
+
+def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
+    path, features = classifier
+    generator = ImageGenerator.load(own_runs["vim"])
+    given = ["--n", "8", "--label-mode", "unconditional", "--extractor", path, "--metrics", "fid"]
+    given += ["--top-k", "4", "--top-p", "0.9"]
+    samples = features(generator.generate(n=8, top_k=4, top_p=0.9))
+    train = to_uint8(pictures_of(own_runs["vim"], "train"))
+    result = run("generation", own_runs["vim"], *given, "--split", "train")
+    assert result["figures"]["gFID[colours]"] == pytest.approx(
+        frechet(samples, features(train)), rel=1e-4
+    )
+    np.savez(tmp_path / "b.npz", train[:9])
+    result = run(
+        "generation", own_runs["vim"], *given, "--reference", tmp_path / "b.npz", out="y.json"
+    )
+    assert result["figures"]["gFID[colours]"] == pytest.approx(
+        frechet(samples, features(train[:9])), rel=1e-4
+    )
+    assert result["reference"]["kind"] == "npz"
+
+
+# Mistakes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "arguments", "message"),
+    [
+        ("generation", "vim", [], "no feature network is given"),
+        ("generation", "vim", ["--extractor", "x.pb"], "x.pb, which is no file"),
+        ("reconstruction", "vim", ["--metrics", "fid"], "need a network: give --extractor"),
+        (
+            "reconstruction",
+            "vim",
+            ["--n", "11"],
+            "--n is 11, but the run's validation data hold 10",
+        ),
+        ("reconstruction", "vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
+        ("reconstruction", "vim", ["--batch-size", "0"], "--batch-size is 0"),
+        (
+            "reconstruction",
+            "vim",
+            ["--set", "model.patch_size=8"],
+            "would change the trained model",
+        ),
+        ("generation", "vim", ["CLASSIFIER", "--n", "7"], "fid of 7 samples with 4 features"),
+        ("generation", "vim", ["CLASSIFIER", "--n", "9", "--top-p", "0"], "top_p is 0"),
+        ("generation", "vim", ["CLASSIFIER", "--metrics", "sfid"], "colours.keras has none"),
+        ("generation", "vit_vqgan", ["CLASSIFIER"], "run of stage 1, which generates nothing"),
+        ("reconstruction", "vim", ["CLASSIFIER", "--extractor-hash", "0"], "not 0 as --extractor-"),
+    ],
+)
+def test_mistakes_are_one_line(
+    own_runs, run, classifier, tmp_path, kind, stage, arguments, message
+):
+    if "CLASSIFIER" in arguments:
+        given = [arg for arg in arguments if arg != "CLASSIFIER"]
+        arguments = [*given, "--extractor", classifier[0]]
+        if "--metrics" not in given:
+            arguments += ["--metrics", "fid"]
+    with pytest.raises(UserError, match=message) as caught:
+        run(kind, own_runs[stage], *arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_the_result_is_never_written_over_a_file(own_runs, run, tmp_path):
+    (tmp_path / "x.json").write_text("mine")
+    with pytest.raises(UserError, match="x.json exists; delete it"):
+        run("reconstruction", own_runs["vim"])
+    assert (tmp_path / "x.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x.txt"], "error: --out is x.txt; give a file name that ends in .json\n"),
+        (["--out", "no/x.json"], "error: --out is no/x.json, but the folder no does not exist"),
+        (["--out", "x.json", "--n", "0"], "error: --n is 0; it must be 1 or more\n"),
+        (["--out", "x.json", "--image-size", "8x"], "8x is neither 256 nor 256x192"),
+        (["--out", "x.json", "--resize", "best"], "invalid choice: 'best'"),
+    ],
+)
+def test_arguments_are_checked_at_once(arguments, message, tmp_path):
+    code = (
+        "import sys\nfrom vim_tf import command_line, evaluate\n"
+        "try:\n    command_line.run(evaluate.main)\n"
+        "finally:\n    assert 'tensorflow' not in sys.modules\n"
+    )
+    given = [sys.executable, "-c", code, "images", "--a", "a", "--b", "b", *arguments]
+    result = subprocess.run(given, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,247 @@
+"""Our figures held against those of TF-GAN, tensorflow-addons and torch-fidelity.
+
+They run in an environment of their own, tests/reference/requirements.txt, whose Python is named by
+VIM_TF_REFERENCE_PYTHON: `make test-large`.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf import losses
+from vim_tf.config import OptimizerConfig
+from vim_tf.ema import ExponentialMovingAverage
+from vim_tf.evaluation.fid import FeatureStatistics, frechet_distance
+from vim_tf.evaluation.inception_score import InceptionScore
+from vim_tf.evaluation.kid import draw_subsets, kid
+from vim_tf.evaluation.precision_recall import precision_recall
+from vim_tf.trainers.schedules import learning_rate_schedule, make_optimizer
+
+REFERENCE = "VIM_TF_REFERENCE_PYTHON"
+SCRIPTS = Path(__file__).parent / "reference"
+SUBSETS, SUBSET_SIZE, SEED = 4, 150, 11
+
+pytestmark = [
+    pytest.mark.large,
+    pytest.mark.skipif(REFERENCE not in os.environ, reason=f"{REFERENCE} is not set"),
+]
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory):
+    """A function (script, {name: array}) -> {name: array or number} of the answers."""
+
+    def ask(script, inputs):
+        folder = tmp_path_factory.mktemp("referee")
+        np.savez(folder / "inputs.npz", **inputs)
+        done = subprocess.run(
+            [os.environ[REFERENCE], SCRIPTS / script, folder / "inputs.npz", folder / "out.npz"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return {name: value[()] for name, value in np.load(folder / "out.npz").items()}
+
+    return ask
+
+
+# Metrics ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Features as after a ReLU, correlated; those of samples are shifted."""
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(40, 64))
+
+    def make(rows, shift):
+        return np.maximum(random.normal(size=(rows, 40)) @ mixing / 6 + shift, 0).astype("float32")
+
+    return {
+        "reference": make(900, 0.5),
+        "samples": make(700, 0.7),
+        "logits": (3 * random.normal(size=(620, 20))).astype("float32"),
+        "subsets": SUBSETS,
+        "subset_size": SUBSET_SIZE,
+        "seed": SEED,
+        "splits": 10,
+    }
+
+
+@pytest.fixture(scope="module")
+def critic():
+    """Logits of a discriminator, pictures, and weights of a small critic that judges them."""
+    random = np.random.default_rng(1)
+    return {
+        "real_logits": (3 * random.normal(size=50)).astype("float32"),
+        "fake_logits": (3 * random.normal(size=50)).astype("float32"),
+        "images": random.uniform(-1, 1, (6, 4, 5, 3)).astype("float32"),
+        "critic": random.normal(size=(60, 7)).astype("float32"),
+    }
+
+
+@pytest.fixture(scope="module")
+def tensorflow_gan(ask, features, critic):
+    drawn = draw_subsets(700, 900, SUBSETS, SUBSET_SIZE, SEED)
+    samples, reference = (np.concatenate(rows) for rows in zip(*drawn, strict=True))
+    blocks = {
+        "kid_samples": features["samples"][samples],
+        "kid_reference": features["reference"][reference],
+    }
+    return ask("tensorflow_gan_figures.py", features | critic | blocks)
+
+
+@pytest.fixture(scope="module")
+def torch_fidelity(ask, features):
+    return ask("torch_fidelity_metrics.py", features)
+
+
+def our_fid(features):
+    both = []
+    for name in ("samples", "reference"):
+        both.append(FeatureStatistics(64))
+        for batch in np.array_split(features[name], 7):
+            both[-1].update(batch)
+    return frechet_distance(*both)
+
+
+def our_kid(features):
+    return kid(features["samples"], features["reference"], SUBSETS, SUBSET_SIZE, SEED)
+
+
+def our_inception_score(features, splits):
+    with InceptionScore(20, splits, from_logits=True) as score:
+        score.update(features["logits"])
+        return score.result()
+
+
+def test_metrics_equal_tensorflow_gans(features, tensorflow_gan):
+    assert our_fid(features) == pytest.approx(tensorflow_gan["fid"], rel=1e-5)
+    mean, deviation = our_kid(features)
+    assert mean == pytest.approx(tensorflow_gan["kid"], rel=1e-5)
+    # Theirs is the standard error of the mean, with the deviation divided by `subsets` less one.
+    error = deviation / np.sqrt(SUBSETS - 1)
+    assert error == pytest.approx(tensorflow_gan["kid_standard_error"], rel=1e-5)
+    score = our_inception_score(features, splits=1)
+    assert score == pytest.approx((tensorflow_gan["inception_score"], 0), rel=1e-5)
+
+
+def test_metrics_equal_torch_fidelitys(features, torch_fidelity):
+    assert our_fid(features) == pytest.approx(
+        torch_fidelity["frechet_inception_distance"], rel=1e-5
+    )
+    for figures, names in (
+        (our_kid(features), "kernel_inception_distance"),
+        (our_inception_score(features, splits=10), "inception_score"),
+    ):
+        theirs = [torch_fidelity[f"{names}_{part}"] for part in ("mean", "std")]
+        assert figures == pytest.approx(theirs, rel=1e-5), names
+    figures = precision_recall(features["reference"], features["samples"])
+    assert figures == pytest.approx(
+        (torch_fidelity["precision"], torch_fidelity["recall"]), abs=1e-6
+    )
+    assert 0.1 < min(figures) < max(figures) < 0.99
+
+
+# Losses -----------------------------------------------------------------------------------------
+
+
+def test_non_saturating_losses_equal_tensorflow_gans(critic, tensorflow_gan):
+    real, fake = critic["real_logits"], critic["fake_logits"]
+    np.testing.assert_allclose(
+        losses.discriminator_loss(real, fake), tensorflow_gan["discriminator"], rtol=1e-5
+    )
+    np.testing.assert_allclose(losses.generator_loss(fake), tensorflow_gan["generator"], rtol=1e-5)
+
+
+def test_r1_equals_tensorflow_gans(critic, tensorflow_gan):
+    """TF-GAN has (|g| / t - 1)^2 for a target t; t = 1 and t = 1/2 give |g|^2, which R1 is."""
+    images = tf.constant(critic["images"])
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        flat = tf.reshape(images, (len(images), -1))
+        logits = tf.reduce_sum(tf.tanh(flat @ critic["critic"]))
+    expected = (tensorflow_gan["penalty_half"] - 2 * tensorflow_gan["penalty_1"] + 1) / 2
+    ours = losses.r1_penalty(tape.gradient(logits, images))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+# Optimizer and moving average -------------------------------------------------------------------
+
+STEPS = 100
+OPTIMIZER = OptimizerConfig(
+    learning_rate=0.02,
+    beta_1=0.9,
+    beta_2=0.96,
+    weight_decay=0.3,
+    schedule="cosine",
+    warmup_steps=10,
+    final_ratio=0.1,
+)
+SGD_RATE, EMA_DECAY = 0.1, 0.85  # the decay is reached at step 51
+SHAPES = {"kernel": (4, 3), "bias": (3,)}
+
+
+@pytest.fixture(scope="module")
+def steps():
+    random = np.random.default_rng(2)
+    schedule = learning_rate_schedule(OPTIMIZER, STEPS)
+    start = {name: random.normal(size=shape) for name, shape in SHAPES.items()}
+    gradients = {
+        f"{name}_gradients": random.normal(size=(STEPS, *shape)) * random.uniform(size=shape)
+        for name, shape in SHAPES.items()
+    }
+    return {name: value.astype("float32") for name, value in (start | gradients).items()} | {
+        "rates": np.array([float(schedule(step)) for step in range(STEPS)]),
+        "beta_1": OPTIMIZER.beta_1,
+        "beta_2": OPTIMIZER.beta_2,
+        "epsilon": 1e-8,
+        "weight_decay": OPTIMIZER.weight_decay,
+        "sgd_rate": SGD_RATE,
+        "ema_decay": EMA_DECAY,
+    }
+
+
+@pytest.fixture(scope="module")
+def addons(ask, steps):
+    return ask("tensorflow_addons_steps.py", steps)
+
+
+def make_weights(steps):
+    return [keras.Variable(steps[name], name=name) for name in SHAPES]
+
+
+def apply(optimizer, step, steps):
+    optimizer.apply([tf.constant(steps[f"{name}_gradients"][step]) for name in SHAPES])
+
+
+def test_adamw_equals_tensorflow_addons(steps, addons):
+    weights = make_weights(steps)
+    optimizer = make_optimizer(OPTIMIZER, STEPS)
+    optimizer.build(weights)
+    for step in range(STEPS):
+        apply(optimizer, step, steps)
+        for weight in weights:
+            expected = addons[f"adamw_{weight.name}"][step]
+            np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=2e-6)
+    assert np.abs(np.array(weights[0]) - steps["kernel"]).min() > 1e-2  # they have moved
+
+
+def test_moving_average_equals_tensorflow_addons(steps, addons):
+    weights, averages = make_weights(steps), make_weights(steps)
+    optimizer = keras.optimizers.SGD(SGD_RATE)
+    optimizer.build(weights)
+    average = ExponentialMovingAverage(weights, averages, EMA_DECAY)
+    for step in range(STEPS):
+        apply(optimizer, step, steps)
+        average.update(step)
+        for value in averages:
+            expected = addons[f"average_{value.name}"][step]
+            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-6)

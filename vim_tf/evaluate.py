@@ -1,0 +1,139 @@
+"""Evaluates: `python -m vim_tf.evaluate reconstruction|generation|images ... --out x.json`."""
+
+import argparse
+import re
+import sys
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+from vim_tf.evaluation.protocol import check_out, format_table, write_result
+
+
+def parse_arguments(arguments=None):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.evaluate",
+        description="Measure a tokenizer's reconstructions, a VIM's samples, or any pictures, and "
+        "write the figures with everything that they depend on into one JSON file.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+
+    kind = kinds.add_parser("reconstruction", help="a run's tokenizer on its held-out pictures")
+    _add_run(kind)
+    kind.add_argument("--n", type=int, help="the first N pictures (default: all of the split)")
+    _add_common(kind, "without it, only pixels and codebook are measured")
+
+    kind = kinds.add_parser("generation", help="samples of a VIM run")
+    _add_run(kind)
+    kind.add_argument("--n", type=int, default=50_000, help="samples (default 50000)")
+    kind.add_argument(
+        "--reference",
+        metavar="PATH",
+        help="a folder, an .npz of pictures or of statistics (default: the run's pictures)",
+    )
+    kind.add_argument(
+        "--label-mode",
+        choices=("balanced", "unconditional"),
+        help="every class as often as the others, or no labels (default: balanced if it has any)",
+    )
+    kind.add_argument("--seed", type=int, default=0)
+    kind.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    kind.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    kind.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")
+    kind.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off (default)")
+    _add_common(kind, "needed")
+
+    kind = kinds.add_parser("images", help="one set of pictures against another")
+    kind.add_argument("--a", required=True, metavar="PATH", help="judged: a folder or an .npz")
+    kind.add_argument(
+        "--b", required=True, metavar="PATH", help="the reference: a folder, or an .npz of "
+        "pictures or of statistics"
+    )  # fmt: skip
+    kind.add_argument("--n", type=int, help="the first N pictures of each (default: all)")
+    kind.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="S|HxW",
+        help="resize the shorter side of a folder's pictures and cut out the centre",
+    )
+    _add_common(kind, "needed")
+
+    parsed = parser.parse_args(arguments)
+    parsed.command_line = sys.argv[1:] if arguments is None else list(arguments)
+    return parsed
+
+
+def _add_run(parser):
+    parser.add_argument("--run", required=True, help="folder of a run")
+    parser.add_argument(
+        "--split",
+        choices=("validation", "train"),
+        default="validation",
+        help="of the run's pictures (default validation)",
+    )
+    parser.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of the run's data, if the pictures have moved: --set data.path=...",
+    )
+
+
+def _add_common(parser, extractor):
+    parser.add_argument("--out", required=True, help="the result, a new .json file")
+    parser.add_argument(
+        "--extractor",
+        metavar="PATH",
+        help="feature network: classify_image_graph_def.pb of the ADM suite, or a .keras "
+        f"classifier as a proxy; {extractor}",
+    )
+    parser.add_argument("--extractor-hash", metavar="SHA256", help="what the file must have")
+    parser.add_argument(
+        "--resize",
+        choices=("adm", "clean", "legacy"),
+        help="to the network's size (default: adm for the graph, clean for a .keras model)",
+    )
+    parser.add_argument(
+        "--metrics", help="some of fid,sfid,is,kid,pr (default: all that the network gives)"
+    )
+    parser.add_argument(
+        "--allow-small-n",
+        action="store_true",
+        help="FID of fewer pictures than twice the features",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
+
+
+def _size(text):
+    """Parses "256" or "256x192" into (H, W)."""
+    found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is neither 256 nor 256x192 (height x width)")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    arguments = parse_arguments(arguments)
+    for name in ("n", "batch_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    out = check_out(arguments.out)
+
+    from vim_tf.evaluation import runner
+
+    evaluations = {
+        "reconstruction": runner.evaluate_reconstruction,
+        "generation": runner.evaluate_generation,
+        "images": runner.evaluate_images,
+    }
+    result = evaluations[arguments.kind](arguments)
+    write_result(out, result)
+    sys.stdout.write(f"{format_table(result)}\n{result['markdown']}\n\n{out}\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

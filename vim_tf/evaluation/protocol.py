@@ -1,0 +1,133 @@
+"""One JSON a result: the figures and everything that they depend on; and how people read it.
+
+A figure without its protocol cannot be compared: the same pictures have scored 4.28 and 2.11.
+"""
+
+import json
+import os
+import platform
+import shlex
+from pathlib import Path
+
+from vim_tf.errors import UserError
+
+PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
+
+
+def check_out(path):
+    """Returns the result's path, refused before anything is computed.
+
+    Raises:
+        UserError: it exists, has another ending than .json, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        raise UserError(f"--out is {path}; give a file name that ends in .json")
+    if not path.parent.is_dir():
+        raise UserError(f"--out is {path}, but the folder {path.parent} does not exist; make it")
+    if path.exists():
+        raise UserError(f"--out {path} exists; delete it or give another name")
+    return path
+
+
+def make_result(command, figures, missing, pictures, reference, extractor, settings, models=None):
+    """Puts a result together.
+
+    Args:
+        command: the words of the command line.
+        figures: {name: float}.
+        missing: {name: why it is not among the figures}.
+        pictures: description of what was judged, with `count` and `sha256`.
+        reference: description of what it was held against; None where nothing was.
+        extractor: the feature network, or None.
+        settings: dict of the metrics' settings.
+        models: {"tokenizer": SHA-256 of the weights, ...} of a run.
+
+    Returns:
+        A dict that JSON can hold; `markdown` is `markdown_line` of it.
+    """
+    result = {
+        "command": shlex.join(command),
+        "figures": figures,
+        "missing": missing,
+        "pictures": pictures,
+        "reference": reference,
+        "extractor": None,
+        "settings": settings,
+        "models": models or {},
+        "versions": _versions(),
+    }
+    if extractor is not None:
+        result["extractor"] = {
+            "path": str(extractor.path),
+            "sha256": extractor.sha256,
+            "name": extractor.name or "FID Inception",
+            "proxy": bool(extractor.name),
+            "features": extractor.dim,
+            "spatial_features": extractor.spatial_dim,
+            "classes": extractor.classes,
+            "resize": extractor.mode,
+        }
+    result["markdown"] = markdown_line(result)
+    return result
+
+
+def markdown_line(result):
+    """Returns the result as one row of a table: figures, pictures, reference, network."""
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
+    cells = [figures, _describe(result["pictures"])]
+    if result["reference"] is not None:
+        cells.append(f"against {_describe(result['reference'])}")
+    extractor = result["extractor"]
+    if extractor is not None:
+        kind = "proxy network" if extractor["proxy"] else "network"
+        cells.append(
+            f"{kind} {os.path.basename(extractor['path'])} (SHA-256 {extractor['sha256'][:12]}), "
+            f"resize {extractor['resize']}"
+        )
+    cells += [f"{name} {value[:12]}" for name, value in result["models"].items()]
+    return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
+
+
+def write_result(path, result):
+    """Writes the JSON; UserError if a file of that name has come up since `check_out`."""
+    text = json.dumps(result, indent=1) + "\n"
+    try:
+        with open(path, "x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"--out {path} exists now; the result was:\n{text}") from None
+
+
+def format_table(result):
+    """Returns the figures for the terminal, a line each, and why others are missing."""
+    figures, missing = result["figures"], result["missing"]
+    width = max(map(len, [*figures, *missing]))
+    lines = [f"{name:{width}}  {value:.6g}" for name, value in figures.items()]
+    lines += [f"{name:{width}}  -  {reason}" for name, reason in missing.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(pictures):
+    """What a description says, in a few words."""
+    known = {key: value for key, value in pictures.items() if value is not None}
+    count = known.pop("count", None)
+    words = [f"{count:,} {known.pop('kind')}" if count else known.pop("kind")]
+    if "size" in known:
+        words.append(" x ".join(map(str, known.pop("size"))))
+    sha256 = known.pop("sha256", None)
+    for dropped in ("path", "source"):
+        known.pop(dropped, None)
+    words += [f"{key.replace('_', ' ')} {value}" for key, value in known.items()]
+    if sha256:
+        words.append(f"SHA-256 {sha256[:12]}")
+    return ", ".join(words)
+
+
+def _versions():
+    from importlib import metadata
+
+    import vim_tf
+
+    versions = {"vim_tf": vim_tf.__version__, "python": platform.python_version()}
+    return versions | {name.lower(): metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,79 @@
+"""How well a tokenizer gives pictures back: errors of pixels, and how much of its codebook it uses.
+
+Errors are those of the decoder's float output, clipped to [-1,1], against the float picture, as a
+training's own evaluation has them; only what goes into a feature network is rounded to 8 bits.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf import losses
+from vim_tf.evaluation.codebook import codebook_usage
+from vim_tf.evaluation.image_metrics import WINDOW, ssim
+from vim_tf.generator import to_uint8
+
+
+class Reconstructions:
+    """Reconstructed pictures as a source of `picture_sources`; gathers the errors on the way.
+
+    Args:
+        tokenizer: the `ViTVQGAN`.
+        pictures: the `RunPictures`.
+    """
+
+    def __init__(self, tokenizer, pictures):
+        self.count, self._tokenizer, self._pictures = pictures.count, tokenizer, pictures
+        self.description = {**pictures.description, "kind": "reconstructions"}
+        self._errors, self._tokens = {}, []
+        self._step = tf.function(self._reconstruct, reduce_retracing=True, autograph=False)
+
+    def batches(self, batch_size):
+        """Yields uint8 [B,H,W,3]."""
+        smallest = np.uint16 if self._tokenizer.config.quantizer.codes <= 2**16 else np.int32
+        self._errors, self._tokens = {}, []
+        for images in self._pictures.float_batches(batch_size):
+            reconstruction, tokens, errors = self._step(images)
+            self._tokens.append(tokens.numpy().astype(smallest))
+            if min(images.shape[1:3]) >= WINDOW:
+                errors["SSIM"] = ssim((images + 1) / 2, (reconstruction + 1) / 2)
+            for name, values in errors.items():
+                self._errors.setdefault(name, []).append(np.asarray(values, "float64"))
+            yield to_uint8(reconstruction)
+
+    def figures(self):
+        """What the last pass over `batches` found, means over pictures.
+
+        Returns:
+            (figures {name: float}, {name: why it is missing}): PSNR in dB; SSIM; l1 and l2 of
+            pixels in [0,1]; logit-laplace in nats a pixel channel, as `losses.logit_laplace_loss`
+            defines it; the codebook's as `codebook_usage` does.
+        """
+        figures = {name: np.mean(np.concatenate(parts)) for name, parts in self._errors.items()}
+        missing = {}
+        if "SSIM" not in figures:
+            missing["SSIM"] = f"pictures are smaller than its window of {WINDOW} pixels"
+        if "logit-laplace" not in figures:
+            missing["logit-laplace"] = "the tokenizer's output is rgb, which has no such density"
+        codes = self._tokenizer.config.quantizer.codes
+        usage = codebook_usage(np.concatenate(self._tokens), codes)
+        names = {"usage": "codebook usage", "perplexity": "perplexity", "dead_codes": "dead codes"}
+        figures |= {name: usage[key] for key, name in names.items()}
+        return {name: float(value) for name, value in figures.items()}, missing
+
+    def _reconstruct(self, images):
+        """Images [B,H,W,3] -> (reconstruction, tokens [B,N], {name: [B]})."""
+        tokens = self._tokenizer.tokenize(images)
+        codes = self._tokenizer.quantizer.lookup(tokens)
+        unclipped, mean, log_scale = self._tokenizer.decode_distribution(codes)
+        reconstruction = tf.clip_by_value(unclipped, -1.0, 1.0)
+        difference = (reconstruction - images) / 2
+        errors = {
+            "PSNR": losses.psnr(reconstruction, images),
+            "l1": tf.reduce_mean(tf.abs(difference), [1, 2, 3]),
+            "l2": tf.reduce_mean(tf.square(difference), [1, 2, 3]),
+        }
+        if mean is not None:
+            # One value for the batch, a mean over its pictures, stands for each of them.
+            loss = losses.logit_laplace_loss(mean, log_scale, images)
+            errors["logit-laplace"] = tf.fill(tf.shape(images)[:1], loss)
+        return reconstruction, tokens, errors

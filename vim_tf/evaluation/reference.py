@@ -1,0 +1,192 @@
+"""What pictures are held against: other pictures, or their statistics in an .npz.
+
+Statistics that were worked out once are kept beside the pictures, as
+`<pictures>.statistics-<key>.npz` with the keys of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`),
+so that they can also be given as a reference themselves. The key depends on the pixels, the network
+and the resize mode: a changed folder is measured anew.
+"""
+
+import hashlib
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vim_tf.errors import UserError
+from vim_tf.evaluation.features import hash_file
+from vim_tf.evaluation.fid import FeatureStatistics
+from vim_tf.evaluation.measuring import NEED_FEATURES, Measured, measure
+from vim_tf.evaluation.picture_sources import NpzPictures, open_pictures
+from vim_tf.runs import write_atomically
+
+WHAT = "reference pictures"
+STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz
+
+
+@dataclass
+class Reference:
+    """A reference, not yet measured.
+
+    Attributes:
+        pictures: a source of `picture_sources`; None for statistics alone.
+        statistics: a `Measured` of what an .npz says; None for pictures alone.
+        beside: path that the statistics' file names start with; None keeps none.
+        description: dict for the protocol.
+    """
+
+    pictures: Any
+    statistics: Any = None
+    beside: Any = None
+    description: Any = None
+
+    def __post_init__(self):
+        self.description = dict(self.description or self.pictures.description)
+
+    @property
+    def count(self):
+        """Number of pictures behind the statistics; None if a file does not say."""
+        return self.statistics.count if self.statistics else self.pictures.count
+
+
+def open_reference(path, argument, extractor, image_size=None, limit=None):
+    """Opens a folder, an .npz of pictures, or an .npz of statistics, with or without pictures.
+
+    Args:
+        path: the folder or file.
+        argument: the command's argument that gave it, for errors.
+        extractor: the feature network that it must fit.
+        image_size: as in `picture_sources.open_pictures`.
+        limit: as there; statistics are taken as they are.
+
+    Returns:
+        A `Reference`.
+
+    Raises:
+        UserError: something else, or statistics of another network or resize mode.
+    """
+    names = _array_names(path)
+    if not {"mu", "sigma"} & names:
+        pictures = open_pictures(path, argument, image_size, limit)
+        return Reference(pictures, beside=Path(path))
+    statistics = Measured(pooled=FeatureStatistics.load(path))
+    statistics.count = statistics.pooled.count
+    if "mu_s" in names:
+        statistics.spatial = FeatureStatistics.load(path, spatial=True)
+    _check_fit(path, argument, statistics, extractor)
+    pictures = NpzPictures(path, argument) if "arr_0" in names else None
+    described = {"kind": "statistics", "path": str(path), "sha256": hash_file(path)}
+    return Reference(pictures, statistics, description=described)
+
+
+def measure_reference(reference, extractor, metrics, batch_size, say):
+    """Measures a reference, from the statistics that are kept where they are enough.
+
+    Args:
+        reference: the `Reference`; its description gets the number and the hash of the pictures.
+        extractor: the feature network.
+        metrics: of `measuring.METRICS`.
+        batch_size: pictures at once.
+        say: function of a line for the user.
+
+    Returns:
+        A `Measured`, without an Inception Score: that is the candidate's.
+    """
+    metrics = tuple(metric for metric in metrics if metric != "is")
+    needs_features = bool(NEED_FEATURES & set(metrics))
+    pictures = reference.pictures
+    if reference.statistics is not None:
+        found = reference.statistics
+        if needs_features and pictures is not None:
+            found.spool = measure(pictures, extractor, ("kid",), batch_size, WHAT).spool
+        reference.description["count"] = found.count
+        return found
+    found = None
+    if metrics and not needs_features:
+        found = _find_kept(reference, extractor, metrics, batch_size, say)
+    if found is None:
+        found = measure(pictures, extractor, metrics, batch_size, WHAT)
+        _keep(reference, extractor, found, say)
+    reference.description |= {"count": found.count, "sha256": found.sha256}
+    return found
+
+
+def _array_names(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return set()  # `open_pictures` says what is wrong
+
+
+def _check_fit(path, argument, statistics, extractor):
+    for name, part, dim in (
+        ("mu", statistics.pooled, extractor.dim),
+        ("mu_s", statistics.spatial, extractor.spatial_dim),
+    ):
+        if part is not None and dim is not None and part.dim != dim:
+            raise UserError(
+                f"{argument} {path} has statistics of {part.dim:,} features in {name}, and "
+                f"{extractor.path} has {dim:,}; they must be of the same network"
+            )
+    with np.load(path) as archive:
+        for name, ours in (("extractor", extractor.sha256), ("resize", extractor.mode)):
+            if name in archive and str(archive[name]) != ours:
+                raise UserError(
+                    f"{argument} {path} was made with {name} {archive[name]}, and now it is "
+                    f"{ours}; make the statistics anew, or give the same network and --resize"
+                )
+
+
+# Kept statistics ----------------------------------------------------------------------------------
+
+
+def _kept_path(reference, extractor, pictures_hash):
+    identity = f"{pictures_hash} {extractor.sha256} {extractor.mode}"
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return reference.beside.with_name(f"{reference.beside.name}.statistics-{key}.npz")
+
+
+def _find_kept(reference, extractor, metrics, batch_size, say):
+    if reference.beside is None or not any(
+        reference.beside.parent.glob(f"{reference.beside.name}.statistics-*.npz")
+    ):
+        return None  # without a look at the pictures
+    pictures_hash = measure(reference.pictures, None, (), batch_size, f"{WHAT}, hash").sha256
+    path = _kept_path(reference, extractor, pictures_hash)
+    kept = _array_names(path)
+    kept = _array_names(path)
+    if not {STATISTICS[metric] for metric in metrics} <= kept:
+        return None
+    found = Measured(pooled=FeatureStatistics.load(path), sha256=pictures_hash)
+    found.count = found.pooled.count
+    if "mu_s" in kept:
+        found.spatial = FeatureStatistics.load(path, spatial=True)
+    say(f"statistics of the reference: {path}")
+    return found
+
+
+def _keep(reference, extractor, found, say):
+    if reference.beside is None or found.pooled is None:
+        return
+    arrays = {"mu": found.pooled.mean, "sigma": found.pooled.covariance}
+    if found.spatial is not None:
+        arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        **arrays,
+        count=np.int64(found.count),
+        pictures=found.sha256,
+        extractor=extractor.sha256,
+        resize=extractor.mode,
+    )
+    path = _kept_path(reference, extractor, found.sha256)
+    try:
+        os.makedirs(path.parent, exist_ok=True)
+        write_atomically(path, buffer.getvalue())
+    except OSError as error:  # a read-only data set: nothing is lost but time
+        say(f"statistics of the reference are not kept in {path.parent}: {error.strerror}")

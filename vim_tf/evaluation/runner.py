@@ -1,0 +1,144 @@
+"""The three evaluations, from a path to a result: reconstruction, generation, images."""
+
+import sys
+from pathlib import Path
+
+from vim_tf.data.images import make_image_dataset
+from vim_tf.errors import UserError
+from vim_tf.evaluation import measuring, protocol
+from vim_tf.evaluation.features import open_extractor
+from vim_tf.evaluation.picture_sources import RunPictures, Samples, open_pictures
+from vim_tf.evaluation.reconstruction import Reconstructions
+from vim_tf.evaluation.reference import Reference, measure_reference, open_reference
+from vim_tf.generator import ImageGenerator
+from vim_tf.trained_run import open_run
+
+
+def evaluate_reconstruction(arguments):
+    """Judges a tokenizer by pictures of its run's data; `arguments` are those of the command.
+
+    Returns:
+        The result of `protocol.make_result`.
+
+    Raises:
+        UserError: any mistake in the arguments, the run or the pictures.
+    """
+    extractor = None
+    if arguments.extractor is not None:
+        extractor = _open_extractor(arguments)
+    elif arguments.metrics is not None:
+        raise UserError("--metrics is given, and they need a network: give --extractor")
+    metrics = measuring.available_metrics(arguments.metrics, extractor)
+    run = open_run(arguments.run, arguments.set)
+    pictures, reference = _run_reference(run, arguments, arguments.n)
+    if metrics:
+        count = pictures.count
+        measuring.check_counts(
+            "pictures", count, count, metrics, extractor, arguments.allow_small_n
+        )
+    source = Reconstructions(run.tokenizer, pictures)
+    candidate = measuring.measure(
+        source, extractor, metrics, arguments.batch_size, "reconstructions"
+    )
+    found = (*source.figures(), {})
+    if metrics:
+        more = _compare(candidate, reference, metrics, extractor, arguments, "r")
+        found = [ours | theirs for ours, theirs in zip(found, more, strict=True)]
+    return _finish(
+        arguments,
+        found,
+        source.description | {"count": candidate.count, "sha256": candidate.sha256},
+        reference.description if metrics else None,
+        extractor,
+        {"tokenizer": run.tokenizer.weights_hash()},
+    )
+
+
+def evaluate_generation(arguments):
+    """Judges a VIM's samples; see `evaluate_reconstruction`."""
+    extractor = _open_extractor(arguments)
+    metrics = measuring.available_metrics(arguments.metrics, extractor)
+    run = open_run(arguments.run, arguments.set)
+    if run.vim is None:
+        raise UserError(
+            f"{arguments.run} is a run of stage 1, which generates nothing; give a run of "
+            "experiment vim, or evaluate its reconstruction"
+        )
+    generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
+    settings = {
+        "temperature": arguments.temperature,
+        "top_k": arguments.top_k,
+        "top_p": arguments.top_p,
+        "guidance_scale": arguments.guidance_scale,
+    }
+    source = Samples(generator, arguments.n, arguments.label_mode, arguments.seed, settings)
+    if arguments.reference is None:
+        _, reference = _run_reference(run, arguments, None)
+    else:
+        reference = open_reference(arguments.reference, "--reference", extractor)
+    return _judge(source, reference, "samples", extractor, metrics, arguments, "g", run.hashes())
+
+
+def evaluate_images(arguments):
+    """Holds the pictures of --a against those, or the statistics, of --b."""
+    extractor = _open_extractor(arguments)
+    metrics = measuring.available_metrics(arguments.metrics, extractor)
+    crops = [arguments.image_size if Path(p).is_dir() else None for p in (arguments.a, arguments.b)]
+    if arguments.image_size is not None and not any(crops):
+        raise UserError(
+            "--image-size crops the pictures of folders, and neither --a nor --b is a folder; "
+            "leave it out"
+        )
+    source = open_pictures(arguments.a, "--a", crops[0], arguments.n)
+    reference = open_reference(arguments.b, "--b", extractor, crops[1], arguments.n)
+    return _judge(source, reference, "pictures", extractor, metrics, arguments)
+
+
+def _judge(source, reference, what, extractor, metrics, arguments, prefix="", models=None):
+    measuring.check_counts(
+        what, source.count, reference.count, metrics, extractor, arguments.allow_small_n
+    )
+    # First what may be wrong at once: settings of the sampling are checked at its first batch.
+    candidate = measuring.measure(source, extractor, metrics, arguments.batch_size, what)
+    return _finish(
+        arguments,
+        _compare(candidate, reference, metrics, extractor, arguments, prefix),
+        source.description | {"count": candidate.count, "sha256": candidate.sha256},
+        reference.description,
+        extractor,
+        models,
+    )
+
+
+def _compare(candidate, reference, metrics, extractor, arguments, prefix):
+    measured = measure_reference(reference, extractor, metrics, arguments.batch_size, _say)
+    return measuring.compare(candidate, measured, metrics, extractor, prefix)
+
+
+def _finish(arguments, found, pictures, reference, extractor, models):
+    figures, missing, settings = found
+    settings = {
+        "batch_size": arguments.batch_size,
+        "allow_small_n": arguments.allow_small_n,
+        **settings,
+    }
+    command = ["python", "-m", "vim_tf.evaluate", *arguments.command_line]
+    return protocol.make_result(
+        command, figures, missing, pictures, reference, extractor, settings, models
+    )
+
+
+def _open_extractor(arguments):
+    return open_extractor(arguments.extractor, arguments.resize, arguments.extractor_hash)
+
+
+def _run_reference(run, arguments, limit):
+    """Returns the pictures of the run's split, and the `Reference` that they are."""
+    data = make_image_dataset(run.experiment.data, run.experiment.seed)
+    pictures = RunPictures(data, arguments.split, limit)
+    beside = run.path / "evaluation" / arguments.split
+    return pictures, Reference(pictures, beside=beside)
+
+
+def _say(line):
+    sys.stderr.write(f"{line}\n")
