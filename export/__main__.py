@@ -30,13 +30,8 @@ def parse_arguments(arguments=None):
         default="saved_model",
         help=f"some of {','.join(FOLDERS)} (default saved_model)",
     )
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="keys of the run's data, if the pictures have moved: --set data.path=...",
+    command_line.add_overrides(
+        parser, "keys of the run's data, if the pictures have moved: --set data.path=..."
     )
     parser.add_argument(
         "--embed-block", type=int, help="block of VIM that embed takes (default: 5/12 of all)"

@@ -111,7 +111,7 @@ def test_lower_layers_import_only(layer, allowed):
     ("layer", "forbidden"),
     [
         ("trainers", ["builders", "export"]),
-        ("evaluation", ["builders", "trainers"]),
+        ("evaluation", ["builders", "trainers", "export"]),
         ("export", ["builders", "trainers"]),
         ("runs", ["builders", "trainers", "models", "data"]),
     ],

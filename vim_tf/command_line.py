@@ -3,10 +3,12 @@
 import errno
 import os
 import sys
+from pathlib import Path
 
 from vim_tf.errors import UserError
 
 EXIT_USER_ERROR = 2
+MOVED_PICTURES = "keys of the run's data, if the pictures have moved: --set data.path=..."
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EROFS: "the disk is read-only",
@@ -18,6 +20,29 @@ _DISK_ERRORS = {
 def quiet_tensorflow():
     """Keeps TensorFlow's start-up notices off the terminal; call before it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def add_overrides(parser, text="override single keys, for example --set data.batch_size=64 seed=1"):
+    """Adds `--set KEY=VALUE ...`, which may be given more than once; `text` is its help."""
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=text
+    )
+
+
+def check_new_file(path, suffix):
+    """Returns the path of `--out`, refused before anything is computed.
+
+    Raises:
+        UserError: it has another suffix, its folder does not exist, or there is such a file.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise UserError(f"--out is {path}; give a file name that ends in {suffix}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out is {path}, but the folder {path.parent} does not exist; make it")
+    if path.exists():
+        raise UserError(f"--out {path} exists; delete it or give another name")
+    return path
 
 
 def run(main):

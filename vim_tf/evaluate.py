@@ -6,7 +6,7 @@ import sys
 
 from vim_tf import command_line
 from vim_tf.errors import UserError
-from vim_tf.evaluation.protocol import check_out, format_table, write_result
+from vim_tf.evaluation.protocol import format_table, write_result
 
 
 def parse_arguments(arguments=None):
@@ -71,13 +71,8 @@ def _add_run(parser):
         default="validation",
         help="of the run's pictures (default validation)",
     )
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="keys of the run's data, if the pictures have moved: --set data.path=...",
+    command_line.add_overrides(
+        parser, "keys of the run's data, if the pictures have moved: --set data.path=..."
     )
 
 
@@ -121,7 +116,7 @@ def main(arguments=None):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
-    out = check_out(arguments.out)
+    out = command_line.check_new_file(arguments.out, ".json")
 
     from vim_tf.evaluation import runner
 

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -43,13 +42,7 @@ def main(arguments=None):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
-    out = Path(arguments.out)
-    if out.suffix.lower() != ".png":
-        raise UserError(f"--out is {out}; give a file name that ends in .png")
-    if not out.parent.is_dir():
-        raise UserError(f"--out is {out}, but the folder {out.parent} does not exist; make it")
-    if out.exists():
-        raise UserError(f"--out {out} exists; delete it or give another name")
+    out = command_line.check_new_file(arguments.out, ".png")
 
     from tqdm import tqdm
 

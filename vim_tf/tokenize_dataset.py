@@ -15,7 +15,7 @@ def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m vim_tf.tokenize_dataset", description=__doc__)
     parser.add_argument("--config", action="append", required=True, metavar="YAML")
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    command_line.add_overrides(parser)
     parser.add_argument("--out", help="folder of the cache; tokenizer.cache if not given")
     arguments = parser.parse_args(arguments)
     experiment = config_loader.load_config(arguments.config, arguments.set)

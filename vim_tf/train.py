@@ -22,13 +22,8 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--config", action="append", required=True, metavar="YAML", help="later files win"
     )
-    parser.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override single keys, for example --set data.batch_size=64 seed=1",
+    command_line.add_overrides(
+        parser, "override single keys, for example --set data.batch_size=64 seed=1"
     )
     parser.add_argument(
         "--workdir", help="the run's folder; runs/<name of the config> if not given"

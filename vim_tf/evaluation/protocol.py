@@ -7,27 +7,10 @@ import json
 import os
 import platform
 import shlex
-from pathlib import Path
 
 from vim_tf.errors import UserError
 
 PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
-
-
-def check_out(path):
-    """Returns the result's path, refused before anything is computed.
-
-    Raises:
-        UserError: it exists, has another ending than .json, or its folder does not exist.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".json":
-        raise UserError(f"--out is {path}; give a file name that ends in .json")
-    if not path.parent.is_dir():
-        raise UserError(f"--out is {path}, but the folder {path.parent} does not exist; make it")
-    if path.exists():
-        raise UserError(f"--out {path} exists; delete it or give another name")
-    return path
 
 
 def make_result(command, figures, missing, pictures, reference, extractor, settings, models=None):
@@ -90,7 +73,7 @@ def markdown_line(result):
 
 
 def write_result(path, result):
-    """Writes the JSON; UserError if a file of that name has come up since `check_out`."""
+    """Writes the JSON; UserError if a file of that name has come up since it was checked."""
     text = json.dumps(result, indent=1) + "\n"
     try:
         with open(path, "x") as file:
