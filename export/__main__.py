@@ -70,6 +70,7 @@ def main(arguments=None):
         _say(f"{run.path} is only half trained: its weights are those of step {done} of {asked}")
     if not run.vim:
         _say(f"{run.path} is a run of stage 1: only the tokenizer's signatures are exported")
+    run.pictures(1)  # what is wrong with the data is said before anything is written
     release = Release(arguments.to)
     try:
         failures = exporting.export(

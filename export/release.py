@@ -7,6 +7,7 @@
 <out>/serving/            TF Serving's configuration and a client
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -93,5 +94,6 @@ class Release:
     def discard(self):
         """Deletes what was staged; the version's number stays used if it has a report."""
         shutil.rmtree(self._staging, ignore_errors=True)
-        if not any(self.report_dir.iterdir()):
+        with contextlib.suppress(OSError):  # not empty
             self.report_dir.rmdir()
+            self.report_dir.parent.rmdir()

@@ -56,8 +56,10 @@ def test_two_exports_at_once_get_two_versions(tmp_path):
 
 
 def test_a_folder_that_was_put_there_by_hand_is_counted(tmp_path):
-    Release(tmp_path).discard()
-    (tmp_path / "vim" / "7").mkdir(parents=True)
+    first = Release(tmp_path)
+    stage(first, "saved_model", "one")
+    first.publish()
+    (tmp_path / "vim" / "7").mkdir()
     assert Release(tmp_path).version == 8
 
 
