@@ -191,7 +191,6 @@ async function loadDecoder() {
     const next = await Decoder.load(about, weights, backend);
     decoder?.dispose();
     decoder = next;
-    hideError();
   } finally {
     controls.forEach((control) => (control.disabled = false));
     setBusy(false);
@@ -199,6 +198,7 @@ async function loadDecoder() {
 }
 
 async function reload() {
+  hideError();  // of the try before; this one's stays while what works is loaded again
   try {
     await loadDecoder();
   } catch (error) {

@@ -313,11 +313,16 @@ def test_what_went_wrong_is_told_in_words(browse, serving, exported, about, tmp_
             ["wait", "#error:not([hidden])"],
             ["text", "error", "#error-text"],
             ["settle"],
+            ["shown", "still_told", "#error"],
             ["value", "weights", "#weights"],
+            ["select", "#weights", "float16"],
+            ["settle"],
+            ["shown", "told_of_good_ones", "#error"],
         ],
         broken,
         expect_problems=1,
     )
     assert "decoder_uint8/model.json cannot be loaded" in answers["error"]
     assert answers["weights"] == "float32"  # back to what works
+    assert (answers["still_told"], answers["told_of_good_ones"]) == (True, False)
     assert (answers["no_vim"], answers["serving"]) == (True, False)
