@@ -36,6 +36,11 @@ class ImageGenerator:
                 f"{run_or_preset_dir} holds a {type(vim).__name__}, which generates nothing; "
                 "give the folder of a run of experiment vim"
             )
+        return cls.around(vim, run_or_preset_dir)
+
+    @classmethod
+    def around(cls, vim, run_or_preset_dir):
+        """As `load`, for a `VIM` that was loaded from there already."""
         tokenizer = load_tokenizer(find_preset(run_or_preset_dir) / TOKENIZER_FOLDER)
         # A preset of VIM.save_to_preset may come without names.
         names = vim.metadata.get("class_names") or map(str, range(vim.classes))

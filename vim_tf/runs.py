@@ -81,11 +81,11 @@ class Run:
                 f"{self.path} cannot be written ({error.strerror}); give another --workdir"
             ) from None
 
-    def load_experiment(self):
-        """Returns the config of this run; UserError if there is none."""
+    def load_experiment(self, overrides=()):
+        """Returns the config of this run, with `--set` overrides; UserError if there is none."""
         if not self.config_path.exists():
             raise UserError(f"{self.path} is no run: it has no config.yaml; give a run's folder")
-        return config_loader.load_config([self.config_path])
+        return config_loader.load_config([self.config_path], overrides)
 
     def save_preset(self, save):
         """Calls `save(folder)` and then puts that folder in the place of the preset."""

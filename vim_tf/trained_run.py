@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from vim_tf import config_loader
 from vim_tf.data.images import make_image_dataset
 from vim_tf.errors import UserError
 from vim_tf.generator import ImageGenerator, to_uint8
@@ -49,12 +48,13 @@ class TrainedRun:
         return {name: model.weights_hash() for name, model in models.items() if model}
 
     @functools.cached_property
-    def _data(self):
+    def data(self):
+        """The `ImageData` that the run was trained on, opened on first use."""
         return make_image_dataset(self.experiment.data, self.experiment.seed)
 
     def pictures(self, count, split="validation"):
         """Returns the first `count` pictures of a split: uint8 [n,H,W,3], n <= count."""
-        batch = next(iter(self._data.evaluation(split, batch_size=count)))
+        batch = next(iter(self.data.evaluation(split, batch_size=count)))
         return to_uint8(batch["image"])
 
 
@@ -75,8 +75,7 @@ def open_run(path, overrides=()):
                 "set here, such as data.path=..."
             )
     run = Run(path)
-    run.load_experiment()  # the error for a folder that is no run
-    experiment = config_loader.load_config([run.config_path], overrides)
+    experiment = run.load_experiment(overrides)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -84,7 +83,7 @@ def open_run(path, overrides=()):
         if isinstance(model, ViTVQGAN):
             tokenizer, vim, names = model, None, ()
         else:
-            generator = ImageGenerator.load(run.path)
+            generator = ImageGenerator.around(model, run.path)
             tokenizer, vim, names = generator.tokenizer, generator.vim, generator.class_names
     finally:
         keras.config.set_dtype_policy(policy)

@@ -235,7 +235,7 @@ def test_a_reference_that_cannot_be_written_beside_is_no_error(scene, monkeypatc
     def refuse(path, data):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("vim_tf.evaluation.reference.write_atomically", refuse)
+    monkeypatch.setattr("vim_tf.evaluation.fid.write_atomically", refuse)
     run(scene, "--metrics", "fid")
     assert "are not kept in" in capsys.readouterr().err
 

@@ -84,12 +84,13 @@ class FeatureStatistics:
         self._flush()
         return self._scatter / (self._count - 1)
 
-    def save(self, path, spatial=None):
+    def save(self, path, spatial=None, **about):
         """Writes an .npz with the keys of the ADM suite, `mu` and `sigma`, and `count` beside them.
 
         Args:
             path: the file; an older one is replaced.
             spatial: `FeatureStatistics` of the spatial features, for sFID: ADM's `mu_s`, `sigma_s`.
+            **about: strings to write beside them, such as what they were made of.
         """
         arrays = {"mu": self.mean, "sigma": self.covariance}
         if self.count is not None:
@@ -97,7 +98,7 @@ class FeatureStatistics:
         if spatial is not None:
             arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
         data = io.BytesIO()
-        np.savez(data, **arrays)
+        np.savez(data, **arrays, **about)
         write_atomically(path, data.getvalue())
 
     @classmethod

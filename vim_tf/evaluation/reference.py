@@ -7,7 +7,6 @@ and the resize mode: a changed folder is measured anew.
 """
 
 import hashlib
-import io
 import os
 import zipfile
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from vim_tf.evaluation.features import hash_file
 from vim_tf.evaluation.fid import FeatureStatistics
 from vim_tf.evaluation.measuring import NEED_FEATURES, Measured, measure
 from vim_tf.evaluation.picture_sources import NpzPictures, open_pictures
-from vim_tf.runs import write_atomically
 
 WHAT = "reference pictures"
 STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz
@@ -158,7 +156,6 @@ def _find_kept(reference, extractor, metrics, batch_size, say):
     pictures_hash = measure(reference.pictures, None, (), batch_size, f"{WHAT}, hash").sha256
     path = _kept_path(reference, extractor, pictures_hash)
     kept = _array_names(path)
-    kept = _array_names(path)
     if not {STATISTICS[metric] for metric in metrics} <= kept:
         return None
     found = Measured(pooled=FeatureStatistics.load(path), sha256=pictures_hash)
@@ -172,21 +169,14 @@ def _find_kept(reference, extractor, metrics, batch_size, say):
 def _keep(reference, extractor, found, say):
     if reference.beside is None or found.pooled is None:
         return
-    arrays = {"mu": found.pooled.mean, "sigma": found.pooled.covariance}
-    if found.spatial is not None:
-        arrays |= {"mu_s": found.spatial.mean, "sigma_s": found.spatial.covariance}
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        **arrays,
-        count=np.int64(found.count),
-        pictures=found.sha256,
-        extractor=extractor.sha256,
-        resize=extractor.mode,
-    )
     path = _kept_path(reference, extractor, found.sha256)
+    about = {
+        "pictures": found.sha256,
+        "extractor": extractor.sha256,
+        "resize": extractor.mode,
+    }
     try:
         os.makedirs(path.parent, exist_ok=True)
-        write_atomically(path, buffer.getvalue())
+        found.pooled.save(path, found.spatial, **about)
     except OSError as error:  # a read-only data set: nothing is lost but time
         say(f"statistics of the reference are not kept in {path.parent}: {error.strerror}")

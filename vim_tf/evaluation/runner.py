@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-from vim_tf.data.images import make_image_dataset
 from vim_tf.errors import UserError
 from vim_tf.evaluation import measuring, protocol
 from vim_tf.evaluation.features import open_extractor
@@ -134,8 +133,7 @@ def _open_extractor(arguments):
 
 def _run_reference(run, arguments, limit):
     """Returns the pictures of the run's split, and the `Reference` that they are."""
-    data = make_image_dataset(run.experiment.data, run.experiment.seed)
-    pictures = RunPictures(data, arguments.split, limit)
+    pictures = RunPictures(run.data, arguments.split, limit)
     beside = run.path / "evaluation" / arguments.split
     return pictures, Reference(pictures, beside=beside)
 
