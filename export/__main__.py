@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from vim_tf import command_line
-from vim_tf.errors import UserError
 from vim_tf.export.release import FOLDERS, Release, check_target
 
 EXIT_NOT_EQUAL = 1  # an export that is not what Keras computes
@@ -30,9 +29,7 @@ def parse_arguments(arguments=None):
         default="saved_model",
         help=f"some of {','.join(FOLDERS)} (default saved_model)",
     )
-    command_line.add_overrides(
-        parser, "keys of the run's data, if the pictures have moved: --set data.path=..."
-    )
+    command_line.add_overrides(parser, command_line.MOVED_PICTURES)
     parser.add_argument(
         "--embed-block", type=int, help="block of VIM that embed takes (default: 5/12 of all)"
     )
@@ -53,9 +50,8 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    formats = _formats(arguments.formats)
-    if arguments.max_pixels is not None and arguments.max_pixels < 1:
-        raise UserError(f"--max-pixels is {arguments.max_pixels}; it must be 1 or more")
+    formats = command_line.choose_names("--formats", arguments.formats, list(FOLDERS))
+    command_line.check_positive(arguments, "max_pixels")
     check_target(arguments.to)
 
     from vim_tf.export import exporting
@@ -88,16 +84,6 @@ def main(arguments=None):
     for name in formats:
         sys.stdout.write(f"{name}: {release.published(name)}\n")
     sys.stdout.write(f"report: {release.report_dir}\n")
-
-
-def _formats(text):
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in FOLDERS:
-            raise UserError(f"--formats has {name}; allowed are {', '.join(FOLDERS)}")
-    if not names:
-        raise UserError(f"--formats is empty; name some of {', '.join(FOLDERS)}")
-    return [name for name in FOLDERS if name in names]  # each once, the cheap ones first
 
 
 def _say(line):

@@ -29,6 +29,49 @@ def add_overrides(parser, text="override single keys, for example --set data.bat
     )
 
 
+def add_sampling(parser):
+    """Adds --seed and the settings of `VIM.generate`; `sampling_settings` gives the latter back."""
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
+    parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")
+    parser.add_argument(
+        "--guidance-scale", type=float, default=1.0, help="1 is off (default); needs labels"
+    )
+
+
+def sampling_settings(arguments):
+    """Returns temperature, top_k, top_p and guidance_scale of parsed arguments, as a dict."""
+    names = ("temperature", "top_k", "top_p", "guidance_scale")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def check_positive(arguments, *names):
+    """Raises UserError for an argument that is given and below 1."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+
+
+def choose_names(option, text, allowed):
+    """Parses an option that names some of `allowed`, separated by commas.
+
+    Returns:
+        A list in the order of `allowed`, each once.
+
+    Raises:
+        UserError: none is named, or another name is.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in allowed:
+            raise UserError(f"{option} has {name}; allowed are {', '.join(allowed)}")
+    if not names:
+        raise UserError(f"{option} is empty; name some of {', '.join(allowed)}")
+    return [name for name in allowed if name in names]
+
+
 def check_new_file(path, suffix):
     """Returns the path of `--out`, refused before anything is computed.
 

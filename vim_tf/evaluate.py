@@ -5,7 +5,6 @@ import re
 import sys
 
 from vim_tf import command_line
-from vim_tf.errors import UserError
 from vim_tf.evaluation.protocol import format_table, write_result
 
 
@@ -36,11 +35,7 @@ def parse_arguments(arguments=None):
         choices=("balanced", "unconditional"),
         help="every class as often as the others, or no labels (default: balanced if it has any)",
     )
-    kind.add_argument("--seed", type=int, default=0)
-    kind.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
-    kind.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
-    kind.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")
-    kind.add_argument("--guidance-scale", type=float, default=1.0, help="1 is off (default)")
+    command_line.add_sampling(kind)
     _add_common(kind, "needed")
 
     kind = kinds.add_parser("images", help="one set of pictures against another")
@@ -71,9 +66,7 @@ def _add_run(parser):
         default="validation",
         help="of the run's pictures (default validation)",
     )
-    command_line.add_overrides(
-        parser, "keys of the run's data, if the pictures have moved: --set data.path=..."
-    )
+    command_line.add_overrides(parser, command_line.MOVED_PICTURES)
 
 
 def _add_common(parser, extractor):
@@ -112,10 +105,7 @@ def _size(text):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    for name in ("n", "batch_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    command_line.check_positive(arguments, "n", "batch_size")
     out = command_line.check_new_file(arguments.out, ".json")
 
     from vim_tf.evaluation import runner

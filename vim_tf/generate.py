@@ -23,13 +23,7 @@ def parse_arguments(arguments=None):
     )
     which.add_argument("--per-class", type=int, metavar="N", help="one row of N for every class")
     parser.add_argument("--n", type=int, default=16, help="number of pictures (default 16)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
-    parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")
-    parser.add_argument(
-        "--guidance-scale", type=float, default=1.0, help="1 is off (default); needs labels"
-    )
+    command_line.add_sampling(parser)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--zoom", type=int, default=2, help="size of a pixel (default 2)")
     return parser.parse_args(arguments)
@@ -38,10 +32,7 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    for name in ("n", "batch_size", "zoom", "per_class"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class")
     out = command_line.check_new_file(arguments.out, ".png")
 
     from tqdm import tqdm
@@ -67,11 +58,8 @@ def main(arguments=None):
             n=total,
             seed=arguments.seed,
             batch_size=arguments.batch_size,
-            temperature=arguments.temperature,
-            top_k=arguments.top_k,
-            top_p=arguments.top_p,
-            guidance_scale=arguments.guidance_scale,
             callback=lambda done, total: bar.update(done - bar.n),
+            **command_line.sampling_settings(arguments),
         )
     if arguments.per_class:
         rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])

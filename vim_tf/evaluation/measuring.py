@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.evaluation.fid import FeatureStatistics, frechet_distance
 from vim_tf.evaluation.inception_score import InceptionScore
@@ -63,18 +64,13 @@ def available_metrics(text, extractor):
         return ()
     if text is None:
         return tuple(m for m in METRICS if m != "sfid" or extractor.spatial_dim)
-    wanted = {name.strip() for name in text.split(",") if name.strip()}
-    for name in sorted(wanted):
-        if name not in METRICS:
-            raise UserError(f"--metrics has {name}; allowed are {', '.join(METRICS)}")
-    if not wanted:
-        raise UserError(f"--metrics is empty; name some of {', '.join(METRICS)}")
+    wanted = command_line.choose_names("--metrics", text, METRICS)
     if "sfid" in wanted and not extractor.spatial_dim:
         raise UserError(
             f"--metrics has sfid, which needs the spatial features of the Inception graph; "
             f"{extractor.path} has none"
         )
-    return tuple(m for m in METRICS if m in wanted)
+    return tuple(wanted)
 
 
 def check_counts(what, count, reference_count, metrics, extractor, allow_small_n):

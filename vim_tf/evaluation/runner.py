@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.evaluation import measuring, protocol
 from vim_tf.evaluation.features import open_extractor
@@ -64,12 +65,7 @@ def evaluate_generation(arguments):
             "experiment vim, or evaluate its reconstruction"
         )
     generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
-    settings = {
-        "temperature": arguments.temperature,
-        "top_k": arguments.top_k,
-        "top_p": arguments.top_p,
-        "guidance_scale": arguments.guidance_scale,
-    }
+    settings = command_line.sampling_settings(arguments)
     source = Samples(generator, arguments.n, arguments.label_mode, arguments.seed, settings)
     if arguments.reference is None:
         _, reference = _run_reference(run, arguments, None)

@@ -145,11 +145,7 @@ def main(arguments=None):
     parser.add_argument("--out", required=True, help="folder for report.json and neighbours.png")
     parser.add_argument("--per-class", type=int, default=32)
     parser.add_argument("--classifier-steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--top-k", type=int, default=0)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--guidance-scale", type=float, default=1.0)
+    command_line.add_sampling(parser)
     arguments = parser.parse_args(arguments)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -159,10 +155,7 @@ def main(arguments=None):
         arguments.per_class,
         arguments.classifier_steps,
         arguments.seed,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        guidance_scale=arguments.guidance_scale,
+        **command_line.sampling_settings(arguments),
     )
     sys.stdout.write(json.dumps(report, indent=1) + "\n")
 
