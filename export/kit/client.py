@@ -280,6 +280,7 @@ def decode(session, arguments):
         raise ClientError(
             f"{arguments.file} is no list of tokens; give what tokenize wrote, or [[0, 1, ...]]"
         ) from None
+    _check_signature(session, "decode_bytes")
     _write_pictures(session, arguments, "decode_bytes", names, {"tokens": tokens})
 
 
@@ -306,7 +307,6 @@ def generate(session, arguments):
 
 
 def _write_pictures(session, arguments, signature, names, inputs):
-    _check_signature(session, signature)
     folder = Path(arguments.out)
     paths = {name: folder / f"{name}.png" for name in names}
     for path in paths.values():
