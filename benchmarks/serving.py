@@ -20,6 +20,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.data.transforms import normalize
 from vim_tf.export.signatures import Signatures
 from vim_tf.trained_run import open_run
 
@@ -84,7 +85,7 @@ def compile_tokens(tokenizer, vim):
     """Returns the signatures of `SIGNATURES` under XLA: tokens, and nothing of text or files."""
 
     def tokenize(images):
-        return tokenizer.tokenize(tf.cast(images, tf.float32) / 127.5 - 1.0)
+        return tokenizer.tokenize(normalize(images))
 
     def generate_default(seed, label=None):
         label = tf.fill(tf.shape(seed), vim.classes) if label is None else label

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import vim_tf
+from vim_tf.data.transforms import normalize
 from vim_tf.export.report import (
     Measurement,
     at_least,
@@ -18,7 +19,6 @@ from vim_tf.export.report import (
     compare_tokens,
 )
 from vim_tf.generator import to_uint8
-from vim_tf.trained_run import COMPARED, normalize
 
 PROTOCOL_FILE = "protocol.json"
 CLASS_NAMES_FILE = "class_names.txt"
@@ -90,11 +90,9 @@ def measure(folder, signatures, run):
     """
     answers = tf.saved_model.load(str(folder)).signatures
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    pictures = run.pictures(COMPARED)  # uint8 [n,H,W,3]
-    images, files = normalize(pictures), _png_files(pictures)
-    tokenizer, vim = signatures.tokenizer, signatures.vim
-    tokens = np.asarray(tokenizer.tokenize(images))
-    decoded = to_uint8(tokenizer.decode_tokens(tokens))
+    pictures, _, tokens, decoded = run.held_out
+    files, decoded = _png_files(pictures), to_uint8(decoded)
+    vim = signatures.vim
     cases = {
         "tokenize": ({"images": pictures}, _tokens(tokens)),
         "tokenize_bytes": ({"image_bytes": files}, _tokens(tokens)),

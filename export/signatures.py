@@ -8,6 +8,7 @@ the output `error`, which is empty for a good row, and a placeholder in the othe
 
 import tensorflow as tf
 
+from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export.encoded_pictures import prepare_pictures
 
@@ -224,7 +225,7 @@ class Signatures:
         return prepare_pictures(image_bytes, self.tokenizer.image_size, self.max_pixels)
 
     def _tokenize(self, images):
-        return self.tokenizer.tokenize(tf.cast(images, tf.float32) / 127.5 - 1.0)
+        return self.tokenizer.tokenize(normalize(images))
 
     def _decode(self, tokens):
         """Tokens [B,N] -> uint8 [B,H,W,3], rounded as `generator.to_uint8`."""

@@ -18,7 +18,6 @@ from vim_tf.errors import UserError
 from vim_tf.export.edge_models import DECODE, write_decoder
 from vim_tf.export.report import Measurement, at_least, at_most, compare_images
 from vim_tf.generator import to_uint8
-from vim_tf.trained_run import COMPARED, normalize
 
 VERSION = "4.22.0"
 PIP_LINE = f"pip install --no-deps tensorflowjs=={VERSION} six importlib-resources"
@@ -98,13 +97,12 @@ def export_tfjs(run, folder, node_modules):
     """
     check_tools(node_modules)
     folder = Path(folder)
-    tokens = np.asarray(run.tokenizer.tokenize(normalize(run.pictures(COMPARED))))  # [n,N]
+    tokens, expected = run.held_out.tokens, run.held_out.decoded
     _write_examples(run, tokens, folder / EXAMPLES_FILE)
     _copy_page(folder, Path(node_modules))
     with tempfile.TemporaryDirectory() as saved_model:
         write_decoder(run, saved_model)
         convert(saved_model, folder)
-    expected = np.asarray(run.tokenizer.decode_tokens(tokens))  # [n,H,W,3]
     return [
         _measure(weights, folder / decoder_folder(weights), node_modules, tokens, expected)
         for weights in LIMITS

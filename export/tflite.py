@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export.edge_models import DECODE, TOKENIZE, write_edge_model
 from vim_tf.export.report import (
@@ -32,7 +33,6 @@ from vim_tf.export.report import (
     compare_tokens,
 )
 from vim_tf.runs import write_atomically
-from vim_tf.trained_run import COMPARED, normalize
 
 # 2.0.2 and 2.1.0 compute decoder_int8.tflite 9 dB worse by their XNNPACK than without it, and 2.0.2
 # cannot be imported beside TensorFlow 2.20. 2.1.3, 2.1.5, 2.1.6, 2.2.0 and 2.3.0 do not differ.
@@ -65,11 +65,8 @@ def export_tflite(run, folder):
     """
     load_litert()
     folder = Path(folder)
-    tokenizer = run.tokenizer
-    calibration = tokenizer.tokenize(normalize(run.pictures(CALIBRATION, "train")))
-    images = normalize(run.pictures(COMPARED))  # [n,H,W,3]
-    tokens = np.asarray(tokenizer.tokenize(images))  # [n,N]
-    decoded = np.asarray(tokenizer.decode_tokens(tokens))  # [n,H,W,3]
+    calibration = run.tokenizer.tokenize(normalize(run.pictures(CALIBRATION, "train")))
+    _, images, tokens, decoded = run.held_out
     measurements = []
     with tempfile.TemporaryDirectory() as edge_model:
         write_edge_model(run, edge_model)

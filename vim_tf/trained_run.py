@@ -3,12 +3,13 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -16,6 +17,22 @@ from vim_tf.presets import load
 from vim_tf.runs import Run
 
 COMPARED = 16  # held-out pictures that each format is held against Keras on
+
+
+class HeldOut(NamedTuple):
+    """Held-out pictures and what the tokenizer makes of them, all NumPy.
+
+    Attributes:
+        pictures: uint8 [n,H,W,3].
+        images: the same, float32 in [-1,1].
+        tokens: int32 [n,N].
+        decoded: float32 [n,H,W,3] in [-1,1], what Keras decodes from the tokens.
+    """
+
+    pictures: Any
+    images: Any
+    tokens: Any
+    decoded: Any
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,15 @@ class TrainedRun:
     def data(self):
         """The `ImageData` that the run was trained on, opened on first use."""
         return make_image_dataset(self.experiment.data, self.experiment.seed)
+
+    @functools.cached_property
+    def held_out(self):
+        """The `HeldOut` of the first `COMPARED` pictures, worked out on first use."""
+        pictures = self.pictures(COMPARED)
+        images = normalize(pictures)
+        tokens = self.tokenizer.tokenize(images)
+        decoded = self.tokenizer.decode_tokens(tokens)
+        return HeldOut(pictures, *map(np.asarray, (images, tokens, decoded)))
 
     def pictures(self, count, split="validation"):
         """Returns the first `count` pictures of a split: uint8 [n,H,W,3], n <= count."""
@@ -88,8 +114,3 @@ def open_run(path, overrides=()):
     finally:
         keras.config.set_dtype_policy(policy)
     return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names))
-
-
-def normalize(pictures):
-    """Pictures uint8 [...] -> float32 in [-1,1], as the models take them."""
-    return np.asarray(pictures, "float32") / 127.5 - 1.0

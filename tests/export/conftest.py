@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vim_tf.data.transforms import normalize
 from vim_tf.export import saved_model, serving_kit, warmup
 from vim_tf.export.signatures import Signatures
 from vim_tf.generator import to_uint8
-from vim_tf.trained_run import normalize, open_run
+from vim_tf.trained_run import open_run
 
 HERE = Path(__file__).parent
 # Rows of unlike settings; the last is refused.

@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.config import QuantizerConfig, TransformerConfig, ViTVQGANConfig
+from vim_tf.data.transforms import normalize
 from vim_tf.export import edge_models
 from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.trained_run import normalize, open_run
+from vim_tf.trained_run import open_run
 
 
 @pytest.fixture(scope="module")

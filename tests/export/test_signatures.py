@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export.signatures import Signatures, default_block
 from vim_tf.generator import to_uint8
 from vim_tf.models.vim import VIM
-from vim_tf.trained_run import normalize, open_run
+from vim_tf.trained_run import open_run
 
 GENERATE = {
     "label": [0, 1, 0, 1, 0],

@@ -1,14 +1,15 @@
+import dataclasses
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export import tflite
 from vim_tf.export.edge_models import write_edge_model
-from vim_tf.trained_run import normalize, open_run
+from vim_tf.trained_run import TrainedRun, open_run
 
 DECODERS = [name for name in tflite.FILES if name.startswith("decoder")]
 
@@ -62,7 +63,7 @@ def test_a_decoder_takes_any_number_of_rows(run, exported, name):
 
 def test_the_tokenizer_takes_any_number_of_rows(run, exported):
     path = exported[0] / "tokenizer_float32.tflite"
-    images = normalize(run.pictures(3))
+    images = normalize(run.pictures(3)).numpy()
     together = tflite.run_tflite(path, images)
     assert together.dtype == np.int32
     np.testing.assert_array_equal(together, run.tokenizer.tokenize(images))
@@ -155,18 +156,19 @@ def test_a_wrong_decoder_is_found(run, tmp_path, monkeypatch):
 def test_pictures_for_training_calibrate_and_held_out_ones_measure(run, tmp_path, monkeypatch):
     asked, calibrated = [], []
 
-    def pictures(count, split="validation"):
-        asked.append((count, split))
-        return run.pictures(count, split)
+    class Watched(TrainedRun):
+        def pictures(self, count, split="validation"):
+            asked.append((count, split))
+            return run.pictures(count, split)
 
     def convert(edge_model, signature, kind, calibration):
         calibrated.append(calibration)
         raise UserError("enough")
 
     monkeypatch.setattr(tflite, "convert", convert)
-    watched = SimpleNamespace(tokenizer=run.tokenizer, pictures=pictures)
+    parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
     with pytest.raises(UserError, match="enough"):
-        tflite.export_tflite(watched, tmp_path)
+        tflite.export_tflite(Watched(**parts), tmp_path)
     assert asked == [(64, "train"), (16, "validation")]
     expected = run.tokenizer.tokenize(normalize(run.pictures(64, "train")))
     np.testing.assert_array_equal(calibrated[0], expected)

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.evaluation.resizing import MODES, RESIZERS
 
@@ -193,7 +194,7 @@ class KerasClassifier:
         """Images uint8 [B,h,w,3] of any size -> `Features`, `spatial` None."""
         if None not in self._size and images.shape[1:3] != self._size:
             images = RESIZERS[self.mode](images, self._size)
-        pooled, output = self._network(tf.cast(images, tf.float32) / 127.5 - 1.0)
+        pooled, output = self._network(normalize(images))
         output = tf.cast(output, tf.float64).numpy()
         probabilities = output if self._gives_probabilities else _softmax(output)
         return Features(tf.cast(pooled, tf.float32).numpy(), None, probabilities)
