@@ -116,7 +116,7 @@ test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.i
 
 test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
-	    $(python) -m pytest -m large tests/test_referees.py
+	    $(python) -m pytest -m large tests/test_referees.py tests/test_lpips_referee.py
 
 lint: venv-test
 	$(python) -m ruff check .

@@ -31,7 +31,10 @@ def parse_arguments(arguments=None):
     )
     command_line.add_overrides(parser, command_line.MOVED_PICTURES)
     parser.add_argument(
-        "--embed-block", type=int, help="block of VIM that embed takes (default: 5/12 of all)"
+        "--embed-block",
+        type=int,
+        help="block of VIM that embed takes (default: the one that vim_tf.probe chose, or 5/12 of "
+        "all)",
     )
     parser.add_argument(
         "--max-pixels",
@@ -60,7 +63,11 @@ def main(arguments=None):
 
     exporting.check_tools(formats, Path(arguments.node_modules))
     run = open_run(arguments.run, arguments.set)
-    signatures = Signatures(run.tokenizer, run.vim, arguments.embed_block, arguments.max_pixels)
+    block = arguments.embed_block
+    if block is None and run.probed_block:  # 0 is no block, but the embeddings
+        block = run.probed_block
+        _say(f"embed takes block {block}, which the linear probe chose")
+    signatures = Signatures(run.tokenizer, run.vim, block, arguments.max_pixels)
     done, asked = run.steps
     if done < asked:
         _say(f"{run.path} is only half trained: its weights are those of step {done} of {asked}")

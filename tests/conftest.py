@@ -1,6 +1,8 @@
 """Two logical CPU devices, tiny configs and one tiny trained run of each stage for all tests."""
 
 import os
+import subprocess
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when TensorFlow is imported
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from safetensors.numpy import save_file
 
 from vim_tf import config_loader
 
@@ -68,6 +71,11 @@ model:
   label_drop: 0.5
 optimizer: {learning_rate: 1e-3, warmup_steps: 2, decay_start: 4}
 """
+TINY_CLASSIFIER = """
+experiment: classifier
+model: {width: 8, stages: 2}
+optimizer: {learning_rate: 1e-2, warmup_steps: 0}
+"""
 CLASS_NAMES = ("blue", "red")
 
 
@@ -88,9 +96,9 @@ def tiny_pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_configs(tiny_pictures, tmp_path_factory):
-    """{"vit_vqgan": path, "vim": path} of YAML files for `--config`."""
+    """{"vit_vqgan": path, "vim": path, "classifier": path} of YAML files for `--config`."""
     folder = tmp_path_factory.mktemp("configs")
-    texts = {"vit_vqgan": TINY_VIT_VQGAN, "vim": TINY_VIM}
+    texts = {"vit_vqgan": TINY_VIT_VQGAN, "vim": TINY_VIM, "classifier": TINY_CLASSIFIER}
     for name, text in texts.items():
         data = TINY_DATA.format(pictures=tiny_pictures)
         (folder / f"{name}.yaml").write_text(text + data + TINY_TRAINING)
@@ -109,10 +117,96 @@ def tiny_runs(tiny_configs, tmp_path_factory):
     from vim_tf import train
 
     folder = tmp_path_factory.mktemp("runs")
-    runs = {name: folder / name for name in tiny_configs}
+    runs = {name: folder / name for name in ("vit_vqgan", "vim")}
     for name, more in (
         ("vit_vqgan", ["--set", "losses.adversarial=0"]),  # compiling the discriminator takes long
         ("vim", ["--set", f"tokenizer.run={runs['vit_vqgan']}"]),
     ):
         train.main(["--config", str(tiny_configs[name]), "--workdir", str(runs[name]), *more])
     return runs
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tiny_configs, tmp_path_factory):
+    """The folder of a finished run of a classifier; not to be changed."""
+    from vim_tf import train
+
+    folder = tmp_path_factory.mktemp("classifiers") / "tiny"
+    given = ["--config", str(tiny_configs["classifier"]), "--workdir", str(folder)]
+    train.main([*given, "--set", "training.steps=12"])
+    return folder
+
+
+# LPIPS ------------------------------------------------------------------------------------------
+
+# Convolutions of its VGG16 and their output channels, by the names of the authors' package.
+LPIPS_CONVOLUTIONS = """
+slice1.0 64, slice1.2 64, slice2.5 128, slice2.7 128, slice3.10 256, slice3.12 256, slice3.14 256,
+slice4.17 512, slice4.19 512, slice4.21 512, slice5.24 512, slice5.26 512, slice5.28 512
+"""
+
+
+@pytest.fixture(scope="session")
+def lpips_tensors():
+    """{name: float32 array} of random weights under which no signal dies; 59 MB."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape, scale=1.0):
+        return np.float32(scale) * rng.standard_normal(shape, "float32")
+
+    tensors = {
+        "scaling_layer.shift": normal(1, 3, 1, 1, scale=0.1),
+        "scaling_layer.scale": 0.5 + normal(1, 3, 1, 1, scale=0.05),
+    }
+    inputs = 3
+    for convolution in LPIPS_CONVOLUTIONS.split(","):
+        name, outputs = convolution.split()
+        scale = (2 / (9 * inputs)) ** 0.5
+        tensors[f"net.{name}.weight"] = normal(int(outputs), inputs, 3, 3, scale=scale)
+        tensors[f"net.{name}.bias"] = normal(int(outputs), scale=0.1)
+        inputs = int(outputs)
+    for block, channels in enumerate((64, 128, 256, 512, 512)):
+        weights = rng.random((1, channels, 1, 1), "float32")
+        tensors[f"lin{block}.model.1.weight"] = weights
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def lpips_file(lpips_tensors, tmp_path_factory):
+    """Path of a file of them, as `evaluate reconstruction --lpips` reads it."""
+    path = tmp_path_factory.mktemp("lpips") / "lpips_vgg.safetensors"
+    save_file(lpips_tensors, path)
+    yield path
+    path.unlink()  # pytest would keep it for three runs
+
+
+# Referees ---------------------------------------------------------------------------------------
+
+REFERENCE = "VIM_TF_REFERENCE_PYTHON"
+
+
+@pytest.fixture(scope="session")
+def ask(tmp_path_factory):
+    """A function (script of tests/reference, {name: array}) -> {name: array or number} of answers.
+
+    The script runs in an environment of its own, tests/reference/requirements.txt, whose Python is
+    named by VIM_TF_REFERENCE_PYTHON: `make test-referees`. Without it the test is skipped.
+    """
+    if REFERENCE not in os.environ:
+        pytest.skip(f"{REFERENCE} is not set")
+
+    def ask(script, inputs):
+        folder = tmp_path_factory.mktemp("referee")
+        np.savez(folder / "inputs.npz", **inputs)
+        path = Path(__file__).parent / "reference" / script
+        done = subprocess.run(
+            [os.environ[REFERENCE], path, folder / "inputs.npz", folder / "out.npz"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return {name: value[()] for name, value in np.load(folder / "out.npz").items()}
+
+    return ask

@@ -93,7 +93,8 @@ def test_the_walk_sees_the_tree():
         ("errors", []),
         ("config_checks", ["errors"]),
         ("config", ["config_checks", "errors"]),
-        ("config_loader", ["config", "errors"]),
+        ("experiments", ["config", "config_checks", "errors"]),
+        ("config_loader", ["experiments", "config", "errors"]),
         ("losses", ["config", "errors"]),
         ("sampling", ["config", "errors"]),
         ("data", ["data", "config", "errors"]),
@@ -133,7 +134,9 @@ def test_nothing_imports_itself_in_a_circle():
         assert name not in reachable(name), name
 
 
-@pytest.mark.parametrize("name", ["config", "config_checks", "config_loader", "errors"])
+@pytest.mark.parametrize(
+    "name", ["config", "config_checks", "config_loader", "errors", "experiments"]
+)
 def test_configs_are_read_without(name):
     slow = {"tensorflow", "keras", "orbit", "tensorflow_datasets", "matplotlib", "numpy"}
     assert not roots(reachable(f"vim_tf.{name}")) & slow

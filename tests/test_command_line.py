@@ -85,3 +85,28 @@ def test_our_own_mistakes_keep_their_traceback(error):
 def test_nothing_is_said_when_all_is_well(capsys):
     command_line.run(lambda: None)
     assert capsys.readouterr().err == ""
+
+
+# Files of a folder ------------------------------------------------------------------------------
+
+
+def test_new_files_lie_in_a_folder_that_is_made(tmp_path):
+    folder = tmp_path / "a" / "b"
+    paths = command_line.check_new_files(folder, ["x.png", "y.json"])
+    assert paths == {"x.png": folder / "x.png", "y.json": folder / "y.json"}
+    assert folder.is_dir()
+    (folder / "other.png").write_text("")
+    assert command_line.check_new_files(folder, ["x.png"])
+
+
+def test_a_file_that_exists_is_refused_by_name(tmp_path):
+    (tmp_path / "y.json").write_text("mine")
+    with pytest.raises(UserError, match=r"y\.json exists; delete it or give another --out"):
+        command_line.check_new_files(tmp_path, ["x.png", "y.json"])
+
+
+@pytest.mark.parametrize("below", ["", "deeper", "deeper/still"])
+def test_a_file_is_no_folder(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="which is or lies in a file; give a folder"):
+        command_line.check_new_files(tmp_path / "file" / below, ["x.png"])

@@ -5,23 +5,29 @@ import pytest
 
 from vim_tf import config as configs
 from vim_tf.config import (
-    EXPERIMENTS,
     TRANSFORMER_PRESETS,
     AugmentationConfig,
+    ClassifierConfig,
     DataConfig,
     DiscriminatorConfig,
     OptimizerConfig,
     QuantizerConfig,
+    SGDHeadConfig,
     TokenizerConfig,
     TrainingConfig,
     TransformerConfig,
     VIMConfig,
-    VIMExperiment,
     ViTVQGANConfig,
-    ViTVQGANExperiment,
     ViTVQGANLossConfig,
 )
 from vim_tf.errors import UserError
+from vim_tf.experiments import (
+    EXPERIMENTS,
+    ClassifierExperiment,
+    LinearProbeExperiment,
+    VIMExperiment,
+    ViTVQGANExperiment,
+)
 
 ABOVE_0 = "it must be greater than 0"
 FROM_0 = "it must be 0 or greater"
@@ -82,13 +88,24 @@ RANGES = [
     (TrainingConfig, "keep_checkpoints", [0, -1], [1], ABOVE_0),
     (TrainingConfig, "ema_decay", [-0.1, 1], [0, 0.9999], BELOW_1),
     (TokenizerConfig, "passes", [0, -1], [1], ABOVE_0),
+    (ClassifierConfig, "width", [0, -8], [8], ABOVE_0),
+    (ClassifierConfig, "width", [12], [16], "it must be a multiple of 8"),
+    (ClassifierConfig, "stages", [0, -1], [1], ABOVE_0),
+    (ClassifierConfig, "blocks", [0, -1], [1], ABOVE_0),
+    (ClassifierConfig, "dropout", [-0.1, 1], [0, 0.99], "it must be at least 0 and below 1"),
+    (SGDHeadConfig, "learning_rate", [0, -0.1], [1e-9], ABOVE_0),
+    (SGDHeadConfig, "batch_size", [0, -1], [1], ABOVE_0),
+    (SGDHeadConfig, "epochs", [0, -1], [11], ABOVE_0),
+    (SGDHeadConfig, "warmup_epochs", [-1], [0, 89], FROM_0),
+    (SGDHeadConfig, "warmup_epochs", [90], [], "and sgd.epochs is 90; the warm-up must be shorter"),
+    (LinearProbeExperiment, "validation_fraction", [0, 1], [0.5], "lie between 0 and 1"),
 ]
 
 
 @pytest.mark.parametrize(
     ("cls", "field", "refused", "allowed", "words"),
     RANGES,
-    ids=[f"{cls.__name__}.{field}" for cls, field, *_ in RANGES],
+    ids=[f"{cls.__name__}.{field}-{words}" for cls, field, _, _, words in RANGES],
 )
 def test_ranges(cls, field, refused, allowed, words):
     for value in refused:
@@ -106,7 +123,7 @@ def test_ranges(cls, field, refused, allowed, words):
 def test_every_number_has_its_range_tested():
     numbers = {
         (cls, field.name)
-        for cls in vars(configs).values()
+        for cls in [*vars(configs).values(), *EXPERIMENTS.values()]
         if dataclasses.is_dataclass(cls)
         for field in dataclasses.fields(cls)
         if field.type in (int, float)
@@ -156,6 +173,13 @@ def test_a_validation_set_of_its_own_must_suit_the_source(field, source, allowed
     else:
         with pytest.raises(UserError, match=f"data.{field} is set, but data.source is {source}"):
             DataConfig(**settings)
+
+
+@pytest.mark.parametrize("blocks", ["", "some", "1;2", "-1", "1,,2", "all,1"])
+def test_blocks_to_probe_are_all_or_numbers(blocks):
+    with pytest.raises(UserError, match=f"blocks is {blocks}; it must be all, or numbers"):
+        LinearProbeExperiment(blocks=blocks)
+    assert LinearProbeExperiment(blocks="0, 12").blocks == "0, 12"
 
 
 def test_heads_divide_the_width():
@@ -225,6 +249,7 @@ def test_defaults_are_the_papers_recipe():
         (ViTVQGANExperiment, "optimizer"),
         (ViTVQGANExperiment, "discriminator_optimizer"),
         (VIMExperiment, "optimizer"),
+        (ClassifierExperiment, "optimizer"),
     ],
 )
 @pytest.mark.parametrize("name", ["warmup_steps", "decay_start"])

@@ -5,15 +5,13 @@ import sys
 import pytest
 
 from vim_tf.config import (
-    EXPERIMENTS,
     TRANSFORMER_PRESETS,
     OptimizerConfig,
     TransformerConfig,
-    VIMExperiment,
-    ViTVQGANExperiment,
 )
 from vim_tf.config_loader import load_config
 from vim_tf.errors import UserError
+from vim_tf.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
 
 
 @pytest.fixture
@@ -288,7 +286,8 @@ def test_an_override_without_a_value(refuse):
         ("seed: 1", "experiment is not set; it must be one of vit_vqgan, vim"),
         (
             "seed: 1\nexperiment: vit_vqgn",
-            'a.yaml:2: experiment is "vit_vqgn"; it must be one of vit_vqgan, vim; '
+            'a.yaml:2: experiment is "vit_vqgn"; it must be one of vit_vqgan, vim, '
+            "classifier, linear_probe; "
             "did you mean vit_vqgan?",
         ),
         ("experiment: [vim]", 'a.yaml:1: experiment is ["vim"]; it must be one of vit_vqgan, v'),

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from vim_tf.config import (
-    EXPERIMENTS,
     AugmentationConfig,
     DataConfig,
     DiscriminatorConfig,
@@ -16,12 +15,11 @@ from vim_tf.config import (
     TrainingConfig,
     TransformerConfig,
     VIMConfig,
-    VIMExperiment,
     ViTVQGANConfig,
-    ViTVQGANExperiment,
     ViTVQGANLossConfig,
 )
 from vim_tf.config_loader import config_help, diff, load_config, to_yaml
+from vim_tf.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
 
 
 @pytest.fixture

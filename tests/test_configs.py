@@ -11,8 +11,8 @@ import pytest
 
 import vim_tf
 from vim_tf import config as configs
-from vim_tf.config import VIMExperiment, ViTVQGANExperiment
 from vim_tf.config_loader import load_config
+from vim_tf.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -184,7 +184,7 @@ def read_attributes():
     """Names of the attributes read outside the config's two modules, also by getattr."""
     names = set()
     for path in Path(vim_tf.__file__).parent.rglob("*.py"):
-        if path.stem in ("config", "config_loader"):
+        if path.stem in ("config", "config_loader", "experiments"):
             continue
         text = path.read_text()
         for node in ast.walk(ast.parse(text)):
@@ -196,7 +196,12 @@ def read_attributes():
 
 
 @pytest.mark.parametrize(
-    "cls", [cls for cls in vars(configs).values() if dataclasses.is_dataclass(cls)]
+    "cls",
+    [
+        cls
+        for cls in [*vars(configs).values(), *EXPERIMENTS.values()]
+        if dataclasses.is_dataclass(cls)
+    ],
 )
 def test_every_knob_is_read(cls):
     assert {field.name for field in dataclasses.fields(cls)} <= read_attributes()

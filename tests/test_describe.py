@@ -5,6 +5,7 @@ import pytest
 
 from vim_tf.describe import MOST_IMAGES, describe
 from vim_tf.errors import UserError
+from vim_tf.models.classifier import Classifier
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -94,6 +95,15 @@ def test_vim(tiny, tokenizer):
     assert sum(row[2] for call, row in rows.items() if call.startswith("VIM")) == vim.count_params()
     assert rows["ViTVQGAN.tokenize(images)"][2] == model.count_params()
     assert f"VIM: {vim.count_params():,} parameters" in others
+
+
+def test_classifier(tiny):
+    experiment = tiny("classifier", *SIZES)
+    rows, others = table_of(experiment)
+    assert any("2 classes" in line for line in others)
+    parameters = Classifier(experiment.model, (16, 24), 2).count_params()
+    assert rows["images"][:2] == ((8, 16, 24, 3), "float32")
+    assert rows["Classifier(images): logits"][:3] == ((8, 2), "float32", parameters)
 
 
 def test_vim_needs_a_tokenizer_of_these_images(tiny, tokenizer):

@@ -93,6 +93,16 @@ def test_vim_tokenizes_its_batches(tiny, tmp_path, folder):
     assert not list(folder.glob("vim_tf_*"))
 
 
+@pytest.mark.large
+def test_classifier(tiny, folder):
+    lines = lines_of(tiny("classifier"))
+    assert {"the second step", "vim_tf.load of it", "a picture classified"} <= set(seconds(lines))
+    assert any(line.startswith("  cross_entropy") for line in lines)
+    assert re.match("  (blue|red), probability [01]", lines[-2])
+    assert lines[-1] == "dry run: all good"
+    assert not list(folder.glob("vim_tf_*"))
+
+
 def test_vim_needs_a_tokenizer(tiny):
     with pytest.raises(UserError, match="tokenizer.run is not set"):
         lines_of(tiny("vim"))

@@ -1,5 +1,6 @@
 """`evaluate reconstruction` and `evaluate generation` on tiny runs."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,9 +15,12 @@ from vim_tf import evaluate
 from vim_tf.data.images import make_image_dataset
 from vim_tf.errors import UserError
 from vim_tf.evaluation.image_metrics import ssim
+from vim_tf.evaluation.keras_classifier import open_classifier
+from vim_tf.evaluation.lpips import open_lpips
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.presets import load_tokenizer
+from vim_tf.rejection import accept
 from vim_tf.runs import Run
 
 
@@ -90,7 +94,8 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
         "logit-laplace": logit_laplace(tokenizer, images),
     }
     assert figures == pytest.approx(expected, rel=1e-4)
-    assert result["missing"] == {}
+    assert result["missing"] == {"LPIPS": "its weights are not given; give --lpips"}
+    assert "lpips" not in result["settings"]
     assert result["models"] == {"tokenizer": tokenizer.weights_hash()}
     assert (result["extractor"], result["reference"]) == (None, None)
 
@@ -114,6 +119,29 @@ def test_pixels_without_a_density_have_no_logit_laplace(tiny, tmp_path, run):
     result = run("reconstruction", folder.path)
     assert "logit-laplace" not in result["figures"]
     assert "rgb" in result["missing"]["logit-laplace"]
+
+
+def test_reconstruction_with_lpips(own_runs, run, lpips_file):
+    result = run("reconstruction", own_runs["vit_vqgan"], "--lpips", lpips_file, "--n", "5")
+    images = pictures_of(own_runs["vit_vqgan"])[:5]
+    reconstruction = np.clip(load_tokenizer(own_runs["vit_vqgan"])(images), -1, 1)
+    distances = open_lpips(lpips_file)(images, reconstruction)
+    assert result["figures"]["LPIPS"] == pytest.approx(np.mean(distances), rel=1e-4)
+    assert result["missing"] == {}
+    sha256 = hashlib.sha256(lpips_file.read_bytes()).hexdigest()
+    assert result["settings"]["lpips"]["sha256"] == sha256
+    assert result["settings"]["lpips"]["path"] == str(lpips_file)
+
+
+def test_pictures_too_small_for_lpips(tiny, tmp_path, run, lpips_file):
+    experiment = tiny("vit_vqgan", "data.image_size=12")
+    folder = Run(tmp_path / "run")
+    folder.start(experiment)
+    tokenizer = ViTVQGAN(experiment.model, experiment.data.image_size)
+    folder.save_preset(tokenizer.save_to_preset)
+    with pytest.raises(UserError, match="LPIPS of pictures of 12 x 12 .* leave out --lpips"):
+        run("reconstruction", folder.path, "--lpips", lpips_file)
+    assert not (tmp_path / "x.json").exists()
 
 
 def test_reconstruction_with_a_network(own_runs, run, classifier):
@@ -190,6 +218,27 @@ def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
     assert result["reference"]["kind"] == "npz"
 
 
+def test_generation_of_samples_that_a_classifier_kept(
+    own_runs, run, classifier, tiny_classifier, tmp_path
+):
+    path, features = classifier
+    given = ["--n", "8", "--extractor", path, "--metrics", "fid", "--seed", "5"]
+    kept = ["--reject", tiny_classifier, "--acceptance", "0.5"]
+    result = run("generation", own_runs["vim"], *given, *kept)
+    generator = ImageGenerator.load(own_runs["vim"])
+    judge = open_classifier(tiny_classifier, "--reject")
+    tokens = accept(generator, judge, np.arange(8) % 2, 0.5, seed=5).tokens
+    expected = frechet(features(generator.decode(tokens)), features(pictures_of_8_bits(own_runs)))
+    assert result["figures"]["gFID[colours]"] == pytest.approx(expected, rel=1e-4)
+    pictures = result["pictures"]
+    assert (pictures["acceptance"], pictures["acceptance_rate"]) == (0.5, 0.5)
+    assert pictures["rejected_by"] == judge.sha256
+
+
+def pictures_of_8_bits(own_runs):
+    return to_uint8(pictures_of(own_runs["vim"]))
+
+
 # Mistakes -----------------------------------------------------------------------------------------
 
 
@@ -197,7 +246,7 @@ def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
     ("kind", "stage", "arguments", "message"),
     [
         ("generation", "vim", [], "no feature network is given"),
-        ("generation", "vim", ["--extractor", "x.pb"], "x.pb, which is no file"),
+        ("generation", "vim", ["--extractor", "x.pb"], "x.pb, which is not there"),
         ("reconstruction", "vim", ["--metrics", "fid"], "need a network: give --extractor"),
         (
             "reconstruction",
@@ -206,6 +255,7 @@ def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
             "--n is 11, but the run's validation data hold 10",
         ),
         ("reconstruction", "vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
+        ("reconstruction", "vim", ["--lpips", "vgg.pth"], "--lpips is vgg.pth, which is no file"),
         ("reconstruction", "vim", ["--batch-size", "0"], "--batch-size is 0"),
         (
             "reconstruction",
@@ -217,6 +267,13 @@ def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
         ("generation", "vim", ["CLASSIFIER", "--n", "9", "--top-p", "0"], "top_p is 0"),
         ("generation", "vim", ["CLASSIFIER", "--metrics", "sfid"], "colours.keras has none"),
         ("generation", "vit_vqgan", ["CLASSIFIER"], "run of stage 1, which generates nothing"),
+        (
+            "generation",
+            "vim",
+            ["CLASSIFIER", "--n", "9", "--reject", "x", "--acceptance", "0.5"],
+            "--reject is x, which is no classifier",
+        ),
+        ("generation", "vim", ["CLASSIFIER", "--n", "9", "--reject", "x"], "go together"),
         ("reconstruction", "vim", ["CLASSIFIER", "--extractor-hash", "0"], "not 0 as --extractor-"),
     ],
 )

@@ -1,4 +1,5 @@
 import math
+import typing
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import scipy.special
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.config import DiscriminatorConfig
 from vim_tf.models import vit_vqgan
 
 RNG = np.random.default_rng(0)
@@ -201,32 +203,58 @@ def test_perceptual_loss_refuses_lists_of_different_length():
         losses.perceptual_loss([normal(1, 2, 2, 4)] * 2, [normal(1, 2, 2, 4)])
 
 
-def test_adversarial_losses_equal_numpy():
+def test_non_saturating_losses_equal_numpy():
     real, fake = 3 * normal(7), 3 * normal(7)
     np.testing.assert_allclose(
-        losses.discriminator_loss(real, fake),
+        losses.non_saturating_discriminator_loss(real, fake),
         np.mean(np.log1p(np.exp(-real))) + np.mean(np.log1p(np.exp(fake))),
         rtol=1e-5,
     )
     np.testing.assert_allclose(
-        losses.generator_loss(fake), np.mean(np.log1p(np.exp(-fake))), rtol=1e-5
+        losses.non_saturating_generator_loss(fake), np.mean(np.log1p(np.exp(-fake))), rtol=1e-5
     )
 
 
 @pytest.mark.parametrize(("logit", "expected"), [(-100.0, 100.0), (0.0, math.log(2)), (100.0, 0.0)])
-def test_adversarial_losses_at_their_limits(logit, expected):
-    logits = np.float32([logit])
-    np.testing.assert_allclose(losses.generator_loss(logits), expected, atol=1e-6)
-    sure = np.float32([100.0])
-    np.testing.assert_allclose(losses.discriminator_loss(logits, -sure), expected, atol=1e-6)
-    np.testing.assert_allclose(losses.discriminator_loss(sure, -logits), expected, atol=1e-6)
+def test_non_saturating_losses_at_their_limits(logit, expected):
+    logits, sure = np.float32([logit]), np.float32([100.0])
+    generator = losses.non_saturating_generator_loss(logits)
+    np.testing.assert_allclose(generator, expected, atol=1e-6)
+    discriminator = losses.non_saturating_discriminator_loss
+    np.testing.assert_allclose(discriminator(logits, -sure), expected, atol=1e-6)
+    np.testing.assert_allclose(discriminator(sure, -logits), expected, atol=1e-6)
 
 
-def test_both_terms_of_the_discriminator_have_the_right_sign():
-    real, fake = gradients(losses.discriminator_loss, np.float32([0.3]), np.float32([0.3]))
-    (generator,) = gradients(losses.generator_loss, np.float32([0.3]))
+def test_hinge_losses_equal_numpy():
+    real, fake = 2 * normal(40), 2 * normal(40)
+    assert min(real.min(), fake.min()) < -1 < 1 < max(real.max(), fake.max())  # both sides
+    expected = np.mean([max(0, 1 - logit) for logit in real])
+    expected += np.mean([max(0, 1 + logit) for logit in fake])
+    np.testing.assert_allclose(losses.hinge_discriminator_loss(real, fake), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.hinge_generator_loss(fake), -np.mean(fake), rtol=1e-5)
+
+
+def test_hinge_moves_the_discriminator_only_within_the_margin():
+    real, fake = np.float32([-3, 0.9, 1.1]), np.float32([3, -0.9, -1.1])
+    to_real, to_fake = gradients(losses.hinge_discriminator_loss, real, fake)
+    np.testing.assert_allclose(to_real, np.float32([-1, -1, 0]) / 3)
+    np.testing.assert_allclose(to_fake, np.float32([1, 1, 0]) / 3)
+    (generator,) = gradients(losses.hinge_generator_loss, fake)
+    np.testing.assert_allclose(generator, np.full(3, -1 / 3, "float32"))
+
+
+@pytest.mark.parametrize("name", losses.ADVERSARIAL_LOSSES)
+def test_adversarial_losses_have_the_right_signs(name):
+    discriminator_loss, generator_loss = losses.ADVERSARIAL_LOSSES[name]
+    real, fake = gradients(discriminator_loss, np.float32([0.3]), np.float32([0.3]))
+    (generator,) = gradients(generator_loss, np.float32([0.3]))
     assert real < 0 < fake  # descent raises real logits and lowers fake ones
     assert generator < 0  # the autoencoder raises fake ones
+
+
+def test_every_adversarial_loss_of_the_config_exists():
+    choices = typing.get_args(typing.get_type_hints(DiscriminatorConfig)["loss"])
+    assert set(choices) == set(losses.ADVERSARIAL_LOSSES)
 
 
 def test_r1_penalty_sums_over_a_picture():
@@ -235,14 +263,12 @@ def test_r1_penalty_sums_over_a_picture():
     np.testing.assert_allclose(losses.r1_penalty(gradient), expected, rtol=1e-5)
 
 
-def test_token_cross_entropy_equals_scipy():
+def test_cross_entropy_equals_scipy():
     logits, tokens = 5 * normal(2, 7, 11), RNG.integers(0, 11, (2, 7)).astype("int32")
     shares = scipy.special.log_softmax(logits.astype("float64"), axis=-1)
     expected = -np.mean(np.take_along_axis(shares, tokens[..., None], -1))
-    np.testing.assert_allclose(losses.token_cross_entropy(logits, tokens), expected, rtol=1e-5)
-    np.testing.assert_allclose(
-        losses.token_cross_entropy(0 * logits, tokens), math.log(11), rtol=1e-6
-    )
+    np.testing.assert_allclose(losses.cross_entropy(logits, tokens), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.cross_entropy(0 * logits, tokens), math.log(11), rtol=1e-6)
 
 
 def test_every_loss_is_a_float32_scalar_for_bfloat16_inputs():
@@ -258,10 +284,12 @@ def test_every_loss_is_a_float32_scalar_for_bfloat16_inputs():
         losses.l2_loss(*image),
         losses.logit_laplace_loss(image[0], image[1], tf.clip_by_value(image[0], -1, 1)),
         losses.perceptual_loss(image[:1], image[1:]),
-        losses.discriminator_loss(half(4), half(4)),
-        losses.generator_loss(half(4)),
+        losses.non_saturating_discriminator_loss(half(4), half(4)),
+        losses.non_saturating_generator_loss(half(4)),
+        losses.hinge_discriminator_loss(half(4), half(4)),
+        losses.hinge_generator_loss(half(4)),
         losses.r1_penalty(image[0]),
-        losses.token_cross_entropy(half(2, 3, 5), np.zeros((2, 3), "int32")),
+        losses.cross_entropy(half(2, 3, 5), np.zeros((2, 3), "int32")),
     ]
     for value in values:
         assert value.dtype == "float32"

@@ -14,8 +14,8 @@ from vim_tf.config import (
     TransformerConfig,
     VIMConfig,
     ViTVQGANConfig,
-    ViTVQGANExperiment,
 )
+from vim_tf.experiments import ViTVQGANExperiment
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.transformer import Transformer
@@ -182,9 +182,7 @@ def test_vim_keeps(tiny, size):
     experiment = dataclasses.replace(experiment, model=config)
     model = VIM(config, (4, 6), 17, 2)
     kept = kept_bytes(
-        lambda tokens, labels: losses.token_cross_entropy(
-            model(tokens, labels, training=True), tokens
-        ),
+        lambda tokens, labels: losses.cross_entropy(model(tokens, labels, training=True), tokens),
         values(model),
         ((1, 24), tf.int32),
         ((1,), tf.int32),

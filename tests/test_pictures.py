@@ -74,16 +74,81 @@ def test_png_holds_the_pixels(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_curves_are_drawn(tmp_path):
-    records = [{"step": step, "kind": "train", "total": 1 / step} for step in (1, 2, 3)]
-    records.append({"step": 3, "kind": "evaluation", "psnr": 20.0})
-    panels = [("loss", True, [("train", "total")]), ("PSNR", False, [("evaluation", "psnr")])]
-    pictures.draw_curves(records, panels, tmp_path / "full.png")
-    pictures.draw_curves([], panels, tmp_path / "empty.png")
-    full, empty = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("full", "empty"))
-    assert full.shape == empty.shape
-    half = full.shape[1] // 2
-    coloured = (np.ptp(full[..., :3].astype(int), axis=-1) > 50).nonzero()[1]
-    assert np.any(coloured < half)
-    assert np.any(coloured > half)
-    assert not np.any(np.ptp(empty[..., :3].astype(int), axis=-1) > 50)
+# Views ------------------------------------------------------------------------------------------
+
+
+def test_paper_between_images():
+    grid = pictures.image_grid(make_images(2), columns=2, zoom=2, paper=150)
+    assert np.sum(np.all(grid == 150, axis=-1)) == grid[..., 0].size - 2 * 3 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("size", "zoom"), [((32, 32), 2), ((16, 32), 2), ((28, 28), 2), ((256, 9), 1)]
+)
+def test_zoom_to_a_side(size, zoom):
+    assert pictures.zoom_to(64, size) == zoom
+
+
+def test_captions_stand_above_their_images():
+    images = make_images(3, 4, 30)
+    line = pictures.LINE
+    grid = pictures.captioned_grid(images, ["", "W" * 50, "x"], columns=2)
+    height, width = 4 + line + GAP, 30 + 3 * GAP
+    assert grid.shape == (2 * height + GAP, 2 * width + GAP, 3)
+    dark = []
+    for i, image in enumerate(images):
+        top, left = GAP + (i // 2) * height, 2 * GAP + (i % 2) * width
+        np.testing.assert_array_equal(grid[top + line : top + line + 4, left : left + 30], image)
+        dark.append(np.sum(grid[top : top + line, left : left + 30] < 128))
+    assert dark[0] == 0 < dark[2] < dark[1]
+    assert np.all(grid[:, :GAP] == 255)  # the long one is cut off
+
+
+def test_a_title_stands_above_and_widens():
+    image = make_images(1, 5, 8)[0]
+    narrow = pictures.with_title(image, ["", "x"])
+    wide = pictures.with_title(image, ["x" * 80])
+    for titled, lines in ((narrow, 2), (wide, 1)):
+        top = lines * pictures.LINE
+        np.testing.assert_array_equal(titled[top:, :8], image)
+        assert np.all(titled[top:, 8:] == 255)
+        assert np.any(titled[:top] < 128)
+    assert np.all(narrow[: pictures.LINE] == 255)
+    assert wide.shape[1] > 10 * narrow.shape[1]
+    assert np.all(wide[:, -3:] == 255)  # not cut off
+
+
+def test_a_heat_map_is_bright_where_the_heat_is():
+    image = np.full((4, 6, 3), 255, "uint8")
+    heat = np.array([[0.0, 0.1, 0.4], [0.0, 0.0, 0.0]])
+    drawn = pictures.heat_map(image, heat, zoom=2)
+    assert drawn.shape == (8, 12, 3)
+    cells = drawn.reshape(2, 4, 3, 4, 3)
+    assert np.all(cells == cells[:, :1, :, :1])  # one colour each
+    light = cells[:, 0, :, 0].sum(-1, dtype=int)
+    assert light[0, 2] > light[0, 1] > light[0, 0] == light[1, 0]
+    # Only shares of the highest value matter, and nothing at all is drawn as 0.
+    np.testing.assert_array_equal(pictures.heat_map(image, heat * 9, zoom=2), drawn)
+    assert len(np.unique(pictures.heat_map(image, heat * 0))) <= 3
+
+
+def test_what_is_not_seen_is_the_faint_picture():
+    image = make_images(1, 4, 4)[0]
+    seen = np.array([[True, False], [False, False]])
+    drawn = pictures.heat_map(image, np.ones((2, 2)), seen)
+    faint = np.rint(0.2 * image + 0.8 * 255)
+    np.testing.assert_array_equal(drawn[2:], faint[2:])
+    np.testing.assert_array_equal(drawn[:2, 2:], faint[:2, 2:])
+    assert np.all(drawn[:2, :2] != faint[:2, :2])
+
+
+def test_an_outline_lies_just_inside():
+    image = make_images(1, 12, 14)[0]
+    framed = pictures.outline(image, 2, 3, 6, 8, colour=(250, 251, 252))
+    inside = np.zeros((12, 14), bool)
+    inside[2:8, 3:11] = True
+    inside[4:6, 5:9] = False
+    assert np.all(framed[inside] == (250, 251, 252))
+    np.testing.assert_array_equal(framed[~inside], image[~inside])
+    small = pictures.outline(image, 0, 0, 3, 3, colour=(250, 251, 252))
+    assert np.all(small[:3, :3] == (250, 251, 252))

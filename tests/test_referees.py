@@ -1,12 +1,7 @@
 """Our figures held against those of TF-GAN, tensorflow-addons and torch-fidelity.
 
-They run in an environment of their own, tests/reference/requirements.txt, whose Python is named by
-VIM_TF_REFERENCE_PYTHON: `make test-large`.
+They run in an environment of their own, see the fixture `ask`: `make test-referees`.
 """
-
-import os
-import subprocess
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,34 +17,9 @@ from vim_tf.evaluation.kid import draw_subsets, kid
 from vim_tf.evaluation.precision_recall import precision_recall
 from vim_tf.trainers.schedules import learning_rate_schedule, make_optimizer
 
-REFERENCE = "VIM_TF_REFERENCE_PYTHON"
-SCRIPTS = Path(__file__).parent / "reference"
 SUBSETS, SUBSET_SIZE, SEED = 4, 150, 11
 
-pytestmark = [
-    pytest.mark.large,
-    pytest.mark.skipif(REFERENCE not in os.environ, reason=f"{REFERENCE} is not set"),
-]
-
-
-@pytest.fixture(scope="module")
-def ask(tmp_path_factory):
-    """A function (script, {name: array}) -> {name: array or number} of the answers."""
-
-    def ask(script, inputs):
-        folder = tmp_path_factory.mktemp("referee")
-        np.savez(folder / "inputs.npz", **inputs)
-        done = subprocess.run(
-            [os.environ[REFERENCE], SCRIPTS / script, folder / "inputs.npz", folder / "out.npz"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return {name: value[()] for name, value in np.load(folder / "out.npz").items()}
-
-    return ask
+pytestmark = pytest.mark.large
 
 
 # Metrics ----------------------------------------------------------------------------------------
@@ -155,10 +125,19 @@ def test_metrics_equal_torch_fidelitys(features, torch_fidelity):
 
 def test_non_saturating_losses_equal_tensorflow_gans(critic, tensorflow_gan):
     real, fake = critic["real_logits"], critic["fake_logits"]
-    np.testing.assert_allclose(
-        losses.discriminator_loss(real, fake), tensorflow_gan["discriminator"], rtol=1e-5
-    )
-    np.testing.assert_allclose(losses.generator_loss(fake), tensorflow_gan["generator"], rtol=1e-5)
+    discriminator = losses.non_saturating_discriminator_loss(real, fake)
+    np.testing.assert_allclose(discriminator, tensorflow_gan["discriminator"], rtol=1e-5)
+    generator = losses.non_saturating_generator_loss(fake)
+    np.testing.assert_allclose(generator, tensorflow_gan["generator"], rtol=1e-5)
+
+
+def test_hinge_losses_equal_tensorflow_gans(critic, tensorflow_gan):
+    """TF-GAN calls them Wasserstein hinge losses; they are those of arXiv 1802.05957."""
+    real, fake = critic["real_logits"], critic["fake_logits"]
+    discriminator = losses.hinge_discriminator_loss(real, fake)
+    np.testing.assert_allclose(discriminator, tensorflow_gan["hinge_discriminator"], rtol=1e-5)
+    generator = losses.hinge_generator_loss(fake)
+    np.testing.assert_allclose(generator, tensorflow_gan["hinge_generator"], rtol=1e-5)
 
 
 def test_r1_equals_tensorflow_gans(critic, tensorflow_gan):

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import keras
@@ -71,3 +72,18 @@ def test_a_run_without_weights_and_a_torn_one(tiny_runs, tmp_path):
     shutil.rmtree(run / "preset")
     with pytest.raises(UserError, match="has saved no preset yet; let its training run on"):
         open_run(run)
+
+
+def test_a_classifier_is_no_model_of_pictures(tiny_classifier):
+    with pytest.raises(UserError, match="is a run of experiment classifier; give one of"):
+        open_run(tiny_classifier)
+
+
+def test_the_probe_of_these_weights_says_which_block(tiny_runs, tmp_path):
+    path = shutil.copytree(tiny_runs["vim"], tmp_path / "vim")
+    assert open_run(path).probed_block is None
+    (path / "probe").mkdir()
+    for models, expected in ((open_run(path).hashes(), 1), ({"vim": "of another"}, None)):
+        (path / "probe" / "probe.json").write_text(json.dumps({"block": 1, "models": models}))
+        assert open_run(path).probed_block == expected
+    assert open_run(tiny_runs["vit_vqgan"]).probed_block is None

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vim_tf import pictures
+from vim_tf import pictures, plots
 from vim_tf.data.images import make_image_dataset
 from vim_tf.errors import UserError
 from vim_tf.evaluation.unigram import unigram_nats
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.presets import load_tokenizer
 from vim_tf.token_caching import open_or_make_cache
+from vim_tf.trainers.classifier_trainer import ClassifierTrainer
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
@@ -67,8 +68,8 @@ def _gpus():
 
 
 def open_sources(experiment, strategy):
-    """Opens what a stage reads: (the `ViTVQGAN` of stage 2 or None, `ImageData`)."""
-    if experiment.experiment == "vit_vqgan":
+    """Opens what a training reads: (the `ViTVQGAN` of stage 2 or None, `ImageData`)."""
+    if experiment.experiment != "vim":
         return None, make_image_dataset(experiment.data, experiment.seed)
     with strategy.scope():
         return open_tokenizer_and_data(experiment)
@@ -78,7 +79,7 @@ def make_stage(experiment, strategy, run, sources=None):
     """Builds the stage that `experiment` describes.
 
     Args:
-        experiment: one of `config.EXPERIMENTS`.
+        experiment: one of `experiments.EXPERIMENTS`.
         strategy: what `make_strategy` returned.
         run: the `Run`, for the token cache.
         sources: what `open_sources` returned, if it was called before.
@@ -93,7 +94,8 @@ def make_stage(experiment, strategy, run, sources=None):
             "the batch size must be a multiple of the number of replicas"
         )
     keras.utils.set_random_seed(experiment.seed % 2**32)  # NumPy's range; ours is any integer
-    make = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim}[experiment.experiment]
+    makers = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim, "classifier": _make_classifier}
+    make = makers[experiment.experiment]
     return make(experiment, strategy, run, *(sources or open_sources(experiment, strategy)))
 
 
@@ -114,7 +116,7 @@ def _make_vit_vqgan(experiment, strategy, run, _, data):
             to_uint8(shown), to_uint8(reconstructions), zoom=_zoom(shown)
         )
         pictures.write_png(run.picture_dir / "reconstructions.png", grid)
-        pictures.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
+        plots.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
         return {"reconstructions": grid}
 
     def save(folder):
@@ -198,7 +200,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
             )
         for name, picture in drawn.items():
             pictures.write_png(run.picture_dir / f"{name}.png", picture)
-        pictures.draw_curves(run.read_metrics(), VIM_PANELS, run.picture_dir / "curves.png")
+        plots.draw_curves(run.read_metrics(), VIM_PANELS, run.picture_dir / "curves.png")
         return drawn
 
     def save(folder):
@@ -210,4 +212,41 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
 VIM_PANELS = (
     ("nats a token", False, [("train", "nats"), ("evaluation", "nats")]),
     ("accuracy of the next token", False, [("train", "accuracy"), ("evaluation", "accuracy")]),
+)
+
+
+def _make_classifier(experiment, strategy, run, _, data):
+    names = data.class_names
+    if len(names) < 2:
+        raise UserError(
+            f"the pictures of data.source {experiment.data.source} have {len(names)} classes, and "
+            "a classifier needs 2 or more; give each class its own sub-folder"
+        )
+    with strategy.scope():
+        trainer = ClassifierTrainer(experiment, len(names))
+        trainer.compile()
+    shown = next(iter(data.evaluation(batch_size=SHOWN_PER_CLASS * 4 * len(names))))["image"]
+
+    def draw(run):
+        taken_for = np.argmax(trainer.ema_model.predict(shown, verbose=0), -1)
+        images = to_uint8(shown)
+        rows = np.full((len(names), SHOWN_PER_CLASS, *images.shape[1:]), 255, "uint8")
+        for i, row in enumerate(rows):
+            found = images[taken_for == i][:SHOWN_PER_CLASS]
+            row[: len(found)] = found
+        grid = pictures.labelled_rows(rows, names, _zoom(images))
+        pictures.write_png(run.picture_dir / "taken_for.png", grid)
+        plots.draw_curves(run.read_metrics(), CLASSIFIER_PANELS, run.picture_dir / "curves.png")
+        return {"taken_for": grid}
+
+    def save(folder):
+        metadata = {"class_names": list(names), "steps": int(trainer.step.numpy())}
+        trainer.ema_model.save_to_preset(folder, metadata)
+
+    return Stage(trainer, data.train, data.evaluation(), data.train_size, draw=draw, save=save)
+
+
+CLASSIFIER_PANELS = (
+    ("cross-entropy (nats)", True, [("train", "cross_entropy"), ("evaluation", "cross_entropy")]),
+    ("accuracy", False, [("train", "accuracy"), ("evaluation", "accuracy")]),
 )

@@ -46,6 +46,30 @@ def sampling_settings(arguments):
     return {name: getattr(arguments, name) for name in names}
 
 
+def add_rejection(parser):
+    """Adds --reject and --acceptance, see `vim_tf.rejection`; `check_rejection` checks them."""
+    parser.add_argument(
+        "--reject",
+        metavar="CLASSIFIER",
+        help="draw more samples and keep the best of each class: a run of experiment classifier, "
+        "or a .keras file",
+    )
+    parser.add_argument(
+        "--acceptance", type=float, help="share that --reject keeps, for example 0.5"
+    )
+
+
+def check_rejection(arguments):
+    """Raises UserError unless --reject and --acceptance are given together, and in range."""
+    reject, acceptance = arguments.reject, arguments.acceptance
+    if acceptance is not None and not 0 < acceptance <= 1:
+        raise UserError(f"--acceptance is {acceptance}; it must be above 0 and at most 1")
+    if (reject is None) != (acceptance is None):
+        raise UserError(
+            "--reject and --acceptance go together: --reject CLASSIFIER --acceptance 0.5"
+        )
+
+
 def check_positive(arguments, *names):
     """Raises UserError for an argument that is given and below 1."""
     for name in names:
@@ -86,6 +110,24 @@ def check_new_file(path, suffix):
     if path.exists():
         raise UserError(f"--out {path} exists; delete it or give another name")
     return path
+
+
+def check_new_files(folder, names):
+    """Returns {name: path} in the folder of `--out`, which is made if it is not there.
+
+    Raises:
+        UserError: it is a file, or holds a file of such a name.
+    """
+    folder = Path(folder)
+    paths = {name: folder / name for name in names}
+    for path in paths.values():
+        if path.exists():
+            raise UserError(f"{path} exists; delete it or give another --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"--out is {folder}, which is or lies in a file; give a folder") from None
+    return paths
 
 
 def run(main):

@@ -1,15 +1,14 @@
-"""Every knob of vim_tf as a frozen dataclass; the defaults are the paper's base models.
+"""The sections of a config as frozen dataclasses; the defaults are the paper's base models.
 
 Paper: "Vector-quantized Image Modeling with Improved VQGAN", https://arxiv.org/abs/2110.04627.
-One key of a YAML file, `experiment`, picks a class of `EXPERIMENTS`; `config_loader` reads the
-rest into it. This module imports neither TensorFlow nor Keras, so that `--help` and a bad config
-answer at once. Where a default is not the paper's, a comment says whose it is.
+`experiments` puts them together. This module imports neither TensorFlow nor Keras, so that `--help`
+and a bad config answer at once. Where a default is not the paper's, a comment says whose it is.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
-from vim_tf.config_checks import fraction, no_longer_than, not_negative, positive, require
+from vim_tf.config_checks import fraction, not_negative, positive, require
 
 # Data -----------------------------------------------------------------------------------------
 
@@ -173,6 +172,8 @@ class DiscriminatorConfig:
     base_channels: int = 16384  # channels at resolution r are base_channels / r, capped
     start: float = 0  # a step, or below 1 a fraction of the run
     ramp_steps: int = 0  # the adversarial weight grows linearly over this many steps
+    # The paper names none; its authors advise StyleGAN2's, non-saturating with R1.
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
     r1_gamma: float = 10.0
     r1_every: int = 16
 
@@ -225,6 +226,27 @@ class VIMConfig:
 
     def __post_init__(self):
         fraction("model", label_drop=self.label_drop)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A small residual network that tells the classes of the pictures apart."""
+
+    width: int = 32  # channels of the first stage; each further one has twice as many
+    stages: int = 3  # each after the first halves height and width
+    blocks: int = 1  # residual blocks a stage
+    dropout: float = 0.3  # of the features before the last layer
+
+    def __post_init__(self):
+        positive("model", width=self.width, stages=self.stages, blocks=self.blocks)
+        require(
+            self.width % 8 == 0,
+            f"model.width is {self.width}; it must be a multiple of 8, the groups of a norm",
+        )
+        require(
+            0 <= self.dropout < 1,
+            f"model.dropout is {self.dropout}; it must be at least 0 and below 1",
+        )
 
 
 # Training -------------------------------------------------------------------------------------
@@ -312,72 +334,30 @@ class TokenizerConfig:
         )
 
 
-# Experiments ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class ViTVQGANExperiment:
-    """`experiment: vit_vqgan`: trains the image tokenizer."""
+class SGDHeadConfig:
+    """A probe's head that is trained in batches, for more features than fit into memory.
 
-    experiment: ClassVar[str] = "vit_vqgan"
-    seed: int = 0
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ViTVQGANConfig = field(default_factory=ViTVQGANConfig)
-    losses: ViTVQGANLossConfig = field(default_factory=ViTVQGANLossConfig)
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    discriminator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    The protocol of MAE (arXiv 2111.06377, appendix A.1) without augmentation: a batch norm without
+    scale and offset, a linear layer, momentum 0.9, no weight decay, warm-up and cosine.
+    """
+
+    optimizer: Literal["lars", "sgd"] = "lars"  # lars needs thousands of steps; sgd: little data
+    learning_rate: float = 0.1  # for 256 pictures; that of a batch is in proportion
+    batch_size: int = 16384
+    epochs: int = 90
+    warmup_epochs: int = 10
 
     def __post_init__(self):
-        height, width = self.data.image_size
-        patch = self.model.patch_size
+        positive(
+            "sgd",
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+        )
+        not_negative("sgd", warmup_epochs=self.warmup_epochs)
         require(
-            height % patch == 0 and width % patch == 0,
-            f"data.image_size is {height} x {width} and model.patch_size is {patch}; "
-            "height and width must be multiples of the patch size",
+            self.warmup_epochs < self.epochs,
+            f"sgd.warmup_epochs is {self.warmup_epochs} and sgd.epochs is {self.epochs}; "
+            "the warm-up must be shorter",
         )
-        require(
-            self.losses.logit_laplace == 0 or self.model.output == "logit_laplace",
-            f"losses.logit_laplace is {self.losses.logit_laplace} and model.output is "
-            f"{self.model.output}; set losses.logit_laplace: 0 or model.output: logit_laplace",
-        )
-        no_longer_than(self.training, optimizer=self.optimizer)
-        if self.losses.adversarial:
-            no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)
-
-    @property
-    def grid(self):
-        """Rows and columns of tokens."""
-        height, width = self.data.image_size
-        return height // self.model.patch_size, width // self.model.patch_size
-
-
-@dataclass(frozen=True)
-class VIMExperiment:
-    """`experiment: vim`: trains the autoregressive model on a tokenizer's tokens."""
-
-    experiment: ClassVar[str] = "vim"
-    seed: int = 0
-    data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=1024))
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    model: VIMConfig = field(default_factory=VIMConfig)
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(
-            learning_rate=4.5e-4,
-            beta_2=0.96,
-            weight_decay=4.5e-2,  # this and the clip: Parti, by the same group; VIM names none
-            clip_norm=4.0,
-            schedule="exponential",
-            warmup_steps=5_000,
-            decay_start=80_000,
-            final_ratio=1e-5 / 4.5e-4,
-        )
-    )
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=450_000))
-
-    def __post_init__(self):
-        no_longer_than(self.training, optimizer=self.optimizer)
-
-
-EXPERIMENTS = {cls.experiment: cls for cls in (ViTVQGANExperiment, VIMExperiment)}

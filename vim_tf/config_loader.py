@@ -1,4 +1,4 @@
-"""YAML files and `--set` overrides to a config of `vim_tf.config`, strictly, and back.
+"""YAML files and `--set` overrides to a config of `vim_tf.experiments`, strictly, and back.
 
 Values start from the experiment's own defaults; each file, in order, then each override changes
 only the keys it names. Scalars follow YAML 1.2, not PyYAML's 1.1: `1e-4` is a number, `off` and
@@ -17,8 +17,9 @@ import typing
 
 import yaml
 
-from vim_tf.config import EXPERIMENTS, TRANSFORMER_PRESETS, TransformerConfig
+from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig
 from vim_tf.errors import UserError
+from vim_tf.experiments import EXPERIMENTS
 
 _PRESETS = {TransformerConfig: TRANSFORMER_PRESETS}
 _NULL = "tag:yaml.org,2002:null"
@@ -75,7 +76,7 @@ def load_config(paths, overrides=()):
             stands, so that paths need no quotes; other values are read as YAML.
 
     Returns:
-        An instance of the class of `config.EXPERIMENTS` that the key `experiment` names.
+        An instance of the class of `experiments.EXPERIMENTS` that the key `experiment` names.
 
     Raises:
         UserError: a file that cannot be read, or an unknown, doubled, ill-typed or

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from vim_tf import builders, sampling
 from vim_tf.memory import count_vgg16
+from vim_tf.models.classifier import Classifier
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.patches import patchify
 from vim_tf.models.vim import VIM
@@ -28,7 +29,7 @@ def describe(experiment, stream=None):
     compiled forward passes on one device.
 
     Args:
-        experiment: one of `config.EXPERIMENTS`.
+        experiment: one of `experiments.EXPERIMENTS`.
         stream: where to write; standard output by default.
 
     Raises:
@@ -43,9 +44,12 @@ def describe(experiment, stream=None):
     shape = (batch, *experiment.data.image_size, 3)
     noise = np.random.default_rng(experiment.seed).uniform(-1, 1, shape)
     images = tf.constant(noise, tf.float32)
-    {"vit_vqgan": _describe_vit_vqgan, "vim": _describe_vim}[experiment.experiment](
-        experiment, images, table
-    )
+    ways = {
+        "vit_vqgan": _describe_vit_vqgan,
+        "vim": _describe_vim,
+        "classifier": _describe_classifier,
+    }
+    ways[experiment.experiment](experiment, images, table)
 
 
 class _Table:
@@ -179,3 +183,13 @@ def _describe_vim(experiment, images, table):
     table.call("ViTVQGAN.decode_tokens(tokens)", tokenizer.decode_tokens, drawn)
     table.say(f"VIM: {model.count_params():,} parameters")
     table.say(f"ViTVQGAN, the tokenizer: {tokenizer.count_params():,} parameters, frozen")
+
+
+def _describe_classifier(experiment, images, table):
+    _, data = builders.open_sources(experiment, strategy=None)
+    classes = len(data.class_names)
+    table.say(f"{classes} classes, as the data has")
+    model = Classifier(experiment.model, experiment.data.image_size, classes)
+    table.start()
+    table.show("images", images)
+    table.call("Classifier(images): logits", model, images, parameters=model.count_params())

@@ -14,6 +14,7 @@ import vim_tf
 from vim_tf import builders, pictures
 from vim_tf.devices import describe_devices
 from vim_tf.errors import UserError
+from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.memory import estimate_vim, estimate_vit_vqgan, format_bytes
 from vim_tf.runs import Run
@@ -29,7 +30,7 @@ def dry_run(experiment, stream=None):
     making a token cache first. Nothing that is written stays.
 
     Args:
-        experiment: one of `config.EXPERIMENTS`.
+        experiment: one of `experiments.EXPERIMENTS`.
         stream: where to write; standard output by default.
 
     Raises:
@@ -44,7 +45,8 @@ def dry_run(experiment, stream=None):
     report.say(describe_devices(strategy))
     sources = report.time("data opened", lambda: builders.open_sources(experiment, strategy))
     _show_data(sources[1], report)
-    report.say(_estimate(experiment, *sources, strategy.num_replicas_in_sync).format())
+    if experiment.experiment != "classifier":  # too small to matter
+        report.say(_estimate(experiment, *sources, strategy.num_replicas_in_sync).format())
     with tempfile.TemporaryDirectory(prefix="vim_tf_dry_run_") as folder:
         run = Run(Path(folder) / "run")
         run.start(experiment)
@@ -150,6 +152,12 @@ def _train_and_restore(stage, run, strategy, report):
 
 def _load_and_draw(stage, run, data, report):
     report.time("a preset saved", lambda: run.save_preset(stage.save))
+    if stage.trainer.experiment.experiment == "classifier":
+        classifier = report.time("vim_tf.load of it", lambda: open_classifier(run.path, "the run"))
+        image = to_uint8(next(iter(data.evaluation(batch_size=1)))["image"])
+        shares = report.time("a picture classified", lambda: classifier(image)).probabilities
+        report.say(f"  {data.class_names[np.argmax(shares)]}, probability {shares.max():.3f}")
+        return
     if stage.trainer.experiment.experiment == "vit_vqgan":
         model = report.time("vim_tf.load of it", lambda: vim_tf.load(run.path))
         images = next(iter(data.evaluation(batch_size=1)))["image"]

@@ -1,4 +1,4 @@
-"""Evaluates: `python -m vim_tf.evaluate reconstruction|generation|images ... --out x.json`."""
+"""Evaluates a run or pictures: `python -m vim_tf.evaluate generation --run runs/x --out x.json`."""
 
 import argparse
 import re
@@ -20,6 +20,11 @@ def parse_arguments(arguments=None):
     kind = kinds.add_parser("reconstruction", help="a run's tokenizer on its held-out pictures")
     _add_run(kind)
     kind.add_argument("--n", type=int, help="the first N pictures (default: all of the split)")
+    kind.add_argument(
+        "--lpips",
+        metavar="PATH",
+        help="weights of LPIPS, a .safetensors file; without it, LPIPS is not measured",
+    )
     _add_common(kind, "without it, only pixels and codebook are measured")
 
     kind = kinds.add_parser("generation", help="samples of a VIM run")
@@ -36,7 +41,24 @@ def parse_arguments(arguments=None):
         help="every class as often as the others, or no labels (default: balanced if it has any)",
     )
     command_line.add_sampling(kind)
+    command_line.add_rejection(kind)
     _add_common(kind, "needed")
+
+    kind = kinds.add_parser(
+        "classification",
+        help="whether a VIM's samples are of their class, by a classifier, and whether a new "
+        "classifier can learn from them",
+    )
+    _add_run(kind)
+    kind.add_argument(
+        "--classifier",
+        required=True,
+        help="a run of experiment classifier, or a .keras file",
+    )
+    kind.add_argument("--n", type=int, default=10_000, help="samples (default 10000)")
+    command_line.add_sampling(kind)
+    command_line.add_rejection(kind)
+    _add_out(kind)
 
     kind = kinds.add_parser("images", help="one set of pictures against another")
     kind.add_argument("--a", required=True, metavar="PATH", help="judged: a folder or an .npz")
@@ -69,8 +91,13 @@ def _add_run(parser):
     command_line.add_overrides(parser, command_line.MOVED_PICTURES)
 
 
-def _add_common(parser, extractor):
+def _add_out(parser):
     parser.add_argument("--out", required=True, help="the result, a new .json file")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
+
+
+def _add_common(parser, extractor):
+    _add_out(parser)
     parser.add_argument(
         "--extractor",
         metavar="PATH",
@@ -91,7 +118,6 @@ def _add_common(parser, extractor):
         action="store_true",
         help="FID of fewer pictures than twice the features",
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
 
 
 def _size(text):
@@ -106,13 +132,17 @@ def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
     command_line.check_positive(arguments, "n", "batch_size")
+    if arguments.kind in ("generation", "classification"):
+        command_line.check_rejection(arguments)
     out = command_line.check_new_file(arguments.out, ".json")
 
+    from vim_tf.classification import evaluate_classification
     from vim_tf.evaluation import runner
 
     evaluations = {
         "reconstruction": runner.evaluate_reconstruction,
         "generation": runner.evaluate_generation,
+        "classification": evaluate_classification,
         "images": runner.evaluate_images,
     }
     result = evaluations[arguments.kind](arguments)

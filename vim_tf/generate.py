@@ -24,6 +24,7 @@ def parse_arguments(arguments=None):
     which.add_argument("--per-class", type=int, metavar="N", help="one row of N for every class")
     parser.add_argument("--n", type=int, default=16, help="number of pictures (default 16)")
     command_line.add_sampling(parser)
+    command_line.add_rejection(parser)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--zoom", type=int, default=2, help="size of a pixel (default 2)")
     return parser.parse_args(arguments)
@@ -33,9 +34,8 @@ def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
     command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class")
+    command_line.check_rejection(arguments)
     out = command_line.check_new_file(arguments.out, ".png")
-
-    from tqdm import tqdm
 
     from vim_tf import pictures
     from vim_tf.generator import ImageGenerator
@@ -52,15 +52,7 @@ def main(arguments=None):
     else:
         labels = None
     total = arguments.n if labels is None else len(labels)
-    with tqdm(total=total, unit="img", disable=None) as bar:
-        images = generator.generate(
-            labels,
-            n=total,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            callback=lambda done, total: bar.update(done - bar.n),
-            **command_line.sampling_settings(arguments),
-        )
+    images = _generate(generator, labels, total, arguments)
     if arguments.per_class:
         rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
         picture = pictures.labelled_rows(rows, names, arguments.zoom)
@@ -69,6 +61,35 @@ def main(arguments=None):
         picture = pictures.image_grid(images, columns, arguments.zoom)
     pictures.write_png(out, picture)
     sys.stdout.write(f"{total} pictures: {out}\n")
+
+
+def _generate(generator, labels, total, arguments):
+    """Returns the pictures, uint8 [total,H,W,3]; with --reject the best of more."""
+    settings = command_line.sampling_settings(arguments)
+    settings |= {"seed": arguments.seed, "batch_size": arguments.batch_size}
+    if arguments.reject is not None:
+        from vim_tf.evaluation.keras_classifier import open_classifier
+        from vim_tf.rejection import accept
+
+        if labels is None:
+            raise UserError(
+                "--reject keeps samples by the probability of their class; give --labels or "
+                "--per-class"
+            )
+        classifier = open_classifier(arguments.reject, "--reject")
+        accepted = accept(generator, classifier, labels, arguments.acceptance, **settings)
+        sys.stdout.write(f"{accepted}\n")
+        return generator.decode(accepted.tokens)
+
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="img", disable=None) as bar:
+        return generator.generate(
+            labels,
+            n=total,
+            callback=lambda done, total: bar.update(done - bar.n),
+            **settings,
+        )
 
 
 if __name__ == "__main__":

@@ -96,19 +96,28 @@ class ImageGenerator:
 
     def generate_batches(self, labels=None, n=None, batch_size=64, seed=0, **settings):
         """As `generate`, but yields uint8 [B,H,W,3], for more pictures than fit into memory."""
+        for tokens in self.generate_tokens(labels, n, batch_size, seed, **settings):
+            yield self.decode(tokens)
+
+    def decode(self, tokens):
+        """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]."""
+        return to_uint8(self.tokenizer.decode_tokens(np.asarray(tokens, "int32")))
+
+    def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+        """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
         n = len(labels) if labels is not None else n
         if not -(2**31) <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
         seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
         for start in range(0, n, batch_size):
             rows = slice(start, min(start + batch_size, n))
-            tokens = self.vim.generate(
+            tokens = self.vim.generate(  # [B,N]
                 labels=None if labels is None else np.asarray(labels[rows], "int32"),
                 n=rows.stop - rows.start,
                 seed=seeds[rows],
                 **settings,
             )
-            yield to_uint8(self.tokenizer.decode_tokens(tokens))
+            yield np.asarray(tokens)
 
 
 def to_uint8(images):

@@ -165,7 +165,7 @@ def perceptual_loss(features_a, features_b):
     return sum(layers) / len(layers)
 
 
-def discriminator_loss(real_logits, fake_logits):
+def non_saturating_discriminator_loss(real_logits, fake_logits):
     """Non-saturating loss of the discriminator (arXiv 1406.2661): softplus(-real) + softplus(fake).
 
     Args:
@@ -179,10 +179,39 @@ def discriminator_loss(real_logits, fake_logits):
     return ops.mean(ops.softplus(-real_logits)) + ops.mean(ops.softplus(fake_logits))
 
 
-def generator_loss(fake_logits):
+def non_saturating_generator_loss(fake_logits):
     """Non-saturating loss of the autoencoder: mean softplus(-fake) of logits [B]."""
     (fake_logits,) = _float32(fake_logits)
     return ops.mean(ops.softplus(-fake_logits))
+
+
+def hinge_discriminator_loss(real_logits, fake_logits):
+    """Hinge loss of the discriminator (arXiv 1705.02894): max(0, 1 - real) + max(0, 1 + fake).
+
+    Logits beyond a margin of 1 on the right side no longer move it.
+
+    Args:
+        real_logits: [B], of real pictures; high means real.
+        fake_logits: [B], of reconstructions.
+
+    Returns:
+        float32 scalar, 2 for a discriminator that knows nothing.
+    """
+    real_logits, fake_logits = _float32(real_logits, fake_logits)
+    return ops.mean(ops.relu(1.0 - real_logits)) + ops.mean(ops.relu(1.0 + fake_logits))
+
+
+def hinge_generator_loss(fake_logits):
+    """The autoencoder's counterpart of the hinge loss: mean -fake of logits [B]; has no bound."""
+    (fake_logits,) = _float32(fake_logits)
+    return -ops.mean(fake_logits)
+
+
+# What `discriminator.loss` may be: the loss of the discriminator, that of the autoencoder.
+ADVERSARIAL_LOSSES = {
+    "non_saturating": (non_saturating_discriminator_loss, non_saturating_generator_loss),
+    "hinge": (hinge_discriminator_loss, hinge_generator_loss),
+}
 
 
 def r1_penalty(gradients):
@@ -198,10 +227,18 @@ def r1_penalty(gradients):
     return ops.mean(ops.sum(ops.square(gradients), axis=(1, 2, 3)))
 
 
-# Stage 2 ----------------------------------------------------------------------------------------
+# Tokens and labels ------------------------------------------------------------------------------
 
 
-def token_cross_entropy(logits, tokens):
-    """Mean negative log-likelihood of tokens [B,N] int32 under logits [B,N,K], in nats a token."""
+def cross_entropy(logits, targets):
+    """Mean negative log-likelihood in nats, of tokens or of labels.
+
+    Args:
+        logits: [B,N,K], or [B,K].
+        targets: [B,N] int32, or [B].
+
+    Returns:
+        float32 scalar: mean over B and N.
+    """
     (logits,) = _float32(logits)
-    return ops.mean(ops.sparse_categorical_crossentropy(tokens, logits, from_logits=True))
+    return ops.mean(ops.sparse_categorical_crossentropy(targets, logits, from_logits=True))

@@ -9,22 +9,25 @@ from PIL import Image, ImageDraw, ImageFont
 from vim_tf.runs import write_atomically
 
 GAP = 2  # white pixels between images of a grid
+LINE = 13  # pixels a line of text
 
 
-def image_grid(images, columns, zoom=1):
-    """Lays images out in rows on white.
+def image_grid(images, columns, zoom=1, paper=255):
+    """Lays images out in rows.
 
     Args:
         images: uint8 [n,H,W,3].
         columns: images a row; the last row may be shorter.
         zoom: every pixel becomes zoom x zoom pixels.
+        paper: grey level between the images; 255 is white.
 
     Returns:
         uint8 [height,width,3].
     """
     n, height, width, _ = images.shape
     rows = -(-n // columns)
-    grid = np.full((rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3), 255, "uint8")
+    shape = (rows * (height + GAP) + GAP, columns * (width + GAP) + GAP, 3)
+    grid = np.full(shape, paper, "uint8")
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + GAP) + GAP, (i % columns) * (width + GAP) + GAP
         grid[top : top + height, left : left + width] = image
@@ -66,47 +69,99 @@ def labelled_rows(images, names, zoom=1):
     return np.concatenate([np.asarray(margin_image), grid], axis=1)
 
 
+def zoom_to(side, size):
+    """The whole zoom, 1 or more, that makes a picture of `size` (H, W) about `side` pixels long."""
+    return max(1, round(side / max(size)))
+
+
+def captioned_grid(images, captions, columns):
+    """Lays images out in rows on white, each below a line of text.
+
+    Args:
+        images: uint8 [n,H,W,3].
+        captions: a text each; what is wider than its image is cut off.
+        columns: images a row.
+
+    Returns:
+        uint8 [height,width,3].
+    """
+    n, height, width, _ = images.shape
+    cells = np.full((n, height + LINE, width + 2 * GAP, 3), 255, "uint8")
+    for cell, image, caption in zip(cells, images, captions, strict=True):
+        cell[:LINE, GAP:-GAP] = _write([caption], width)
+        cell[LINE:, GAP:-GAP] = image
+    return image_grid(cells, columns)
+
+
+def with_title(image, lines):
+    """Returns uint8 [h,w,3] below lines of text, on white; wider if the text needs it."""
+    font = ImageFont.load_default()
+    width = max(12 + math.ceil(font.getlength(line)) for line in lines)
+    return below_each_other([_write(lines, width, 6), image])
+
+
+def below_each_other(images):
+    """Images uint8 [h_i,w_i,3] below each other, the narrower ones with white at the right."""
+    width = max(image.shape[1] for image in images)
+    return np.concatenate(
+        [
+            np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=255)
+            for image in images
+        ]
+    )
+
+
+def _write(lines, width, margin=0):
+    """Lines of text on white, uint8 [LINE * lines, width, 3]."""
+    image = Image.new("RGB", (width, LINE * len(lines)), "white")
+    for i, line in enumerate(lines):
+        ImageDraw.Draw(image).text(
+            (margin, i * LINE), line, fill="black", font=ImageFont.load_default()
+        )
+    return np.asarray(image)
+
+
+def heat_map(image, heat, seen=None, zoom=1):
+    """Lays a heat map over a greyed image.
+
+    Args:
+        image: uint8 [H,W,3].
+        heat: [rows,columns], not negative, a grid over the image; the highest value is brightest.
+        seen: bool [rows,columns], where there is heat at all; elsewhere the image is left as it is,
+            but faint. None is everywhere.
+        zoom: as in `image_grid`.
+
+    Returns:
+        uint8 [zoom * H,zoom * W,3].
+    """
+    from matplotlib import colormaps
+
+    def enlarge(grid):
+        return grid.repeat(image.shape[0] // grid.shape[0], 0).repeat(
+            image.shape[1] // grid.shape[1], 1
+        )
+
+    share = enlarge(heat / max(heat.max(), 1e-12))[..., None]
+    grey = image.mean(-1, keepdims=True)
+    colours = 255 * colormaps["inferno"](share[..., 0])[..., :3]
+    drawn = 0.25 * grey + 0.75 * colours
+    if seen is not None:
+        drawn = np.where(enlarge(seen)[..., None], drawn, 204 + 0.2 * image)
+    return drawn.round().astype("uint8").repeat(zoom, 0).repeat(zoom, 1)
+
+
+def outline(image, top, left, height, width, colour=(0, 255, 255)):
+    """Returns a copy of uint8 [h,w,3] with a frame of two pixels just inside the rectangle."""
+    image = image.copy()
+    inside = image[top : top + height, left : left + width]
+    centre = inside[2:-2, 2:-2].copy()
+    inside[:] = colour
+    inside[2:-2, 2:-2] = centre
+    return image
+
+
 def write_png(path, image):
     """Writes uint8 [h,w,3] as a PNG file, whole or not at all."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png", optimize=True)
-    write_atomically(path, buffer.getvalue())
-
-
-def draw_curves(records, panels, path):
-    """Draws a run's numbers over its steps.
-
-    Args:
-        records: what `Run.read_metrics` returns.
-        panels: a list of (title, logarithmic, [(kind, name), ...]), one plot each.
-        path: the PNG file.
-    """
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(5 * len(panels), 3.6), squeeze=False, layout="constrained"
-    )
-    for axis, (title, logarithmic, curves) in zip(axes[0], panels, strict=True):
-        for kind, name in curves:
-            points = [
-                (record["step"], record[name])
-                for record in records
-                if record["kind"] == kind and name in record
-            ]
-            if points:
-                style = "o-" if kind == "evaluation" else "-"
-                axis.plot(*zip(*points, strict=True), style, label=f"{name} ({kind})", ms=3)
-        axis.set_title(title)
-        axis.set_xlabel("step")
-        if logarithmic:
-            axis.set_yscale("log")
-        if axis.lines:
-            axis.legend(fontsize="small")
-        axis.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
-    pyplot.close(figure)
     write_atomically(path, buffer.getvalue())

@@ -1,12 +1,13 @@
 """Opening a trained model by its folder, whatever it is."""
 
 from vim_tf.errors import UserError
+from vim_tf.models.classifier import Classifier
 from vim_tf.models.preset import CONFIG_FILE, read_json
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs import find_preset
 
-MODELS = {cls.__name__: cls for cls in (ViTVQGAN, VIM)}
+MODELS = {cls.__name__: cls for cls in (ViTVQGAN, VIM, Classifier)}
 
 
 def load(run_or_preset_dir):
@@ -16,8 +17,8 @@ def load(run_or_preset_dir):
         run_or_preset_dir: what `--workdir` was, or a folder that `save_to_preset` wrote.
 
     Returns:
-        A `ViTVQGAN` or a `VIM` with the averaged weights; its `metadata` says what it was
-        trained on.
+        A `ViTVQGAN`, a `VIM` or a `Classifier` with the averaged weights; its `metadata` says what
+        it was trained on.
 
     Raises:
         UserError: there is none, or it is damaged.

@@ -1,4 +1,4 @@
-"""Trains the tokenizer or VIM: `python -m vim_tf.train --config configs/emoji/vit_vqgan.yaml`.
+"""Trains what a config describes: `python -m vim_tf.train --config configs/emoji/vit_vqgan.yaml`.
 
 Running the same command again resumes.
 """
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from vim_tf import command_line, config_loader
+from vim_tf.errors import UserError
 from vim_tf.runs import Run
 
 
@@ -15,7 +16,8 @@ def parse_arguments(arguments=None):
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.train",
-        description="Train the image tokenizer or VIM. The same command again resumes.",
+        description="Train the image tokenizer, VIM, a classifier or a linear probe. The same "
+        "command again resumes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="config keys:\n" + config_loader.config_help(),
     )
@@ -53,6 +55,9 @@ def main(arguments=None):
     if arguments.print_config:
         sys.stdout.write(config_loader.to_yaml(experiment))
         return
+    if experiment.experiment == "linear_probe":
+        _probe(experiment, arguments)
+        return
     if arguments.describe:
         from vim_tf.describe import describe
 
@@ -86,6 +91,21 @@ def main(arguments=None):
     results = loop.train(stage, run, strategy, announce)
     summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
     sys.stdout.write(f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n")
+
+
+def _probe(experiment, arguments):
+    """What `python -m vim_tf.probe --config` does; a probe is fitted, not trained step by step."""
+    for name in ("describe", "dry_run"):
+        if getattr(arguments, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is of trainings, and experiment linear_probe is none; "
+                "leave it out"
+            )
+    from vim_tf.probing import format_table, run_probe
+
+    out = arguments.workdir or _default_workdir(arguments.config[-1])
+    result = run_probe(experiment, out, command=["python", "-m", "vim_tf.train", *sys.argv[1:]])
+    sys.stdout.write(format_table(result))
 
 
 def _default_workdir(config):

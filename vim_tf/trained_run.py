@@ -12,10 +12,13 @@ from vim_tf.data.images import make_image_dataset
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.generator import ImageGenerator, to_uint8
+from vim_tf.models.preset import read_json
+from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.presets import load
 from vim_tf.runs import Run
 
+PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
 COMPARED = 16  # held-out pictures that each format is held against Keras on
 
 
@@ -64,6 +67,15 @@ class TrainedRun:
         models = {"tokenizer": self.tokenizer, "vim": self.vim}
         return {name: model.weights_hash() for name, model in models.items() if model}
 
+    @property
+    def probed_block(self):
+        """The block that `vim_tf.probe` chose for these weights, from 0; None if there is none."""
+        path = self.path / PROBE_FOLDER / PROBE_FILE
+        if self.vim is None or not path.exists():
+            return None
+        result = read_json(path)
+        return result["block"] if result["models"] == self.hashes() else None
+
     @functools.cached_property
     def data(self):
         """The `ImageData` that the run was trained on, opened on first use."""
@@ -106,6 +118,11 @@ def open_run(path, overrides=()):
     keras.config.set_dtype_policy("float32")
     try:
         model = load(run.path)
+        if not isinstance(model, ViTVQGAN | VIM):
+            raise UserError(
+                f"{run.path} is a run of experiment {experiment.experiment}; give one of "
+                "experiment vit_vqgan or vim"
+            )
         if isinstance(model, ViTVQGAN):
             tokenizer, vim, names = model, None, ()
         else:

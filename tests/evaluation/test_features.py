@@ -1,13 +1,12 @@
 import hashlib
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from vim_tf.errors import UserError
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.resizing import resize_clean, resize_legacy
+from vim_tf.evaluation.resizing import resize_clean
 
 SIZE = (35, 31)  # that the graph resizes to
 
@@ -101,7 +100,6 @@ def test_other_files_are_refused(write_frozen_graph, tmp_path):
         ("a.pb", b"no graph", "is no TensorFlow graph"),
         ("b.pb", b"", "another graph, without ExpandDims"),
         ("c.h5", b"", "must end in .pb or .keras"),
-        ("d.keras", b"no model", "cannot be loaded as a Keras model"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=message) as caught:
@@ -128,62 +126,3 @@ def test_a_graph_of_nan_is_refused(write_frozen_graph, tmp_path, images):
     (tmp_path / "net.pb").write_bytes(graph.SerializeToString())
     with pytest.raises(UserError, match=r"gives NaN or infinity \(batchnorm : Tensor had NaN"):
         open_extractor(tmp_path / "net.pb")(images)
-
-
-# Keras --------------------------------------------------------------------------------------------
-
-
-def save_classifier(path, size=(12, 10), activation=None, softmax_layer=False):
-    """Saves mean colour -> 4 features -> 3 classes; returns its weights."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((*size, 3))
-    x = keras.layers.GlobalAveragePooling2D()(inputs)
-    x = keras.layers.Dense(4, "relu", bias_initializer="ones")(x)
-    x = keras.layers.Dense(3, activation)(x)
-    if softmax_layer:
-        x = keras.layers.Softmax()(x)
-    model = keras.Model(inputs, x)
-    model.save(path)
-    return model.get_weights()
-
-
-@pytest.mark.parametrize("activation", [None, "softmax"])
-@pytest.mark.parametrize(("mode", "resize"), [(None, resize_clean), ("legacy", resize_legacy)])
-def test_a_classifier_is_a_proxy(tmp_path, images, activation, mode, resize):
-    first, bias, last, last_bias = save_classifier(tmp_path / "colours.keras", (12, 10), activation)
-    extractor = open_extractor(tmp_path / "colours.keras", mode)
-    found = extractor(images)
-    means = (resize(images, (12, 10)) / 127.5 - 1).mean((1, 2))
-    features = np.maximum(means @ first + bias, 0)
-    assert (extractor.name, extractor.dim, extractor.classes) == ("colours", 4, 3)
-    assert (extractor.spatial_dim, found.spatial) == (None, None)
-    np.testing.assert_allclose(found.pooled, features, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.probabilities, softmax(features @ last + last_bias), rtol=1e-4)
-
-
-def test_a_softmax_layer_gives_probabilities(tmp_path, images):
-    *_, last, last_bias = save_classifier(tmp_path / "net.keras", softmax_layer=True)
-    found = open_extractor(tmp_path / "net.keras")(images)
-    # What goes into the last layer are the logits.
-    np.testing.assert_allclose(found.probabilities, softmax(found.pooled), rtol=1e-4)
-
-
-def test_pictures_of_its_size_or_of_any_are_not_resized(tmp_path, images, monkeypatch):
-    monkeypatch.setattr("vim_tf.evaluation.features.RESIZERS", {})
-    expected = None
-    for size in ((20, 24), (None, None)):
-        save_classifier(tmp_path / "net.keras", size)
-        found = open_extractor(tmp_path / "net.keras")(images).pooled
-        expected = found if expected is None else expected
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_what_keras_cannot_do_is_refused(tmp_path):
-    save_classifier(tmp_path / "net.keras")
-    with pytest.raises(UserError, match="--resize is adm.*allowed are clean and legacy"):
-        open_extractor(tmp_path / "net.keras", "adm")
-    with pytest.raises(UserError, match="--resize is best; allowed are adm, clean, legacy"):
-        open_extractor(tmp_path / "net.keras", "best")
-    keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]).save(tmp_path / "c.keras")
-    with pytest.raises(UserError, match=r"has the shapes .*\(None, 6, 6, 2\); give a functional"):
-        open_extractor(tmp_path / "c.keras")

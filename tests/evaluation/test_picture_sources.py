@@ -180,7 +180,7 @@ def test_samples_are_those_of_the_generator(generator):
 
 
 def test_classes_are_balanced(generator):
-    labels = Samples(generator, 101)._labels
+    labels = Samples(generator, 101).labels
     assert np.bincount(labels).tolist() == [51, 50]
 
 

@@ -11,8 +11,9 @@ import yaml
 from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.export import __main__ as command
-from vim_tf.export import exporting
+from vim_tf.export import exporting, signatures
 from vim_tf.export.signatures import Signatures
+from vim_tf.trained_run import TrainedRun
 
 
 def export(run, out, *more):
@@ -140,3 +141,18 @@ def test_a_torn_checkpoint_is_one_line(tiny_runs, tmp_path, monkeypatch, capsys)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {weights}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "arguments", "taken"), [(1, [], 1), (0, [], None), (1, ["--embed-block", "7"], 7)]
+)
+def test_embed_takes_the_block_that_the_probe_chose(
+    tiny_runs, tmp_path, monkeypatch, chosen, arguments, taken
+):
+    def refuse(tokenizer, vim, block, max_pixels):
+        raise UserError(f"embed of {block}")
+
+    monkeypatch.setattr(TrainedRun, "probed_block", chosen)
+    monkeypatch.setattr(signatures, "Signatures", refuse)
+    with pytest.raises(UserError, match=f"embed of {taken}"):
+        export(tiny_runs["vim"], tmp_path / "out", *arguments)

@@ -243,7 +243,8 @@ def test_learns_to_tell_two_sets_apart():
                 real_logits = model(real)
                 total = tf.reduce_sum(real_logits)
             penalty = losses.r1_penalty(inner.gradient(total, real))
-            loss = losses.discriminator_loss(real_logits, model(fake)) + 0.05 * penalty
+            loss = losses.non_saturating_discriminator_loss(real_logits, model(fake))
+            loss += 0.05 * penalty
         gradients = tape.gradient(loss, [w.value for w in model.trainable_variables])
         optimizer.apply(gradients, model.trainable_variables)
 

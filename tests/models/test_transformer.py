@@ -73,6 +73,42 @@ def test_matches_the_definition(causal):
     np.testing.assert_allclose(transformer(INPUT), expected, rtol=1e-4, atol=1e-4)
 
 
+# Attention weights ------------------------------------------------------------------------------
+
+
+def numpy_attention_weights(x, attention, causal):
+    """softmax(Q K^T / sqrt d) of each head, [B,heads,N,N] in float64."""
+    batch, length, dim = x.shape
+    query, key, _ = np.split(x @ attention.qkv.kernel.numpy().astype("float64"), 3, axis=-1)
+    shape = (batch, length, attention.heads, dim // attention.heads)
+    query, key = (part.reshape(shape).transpose(0, 2, 1, 3) for part in (query, key))
+    scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(shape[-1])
+    if causal:
+        scores[..., np.triu(np.ones((length, length), bool), 1)] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_weights_match_the_definition(causal):
+    transformer = make_transformer(causal, dropout=0.5)  # which does not act on them
+    x = INPUT.astype("float64")
+    found = [np.asarray(weights) for weights in transformer.attention_weights(INPUT)]
+    assert len(found) == 2
+    for block, weights in zip(transformer.blocks, found, strict=True):
+        assert weights.shape == (2, 3, 7, 7) and weights.dtype == np.float32
+        expected = numpy_attention_weights(
+            numpy_norm(x, block.attention_norm), block.attention, causal
+        )
+        np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+        if causal:
+            assert np.all(np.triu(weights, 1) == 0)
+        else:
+            assert np.any(np.triu(weights, 1) > 0.1)
+        x = numpy_block(x, block, causal)
+
+
 # Who sees whom ----------------------------------------------------------------------------------
 
 

@@ -125,6 +125,8 @@ def test_features_are_the_mean_of_a_blocks_output(deep):
         features = deep.features(TOKENS, block, LABELS)
         assert features.shape == (3, 16) and features.dtype == "float32"
         np.testing.assert_allclose(features, expected.numpy().mean(axis=1), rtol=1e-5, atol=1e-5)
+        of_all = deep.block_features(TOKENS, LABELS)
+        np.testing.assert_allclose(of_all[:, block], features, rtol=1e-5, atol=1e-5)
 
 
 def test_features_without_labels_and_without_dropout():

@@ -43,6 +43,8 @@ with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             "inception_score": tfgan.eval.classifier_score_from_logits(tf.constant(logits)),
             "discriminator": losses.minimax_discriminator_loss(real, fake, label_smoothing=0.0),
             "generator": losses.modified_generator_loss(fake),
+            "hinge_discriminator": losses.wasserstein_hinge_discriminator_loss(real, fake),
+            "hinge_generator": losses.wasserstein_hinge_generator_loss(fake),
             "penalty_1": penalty(1.0),
             "penalty_half": penalty(0.5),
         }

@@ -114,9 +114,22 @@ def test_total_is_the_weighted_sum_of_the_terms(make, output):
     np.testing.assert_allclose(logs["psnr"], np.mean(-10 * np.log10(error)), rtol=1e-4)
 
 
-def test_gradients_equal_those_of_a_single_tape(make):
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
+def test_gradients_equal_those_of_a_single_tape(make, loss):
     """The tokenizer's of total + weight * generator_loss(D(reconstruction)), and D's with R1."""
-    trainer = make(*EVERYTHING, "discriminator.ramp_steps=4", "losses.adversarial=3")
+    trainer = make(
+        *EVERYTHING,
+        "discriminator.ramp_steps=4",
+        "losses.adversarial=3",
+        f"discriminator.loss={loss}",
+    )
+    discriminator_loss, generator_loss = {
+        "non_saturating": (
+            losses.non_saturating_discriminator_loss,
+            losses.non_saturating_generator_loss,
+        ),
+        "hinge": (losses.hinge_discriminator_loss, losses.hinge_generator_loss),
+    }[loss]
     (gradients, discriminator_gradients), logs, _ = gradients_at(trainer, 2)
     weight = 3 * (2 + 1) / (4 + 1)
     np.testing.assert_allclose(logs["adversarial_weight"], weight, rtol=1e-6)
@@ -133,7 +146,7 @@ def test_gradients_equal_those_of_a_single_tape(make):
             + losses.l2_loss(picture, images)
             + 0.1 * losses.logit_laplace_loss(mean, log_scale, images)
             + 0.1 * losses.entropy_loss(affinity, 0.01)
-            + weight * losses.generator_loss(fake_logits)
+            + weight * generator_loss(fake_logits)
         )
         with tf.GradientTape() as inner:
             inner.watch(images)
@@ -141,11 +154,15 @@ def test_gradients_equal_those_of_a_single_tape(make):
             summed = tf.reduce_sum(real_logits)
         slopes = inner.gradient(summed, images)
         penalty = tf.reduce_mean(tf.reduce_sum(slopes**2, [1, 2, 3]))
-        judgement = losses.discriminator_loss(real_logits, fake_logits) + 10 / 2 * 2 * penalty
+        judgement = discriminator_loss(real_logits, fake_logits) + 10 / 2 * 2 * penalty
     np.testing.assert_allclose(logs["total"], total, rtol=1e-4)
     np.testing.assert_allclose(logs["r1"], penalty, rtol=1e-4)
     variables = [variable.value for variable in model.trainable_variables]
     assert_close(gradients, tape.gradient(total, variables))
+    np.testing.assert_allclose(logs["adversarial"], generator_loss(fake_logits), rtol=1e-4)
+    np.testing.assert_allclose(
+        logs["discriminator"], discriminator_loss(real_logits, fake_logits), rtol=1e-4
+    )
     variables = [variable.value for variable in trainer.discriminator.trainable_variables]
     assert_close(
         discriminator_gradients, tape.gradient(judgement, variables, unconnected_gradients="zero")

@@ -5,24 +5,22 @@ FID, sFID, IS and KID are defined by one network, the Inception of December 2015
 Everything else is a proxy, and its figures carry its name: "FID[my_classifier]".
 """
 
-import hashlib
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
+from vim_tf.evaluation.keras_classifier import hash_file, open_classifier
+from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import MODES, RESIZERS
 
 WHERE = (
     "give --extractor the path of classify_image_graph_def.pb, the Inception of the ADM suite, or "
-    "of a .keras classifier, whose figures are then called a proxy's; see docs/evaluation.md, "
-    "'Feature networks'"
+    "of a classifier (a run of experiment classifier, or a .keras file), whose figures are then "
+    "called a proxy's; see docs/evaluation.md, 'Feature networks'"
 )
 
 # Tensors of the graph, as the evaluator of ADM (openai/guided-diffusion) and the retraining
@@ -39,58 +37,40 @@ INCEPTION = (2048, 7 * 17 * 17, 1008)  # features, spatial features and classes 
 OLD_BATCH_NORM = "BatchNormWithGlobalNormalization"
 
 
-class Features(NamedTuple):
-    """What a network says of a batch, all NumPy.
-
-    Attributes:
-        pooled: float32 [B,D], for FID, KID, precision and recall.
-        spatial: float32 [B,S] for sFID; None where the network has none.
-        probabilities: float64 [B,K], for the Inception Score.
-    """
-
-    pooled: np.ndarray
-    spatial: Any
-    probabilities: np.ndarray
-
-
 def open_extractor(path, resize=None, expected_hash=None):
     """Opens a feature network.
 
     Args:
-        path: a frozen TensorFlow graph (.pb) with the tensor names of the FID Inception, or a
-            Keras model file (.keras).
-        resize: one of `resizing.MODES`; None is adm for a graph and clean for a Keras model.
-        expected_hash: SHA-256 that the file must have, hexadecimal; None checks nothing.
+        path: a frozen TensorFlow graph (.pb) with the tensor names of the FID Inception; or what
+            `open_classifier` takes, a run of experiment classifier or a Keras model file (.keras).
+        resize: one of `resizing.MODES`; None is adm for a graph and clean for a classifier.
+        expected_hash: SHA-256 that it must have, hexadecimal; None checks nothing.
 
     Returns:
         An `InceptionGraph` or a `KerasClassifier`.
 
     Raises:
-        UserError: no such file, another hash, another kind of file, or a mode it does not have.
+        UserError: nothing there, another hash, another kind of file, or a mode it does not have.
     """
     if path is None:
         raise UserError(f"no feature network is given; {WHERE}")
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--extractor is {path}, which is no file; {WHERE}")
-    sha256 = hash_file(path)
-    if expected_hash is not None and expected_hash.lower() != sha256:
-        raise UserError(
-            f"--extractor {path} has the SHA-256 {sha256}, not {expected_hash} as "
-            "--extractor-hash says; get the right file"
-        )
+    if not path.exists():
+        raise UserError(f"--extractor is {path}, which is not there; {WHERE}")
     if resize not in (None, *MODES):
         raise UserError(f"--resize is {resize}; allowed are {', '.join(MODES)}")
-    kinds = {".pb": InceptionGraph, ".keras": KerasClassifier}
-    if path.suffix not in kinds:
+    if path.is_dir() or path.suffix == ".keras":
+        extractor = open_classifier(path, "--extractor", resize)
+    elif path.suffix == ".pb":
+        extractor = InceptionGraph(path, hash_file(path), resize)
+    else:
         raise UserError(f"--extractor is {path}; it must end in .pb or .keras: {WHERE}")
-    return kinds[path.suffix](path, sha256, resize)
-
-
-def hash_file(path):
-    """Returns the SHA-256 of a file's bytes as a hexadecimal string."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if expected_hash is not None and expected_hash.lower() != extractor.sha256:
+        raise UserError(
+            f"--extractor {path} has the SHA-256 {extractor.sha256}, not {expected_hash} as "
+            "--extractor-hash says; get the right file"
+        )
+    return extractor
 
 
 class InceptionGraph:
@@ -138,7 +118,7 @@ class InceptionGraph:
         pooled, spatial = self._run(resized)
         pooled = pooled.numpy().reshape(len(images), -1)  # [B,1,1,D] -> [B,D]
         spatial = spatial.numpy().reshape(len(images), -1)  # [B,17,17,7] -> [B,S]
-        return Features(pooled, spatial, _softmax(pooled @ self._matrix))
+        return Features(pooled, spatial, softmax(pooled @ self._matrix))
 
     def _run(self, images):
         try:
@@ -151,59 +131,6 @@ class InceptionGraph:
                 f"--extractor {self.path} gives NaN or infinity ({found[0]}); the file is damaged, "
                 "or no network for pictures"
             ) from None
-
-
-class KerasClassifier:
-    """Any Keras classifier of pictures in [-1,1] as a proxy network.
-
-    The features are what goes into its last layer, and its output gives the probabilities: as they
-    are if the last layer ends in a softmax, otherwise by the softmax of them.
-
-    Attributes:
-        sha256: of the file.
-        mode: one of `resizing.MODES` but adm.
-        name: the file's stem, by which its figures are called.
-        dim: number of features D.
-        spatial_dim: None; sFID is the Inception's.
-        classes: number of classes K.
-    """
-
-    spatial_dim = None
-
-    def __init__(self, path, sha256, mode=None):
-        if mode == "adm":
-            raise UserError(
-                f"--resize is adm, the resize inside the Inception graph, which {path} does not "
-                "have; allowed are clean and legacy"
-            )
-        self.path, self.sha256, self.mode, self.name = path, sha256, mode or "clean", path.stem
-        model = _load_keras(path)
-        last = model.layers[-1]
-        softmax = keras.activations.softmax
-        self._gives_probabilities = (
-            isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is softmax
-        )
-        network = keras.Model(model.inputs, [last.input, model.outputs[0]])
-        self._network = tf.function(
-            lambda images: network(images, training=False), reduce_retracing=True, autograph=False
-        )
-        self._size = model.inputs[0].shape[1:3]  # (None, None) takes pictures as they are
-        self.dim, self.classes = last.input.shape[1], model.outputs[0].shape[1]
-
-    def __call__(self, images):
-        """Images uint8 [B,h,w,3] of any size -> `Features`, `spatial` None."""
-        if None not in self._size and images.shape[1:3] != self._size:
-            images = RESIZERS[self.mode](images, self._size)
-        pooled, output = self._network(normalize(images))
-        output = tf.cast(output, tf.float64).numpy()
-        probabilities = output if self._gives_probabilities else _softmax(output)
-        return Features(tf.cast(pooled, tf.float32).numpy(), None, probabilities)
-
-
-def _softmax(logits):
-    """Logits [B,K] -> probabilities, float64."""
-    exponentials = np.exp(logits - logits.max(1, keepdims=True), dtype="float64")
-    return exponentials / exponentials.sum(1, keepdims=True)
 
 
 # The frozen graph ---------------------------------------------------------------------------------
@@ -274,24 +201,3 @@ def _import_graph(graph, path):
     except (ValueError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--extractor {path} cannot be run ({reason}); {WHERE}") from None
-
-
-# Keras --------------------------------------------------------------------------------------------
-
-
-def _load_keras(path):
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever comes up
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--extractor {path} cannot be loaded as a Keras model: {reason}") from None
-    wanted = "give a functional or sequential classifier: [B,H,W,3] -> features [B,D] -> [B,K]"
-    try:
-        shapes = [tuple(t.shape) for t in (*model.inputs, model.layers[-1].input, *model.outputs)]
-    except (AttributeError, TypeError, ValueError, IndexError):
-        raise UserError(f"--extractor {path} is no graph of layers; {wanted}") from None
-    ranks = [len(shape) for shape in shapes]
-    if ranks != [4, 2, 2] or shapes[0][3] != 3:
-        shown = " -> ".join(map(str, shapes))
-        raise UserError(f"--extractor {path} has the shapes {shown}; {wanted}")
-    return model

@@ -16,6 +16,7 @@ import tensorflow as tf
 from vim_tf.data import decoding, folder, headers, transforms
 from vim_tf.errors import UserError
 from vim_tf.generator import to_uint8
+from vim_tf.rejection import accept
 
 LABEL_MODES = ("balanced", "unconditional")
 
@@ -218,12 +219,26 @@ class Samples:
             "unconditional" gives no label. None is balanced for a model with classes.
         seed: an integer.
         settings: of `VIM.generate`: temperature, top_k, top_p, guidance_scale.
+        classifier: a `KerasClassifier` that keeps the best samples of each class, see `rejection`.
+        acceptance: share that it keeps.
+
+    Attributes:
+        labels: [N] int32, or None.
 
     Raises:
-        UserError: a label mode that the model does not have.
+        UserError: a label mode that the model does not have, or a classifier of other classes.
     """
 
-    def __init__(self, generator, count, label_mode=None, seed=0, settings=None):
+    def __init__(
+        self,
+        generator,
+        count,
+        label_mode=None,
+        seed=0,
+        settings=None,
+        classifier=None,
+        acceptance=None,
+    ):
         classes = len(generator.class_names)
         mode = label_mode or ("balanced" if classes else "unconditional")
         if mode not in LABEL_MODES:
@@ -231,8 +246,8 @@ class Samples:
         if mode == "balanced" and not classes:
             raise UserError("--label-mode is balanced, but the run was trained without labels")
         self.count, self._generator, self._settings = count, generator, settings or {}
-        self._labels = np.arange(count, dtype="int32") % classes if mode == "balanced" else None
-        self._seed = seed
+        self.labels = np.arange(count, dtype="int32") % classes if mode == "balanced" else None
+        self._seed, self._classifier, self._acceptance = seed, classifier, acceptance
         self.description = {
             "kind": "samples",
             "size": list(generator.tokenizer.image_size),
@@ -241,9 +256,33 @@ class Samples:
             "seed": seed,
             **self._settings,
         }
+        if classifier is not None:
+            if self.labels is None:
+                raise UserError(
+                    "--reject keeps samples by the probability of their class, and "
+                    "--label-mode is unconditional; leave one of them out"
+                )
+            classifier.check_classes(generator.class_names, "--reject")
+            self.description |= {"rejected_by": classifier.sha256, "acceptance": acceptance}
 
     def batches(self, batch_size):
         """Yields uint8 [B,H,W,3]; UserError for a seed or a setting that is out of range."""
+        if self._classifier is not None:
+            return self._accepted_batches(batch_size)
         return self._generator.generate_batches(
-            self._labels, self.count, batch_size, self._seed, **self._settings
+            self.labels, self.count, batch_size, self._seed, **self._settings
         )
+
+    def _accepted_batches(self, batch_size):
+        accepted = accept(
+            self._generator,
+            self._classifier,
+            self.labels,
+            self._acceptance,
+            self._seed,
+            batch_size,
+            **self._settings,
+        )
+        self.description["acceptance_rate"] = accepted.rate
+        for start in range(0, self.count, batch_size):
+            yield self._generator.decode(accepted.tokens[start : start + batch_size])

@@ -38,7 +38,7 @@ def make_result(command, figures, missing, pictures, reference, extractor, setti
         "extractor": None,
         "settings": settings,
         "models": models or {},
-        "versions": _versions(),
+        "versions": versions(),
     }
     if extractor is not None:
         result["extractor"] = {
@@ -68,6 +68,9 @@ def markdown_line(result):
             f"{kind} {os.path.basename(extractor['path'])} (SHA-256 {extractor['sha256'][:12]}), "
             f"resize {extractor['resize']}"
         )
+    lpips = result["settings"].get("lpips")
+    if lpips is not None:
+        cells.append(f"LPIPS by {lpips['network']} (SHA-256 {lpips['sha256'][:12]})")
     cells += [f"{name} {value[:12]}" for name, value in result["models"].items()]
     return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
 
@@ -107,7 +110,8 @@ def _describe(pictures):
     return ", ".join(words)
 
 
-def _versions():
+def versions():
+    """Returns {package: version} of what figures depend on."""
     from importlib import metadata
 
     import vim_tf

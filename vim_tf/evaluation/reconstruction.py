@@ -1,4 +1,4 @@
-"""How well a tokenizer gives pictures back: errors of pixels, and how much of its codebook it uses.
+"""How well a tokenizer gives pictures back: errors of pictures, and the use of its codebook.
 
 Errors are those of the decoder's float output, clipped to [-1,1], against the float picture, as a
 training's own evaluation has them; only what goes into a feature network is rounded to 8 bits.
@@ -19,16 +19,18 @@ class Reconstructions:
     Args:
         tokenizer: the `ViTVQGAN`.
         pictures: the `RunPictures`.
+        lpips: the `lpips.LPIPS`; None measures none.
     """
 
-    def __init__(self, tokenizer, pictures):
+    def __init__(self, tokenizer, pictures, lpips=None):
         self.count, self._tokenizer, self._pictures = pictures.count, tokenizer, pictures
+        self._lpips = lpips
         self.description = {**pictures.description, "kind": "reconstructions"}
         self._errors, self._tokens = {}, []
         self._step = tf.function(self._reconstruct, reduce_retracing=True, autograph=False)
 
     def batches(self, batch_size):
-        """Yields uint8 [B,H,W,3]."""
+        """Yields uint8 [B,H,W,3]; UserError if they are too small for LPIPS."""
         smallest = np.uint16 if self._tokenizer.config.quantizer.codes <= 2**16 else np.int32
         self._errors, self._tokens = {}, []
         for images in self._pictures.float_batches(batch_size):
@@ -36,6 +38,8 @@ class Reconstructions:
             self._tokens.append(tokens.numpy().astype(smallest))
             if min(images.shape[1:3]) >= WINDOW:
                 errors["SSIM"] = ssim((images + 1) / 2, (reconstruction + 1) / 2)
+            if self._lpips is not None:
+                errors["LPIPS"] = self._lpips(images, reconstruction)
             for name, values in errors.items():
                 self._errors.setdefault(name, []).append(np.asarray(values, "float64"))
             yield to_uint8(reconstruction)
@@ -44,14 +48,16 @@ class Reconstructions:
         """What the last pass over `batches` found, means over pictures.
 
         Returns:
-            (figures {name: float}, {name: why it is missing}): PSNR in dB; SSIM; l1 and l2 of
-            pixels in [0,1]; logit-laplace in nats a pixel channel, as `losses.logit_laplace_loss`
-            defines it; the codebook's as `codebook_usage` does.
+            (figures {name: float}, {name: why it is missing}): PSNR in dB; SSIM; LPIPS; l1 and l2
+            of pixels in [0,1]; logit-laplace in nats a pixel channel, as
+            `losses.logit_laplace_loss` defines it; the codebook's as `codebook_usage` does.
         """
         figures = {name: np.mean(np.concatenate(parts)) for name, parts in self._errors.items()}
         missing = {}
         if "SSIM" not in figures:
             missing["SSIM"] = f"pictures are smaller than its window of {WINDOW} pixels"
+        if self._lpips is None:
+            missing["LPIPS"] = "its weights are not given; give --lpips"
         if "logit-laplace" not in figures:
             missing["logit-laplace"] = "the tokenizer's output is rgb, which has no such density"
         codes = self._tokenizer.config.quantizer.codes

@@ -7,6 +7,8 @@ from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.evaluation import measuring, protocol
 from vim_tf.evaluation.features import open_extractor
+from vim_tf.evaluation.keras_classifier import open_classifier
+from vim_tf.evaluation.lpips import open_lpips
 from vim_tf.evaluation.picture_sources import RunPictures, Samples, open_pictures
 from vim_tf.evaluation.reconstruction import Reconstructions
 from vim_tf.evaluation.reference import Reference, measure_reference, open_reference
@@ -29,6 +31,7 @@ def evaluate_reconstruction(arguments):
     elif arguments.metrics is not None:
         raise UserError("--metrics is given, and they need a network: give --extractor")
     metrics = measuring.available_metrics(arguments.metrics, extractor)
+    lpips = None if arguments.lpips is None else open_lpips(arguments.lpips)
     run = open_run(arguments.run, arguments.set)
     pictures, reference = _run_reference(run, arguments, arguments.n)
     if metrics:
@@ -36,11 +39,11 @@ def evaluate_reconstruction(arguments):
         measuring.check_counts(
             "pictures", count, count, metrics, extractor, arguments.allow_small_n
         )
-    source = Reconstructions(run.tokenizer, pictures)
+    source = Reconstructions(run.tokenizer, pictures, lpips)
     candidate = measuring.measure(
         source, extractor, metrics, arguments.batch_size, "reconstructions"
     )
-    found = (*source.figures(), {})
+    found = (*source.figures(), {} if lpips is None else {"lpips": lpips.description})
     if metrics:
         more = _compare(candidate, reference, metrics, extractor, arguments, "r")
         found = [ours | theirs for ours, theirs in zip(found, more, strict=True)]
@@ -59,6 +62,16 @@ def evaluate_generation(arguments):
     extractor = _open_extractor(arguments)
     metrics = measuring.available_metrics(arguments.metrics, extractor)
     run = open_run(arguments.run, arguments.set)
+    source = open_samples(run, arguments, arguments.label_mode)
+    if arguments.reference is None:
+        _, reference = _run_reference(run, arguments, None)
+    else:
+        reference = open_reference(arguments.reference, "--reference", extractor)
+    return _judge(source, reference, "samples", extractor, metrics, arguments, "g", run.hashes())
+
+
+def open_samples(run, arguments, label_mode):
+    """Returns the `Samples` of a run that the arguments ask for; UserError for one of stage 1."""
     if run.vim is None:
         raise UserError(
             f"{arguments.run} is a run of stage 1, which generates nothing; give a run of "
@@ -66,12 +79,18 @@ def evaluate_generation(arguments):
         )
     generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
     settings = command_line.sampling_settings(arguments)
-    source = Samples(generator, arguments.n, arguments.label_mode, arguments.seed, settings)
-    if arguments.reference is None:
-        _, reference = _run_reference(run, arguments, None)
-    else:
-        reference = open_reference(arguments.reference, "--reference", extractor)
-    return _judge(source, reference, "samples", extractor, metrics, arguments, "g", run.hashes())
+    classifier = None
+    if arguments.reject is not None:
+        classifier = open_classifier(arguments.reject, "--reject")
+    return Samples(
+        generator,
+        arguments.n,
+        label_mode,
+        arguments.seed,
+        settings,
+        classifier,
+        arguments.acceptance,
+    )
 
 
 def evaluate_images(arguments):

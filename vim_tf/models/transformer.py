@@ -53,8 +53,8 @@ class Attention(layers.Layer):
         # Split before it is reshaped: TF.js is slow at slices of five dimensions.
         return [ops.reshape(part, shape) for part in ops.split(self.qkv(x), 3, axis=-1)]
 
-    def _attend(self, query, key, value, visible, training):
-        """Queries [B,heads,M,d] over keys and values [B,heads,N,d] -> [B,heads,M,d].
+    def _weigh(self, query, key, visible):
+        """Queries [B,heads,M,d] and keys [B,heads,N,d] -> attention weights [B,heads,M,N].
 
         The softmax runs in float32 whatever the compute dtype.
         """
@@ -62,17 +62,32 @@ class Attention(layers.Layer):
         scores = ops.cast(scores, "float32")  # [B,heads,M,N]
         if visible is not None:
             scores = ops.where(visible, scores, -1e9)
-        weights = ops.cast(ops.softmax(scores), self.compute_dtype)
+        return ops.softmax(scores)
+
+    def _attend(self, query, key, value, visible, training):
+        """Queries [B,heads,M,d] over keys and values [B,heads,N,d] -> [B,heads,M,d]."""
+        weights = ops.cast(self._weigh(query, key, visible), self.compute_dtype)
         return ops.matmul(self.dropout(weights, training=training), value)
+
+    def _visible(self, length):
+        """Which positions each one sees, [N,N]; None if all see all."""
+        return ops.tril(ops.ones((length, length), "bool")) if self.causal else None
 
     def call(self, x, training=None):
         """Attends within x: [B,N,D] -> [B,N,D]."""
         length = x.shape[1]
         # Each [B,heads,N,head_dim].
         query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
-        visible = ops.tril(ops.ones((length, length), "bool")) if self.causal else None
-        y = self._attend(query, key, value, visible, training)
+        y = self._attend(query, key, value, self._visible(length), training)
         return self.projection(ops.reshape(ops.swapaxes(y, 1, 2), (-1, length, self.dim)))
+
+    def weights_of(self, x):
+        """The attention weights of `call` without dropout: [B,N,D] -> [B,heads,N,N] float32.
+
+        Row i says how much position i takes from each position; it sums to 1.
+        """
+        query, key, _ = (ops.swapaxes(part, 1, 2) for part in self._split(x))
+        return self._weigh(query, key, self._visible(x.shape[1]))
 
     def init_cache(self, batch, length, dtype="float32"):
         """Returns empty keys and values, each [length, batch, heads, head_dim]."""
@@ -172,3 +187,12 @@ class Transformer(layers.Layer):
         for block in self.blocks:
             x = block(x, training=training)
         return x
+
+    def attention_weights(self, x):
+        """Yields each block's attention weights for x [B,N,D]: [B,heads,N,N] float32.
+
+        One block at a time, because all of them together need blocks * B * heads * N^2 numbers.
+        """
+        for block in self.blocks:
+            yield block.attention.weights_of(block.attention_norm(x))
+            x = block(x, training=False)

@@ -20,6 +20,10 @@ def _embedding(rows, dim, name):
     return layer
 
 
+def _mean_over_slots(x):
+    return ops.mean(ops.cast(x, "float32"), axis=1)
+
+
 @keras.saving.register_keras_serializable("vim_tf")
 class VIM(Preset, keras.Model):
     """Predicts each token of a picture from its label and the tokens before, in raster order.
@@ -133,7 +137,24 @@ class VIM(Preset, keras.Model):
         x = self._embed(tokens, labels, training=False)
         for layer in blocks[:block]:
             x = layer(x, training=False)
-        return ops.mean(ops.cast(x, "float32"), axis=1)
+        return _mean_over_slots(x)
+
+    def block_features(self, tokens, labels=None):
+        """`features` of the embeddings and of all blocks, in one pass: [B,blocks+1,D] float32."""
+        x = self._embed(tokens, labels, training=False)
+        means = [_mean_over_slots(x)]
+        for layer in self.transformer.blocks:
+            x = layer(x, training=False)
+            means.append(_mean_over_slots(x))
+        return ops.stack(means, axis=1)
+
+    def attention_weights(self, tokens, labels=None):
+        """Yields each block's attention weights, [B,heads,N,N] float32; arguments as in `call`.
+
+        Row i is of the slot that predicts token i. Its column 0 is the label's slot, and its column
+        j > 0 that of token j - 1; columns after i are 0.
+        """
+        return self.transformer.attention_weights(self._embed(tokens, labels, training=False))
 
     # Generation ---------------------------------------------------------------------------------
 

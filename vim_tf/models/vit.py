@@ -113,10 +113,17 @@ class ViTEncoder(layers.Layer):
         for layer in (self.positions, self.transformer, self.head):
             layer.build((None, None, self.config.dim))
 
+    def _embed(self, images):
+        """[B,H,W,3] -> the transformer's inputs [B,N,D]."""
+        return self.positions(self.embedding(patchify(images, self.patch_size)))
+
     def call(self, images, training=None):
         """[B,H,W,3] -> [B,N,D]."""
-        x = self.embedding(patchify(images, self.patch_size))  # [B,N,D]
-        return self.head(self.transformer(self.positions(x), training=training))
+        return self.head(self.transformer(self._embed(images), training=training))
+
+    def attention_weights(self, images):
+        """Yields each block's attention weights for images [B,H,W,3]: [B,heads,N,N] float32."""
+        return self.transformer.attention_weights(self._embed(images))
 
 
 class ViTDecoder(layers.Layer):

@@ -4,14 +4,15 @@ import keras
 import tensorflow as tf
 
 from vim_tf.ema import ExponentialMovingAverage
+from vim_tf.trainers.gradients import apply_gradients
 from vim_tf.trainers.schedules import make_optimizer
 
 
 class Trainer(keras.Model):
     """A model, the moving average of its weights, and the definition of one training step.
 
-    Subclasses say what a step is in two halves: `compute_gradients(batch)`, pure and compilable,
-    and `apply_gradients(gradients)`, which reduces over the replicas, clips and applies.
+    A step has two halves: `compute_gradients(batch)`, pure and compilable, which subclasses
+    define, and `apply_gradients(gradients)`, which reduces over the replicas, clips and applies.
 
     Attributes:
         experiment: the configuration.
@@ -67,8 +68,14 @@ class Trainer(keras.Model):
         raise NotImplementedError
 
     def apply_gradients(self, gradients):
-        """Applies what `compute_gradients` returned; returns more logs."""
-        raise NotImplementedError
+        """Applies what `compute_gradients` returned; returns their norm, as logs."""
+        norm = apply_gradients(
+            self.optimizer,
+            gradients,
+            self.model.trainable_variables,
+            self.experiment.optimizer.clip_norm,
+        )
+        return {"gradient_norm": norm}
 
     def after_step(self, step, extras):
         """Called in each replica after the weights moved; a place for codebook remedies."""

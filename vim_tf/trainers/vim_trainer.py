@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from vim_tf import losses
 from vim_tf.models.vim import VIM
-from vim_tf.trainers.gradients import apply_gradients
 from vim_tf.trainers.trainer import Trainer
 
 
@@ -66,19 +65,9 @@ class VIMTrainer(Trainer):
         tokens, labels = self._tokens_and_labels(batch)
         with tf.GradientTape() as tape:
             logits = self.model(tokens, self._drop_labels(labels), training=True)
-            nats = losses.token_cross_entropy(logits, tokens)
+            nats = losses.cross_entropy(logits, tokens)
         gradients = tape.gradient(nats, self.model.trainable_variables)
         return gradients, {"nats": nats, "accuracy": _accuracy(logits, tokens)}, None
-
-    def apply_gradients(self, gradients):
-        """Applies the gradients; returns their norm."""
-        norm = apply_gradients(
-            self.optimizer,
-            gradients,
-            self.model.trainable_variables,
-            self.experiment.optimizer.clip_norm,
-        )
-        return {"gradient_norm": norm}
 
     def evaluate_batch(self, batch):
         """Loss of the averaged weights on given labels.

@@ -46,6 +46,9 @@ class ViTVQGANTrainer(Trainer):
         if self.adversarial:
             self.discriminator = Discriminator(experiment.discriminator, experiment.data.image_size)
             self.discriminator.build()  # its optimizer is built before the first call
+            self.discriminator_loss, self.generator_loss = losses.ADVERSARIAL_LOSSES[
+                experiment.discriminator.loss
+            ]
             self.adversarial_start = start_step(
                 experiment.discriminator.start, experiment.training.steps
             )
@@ -159,8 +162,8 @@ class ViTVQGANTrainer(Trainer):
                 tape.watch(fake)
                 fake_logits = self.discriminator(fake)
                 real_logits = self.discriminator(real)
-                adversarial = losses.generator_loss(fake_logits)
-                loss = losses.discriminator_loss(real_logits, fake_logits)
+                adversarial = self.generator_loss(fake_logits)
+                loss = self.discriminator_loss(real_logits, fake_logits)
             direction = tape.gradient(adversarial, fake)
             gradients = gradients_or_zeros(tape, loss, variables)
             lazy = tf.equal(self.step % config.r1_every, 0)

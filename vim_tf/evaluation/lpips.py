@@ -1,0 +1,183 @@
+"""LPIPS: how unlike two pictures look, as a VGG16 with learned channel weights sees them.
+
+Zhang et al., arXiv 1801.03924, section 3. Figures are comparable with those of the authors' package
+`lpips`, version 0.1 of `net="vgg"`; its AlexNet gives other figures. The weights are the user's to
+bring, read from one file without PyTorch.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import tensorflow as tf
+
+from vim_tf.errors import UserError
+from vim_tf.evaluation.features import hash_file
+
+NETWORK = "VGG16, LPIPS version 0.1"
+WHERE = (
+    'give the weights of lpips.LPIPS(net="vgg") as a .safetensors file; docs/evaluation.md, '
+    "'LPIPS', has the lines that write it"
+)
+
+MIN_SIDE = 16  # pixels; VGG16 halves four times before its last block
+EPSILON = 1e-10  # added to a length, not to its square: the authors' choice
+PICTURES_AT_ONCE = 8  # pairs; the first block holds 64 floats for each pixel of both pictures
+
+# The network's blocks: the places of their convolutions among the layers of torchvision's VGG16,
+# by which the file names them, and their channels. LPIPS looks at the end of each.
+BLOCKS = (
+    ((0, 2), 64),
+    ((5, 7), 128),
+    ((10, 12, 14), 256),
+    ((17, 19, 21), 512),
+    ((24, 26, 28), 512),
+)
+
+
+def open_lpips(path):
+    """Opens the weights of the VGG variant.
+
+    Args:
+        path: a .safetensors file of the state_dict of `lpips.LPIPS(net="vgg")`, float32; other
+            tensors in it are ignored.
+
+    Returns:
+        An `LPIPS`.
+
+    Raises:
+        UserError: no such file, no .safetensors file, or one without a tensor that is needed, or
+            with one of another shape or type, or with NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"--lpips is {path}, which is no file; {WHERE}")
+    return LPIPS(path, hash_file(path), _read_tensors(path))
+
+
+class LPIPS:
+    """The distance, as a function of pictures; made by `open_lpips`.
+
+    Attributes:
+        path: of the file.
+        sha256: of the file.
+    """
+
+    def __init__(self, path, sha256, tensors):
+        self.path, self.sha256 = path, sha256
+        # Outside of the compiled function, which would hold a copy of each as a constant.
+        self._shift, self._scale = (
+            tf.constant(tensors[f"scaling_layer.{name}"].reshape(3)) for name in ("shift", "scale")
+        )
+        self._blocks = []
+        for block, (places, _) in enumerate(BLOCKS):
+            names = [f"net.slice{block + 1}.{place}" for place in places]
+            convolutions = [
+                # PyTorch's [out,in,height,width] -> [height,width,in,out]
+                (tf.constant(tensors[f"{name}.weight"].transpose(2, 3, 1, 0)),
+                 tf.constant(tensors[f"{name}.bias"]))
+                for name in names
+            ]  # fmt: skip
+            weights = tf.constant(tensors[f"lin{block}.model.1.weight"].reshape(-1))  # [C]
+            self._blocks.append((convolutions, weights))
+        pictures = tf.TensorSpec([None, None, None, 3], tf.float32)
+        self._distances = tf.function(
+            self._measure, input_signature=[pictures] * 2, autograph=False
+        )
+
+    @property
+    def description(self):
+        """What a result says of it: `network`, `path` and `sha256`."""
+        return {"network": NETWORK, "path": str(self.path), "sha256": self.sha256}
+
+    def __call__(self, a, b):
+        """Distances of pairs of pictures, computed in float32.
+
+        Each block's channels are scaled to length 1 at each position. Squared differences are
+        summed over channels with the learned weights, averaged over positions and summed over the
+        five blocks.
+
+        Args:
+            a: [B,H,W,3] in [-1,1], B, H and W at least 1, 16 and 16; an array or a tensor.
+            b: the same shape and range.
+
+        Returns:
+            [B] float32 array; 0 for equal pictures, with trained weights never below.
+
+        Raises:
+            ValueError: shapes that differ, or values outside of [-1,1].
+            UserError: pictures below 16 x 16.
+        """
+        a, b = (np.asarray(images, "float32") for images in (a, b))
+        if a.ndim != 4 or a.shape != b.shape or a.shape[3] != 3:
+            raise ValueError(
+                f"the shapes are {a.shape} and {b.shape}; both must be the same [B,H,W,3]"
+            )
+        for images in (a, b):
+            if not (images.min() >= -1 and images.max() <= 1):
+                raise ValueError(
+                    f"values go from {images.min()} to {images.max()}; LPIPS takes [-1,1]"
+                )
+        if min(a.shape[1:3]) < MIN_SIDE:
+            raise UserError(
+                f"LPIPS of pictures of {a.shape[1]} x {a.shape[2]} was asked for; its network "
+                f"needs at least {MIN_SIDE} x {MIN_SIDE} pixels: leave out --lpips"
+            )
+        starts = range(0, len(a), PICTURES_AT_ONCE)
+        parts = [slice(start, start + PICTURES_AT_ONCE) for start in starts]
+        return np.concatenate([self._distances(a[part], b[part]).numpy() for part in parts])
+
+    def _measure(self, a, b):
+        """Images [B,H,W,3] twice -> [B]."""
+        x = (tf.concat([a, b], 0) - self._shift) / self._scale  # [2B,H,W,3]
+        distances = tf.zeros(tf.shape(a)[:1])
+        for block, (convolutions, weights) in enumerate(self._blocks):
+            if block > 0:
+                x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            for kernel, bias in convolutions:
+                x = tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME") + bias)  # [2B,H_i,W_i,C]
+            first, second = tf.split(x / (tf.norm(x, axis=-1, keepdims=True) + EPSILON), 2)
+            squares = tf.reduce_sum(weights * tf.square(first - second), -1)  # [B,H_i,W_i]
+            distances += tf.reduce_mean(squares, [1, 2])
+        return distances
+
+
+def _shapes():
+    """{name: shape} of the tensors that are needed, in PyTorch's layout."""
+    shapes = {f"scaling_layer.{name}": (1, 3, 1, 1) for name in ("shift", "scale")}
+    inputs = 3
+    for block, (places, channels) in enumerate(BLOCKS):
+        for place in places:
+            shapes[f"net.slice{block + 1}.{place}.weight"] = (channels, inputs, 3, 3)
+            shapes[f"net.slice{block + 1}.{place}.bias"] = (channels,)
+            inputs = channels
+        # Place 0 is a dropout.
+        shapes[f"lin{block}.model.1.weight"] = (1, channels, 1, 1)
+    return shapes
+
+
+def _read_tensors(path):
+    """Returns {name: float32 array} of `_shapes`, checked."""
+    shapes = _shapes()
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            missing = shapes.keys() - set(file.keys())
+            if missing:
+                raise UserError(
+                    f"--lpips {path} holds other weights, without {min(missing)}; {WHERE}"
+                )
+            for name, shape in shapes.items():
+                found = file.get_slice(name)
+                if (found.get_dtype(), tuple(found.get_shape())) != ("F32", shape):
+                    raise UserError(
+                        f"--lpips {path}: {name} is {found.get_dtype()} {found.get_shape()}, not "
+                        f"F32 {list(shape)}; {WHERE}"
+                    )
+            tensors = {name: file.get_tensor(name) for name in shapes}
+    except safetensors.SafetensorError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--lpips {path} is no .safetensors file ({reason}); {WHERE}") from None
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise UserError(f"--lpips {path}: {name} holds NaN or infinity; {WHERE}")
+    return tensors

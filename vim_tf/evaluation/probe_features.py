@@ -1,0 +1,161 @@
+"""Features that linear probes read: those of every block of a VIM, worked out once and kept.
+
+<run>/features/<split>-<key>/    the key is of the weights and of where the pictures come from
+    block_0.npy ...              float16 [M,D], mean over the tokens of a block's output; 0 is the
+                                 embeddings
+    tokenizer.npy                float16 [M,d], mean over the tokens of the tokenizer's encoder
+    pixels.npy                   float16 [M,h*w*c] in [-1,1], the picture itself, small
+    labels.npy                   int32 [M]
+    complete.json                what the key stands for; written last
+"""
+
+import hashlib
+import json
+import shutil
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from vim_tf.errors import UserError
+from vim_tf.runs import write_atomically
+from vim_tf.token_caching import describe_data
+
+BATCH_SIZE = 64
+PIXELS_SIDE = 32  # pictures are made smaller for the baseline of pixels, whose weights grow with it
+
+
+class ProbeFeatures(NamedTuple):
+    """Features of one split; arrays lie in files.
+
+    Attributes:
+        arrays: {"block_0": float16 [M,D], ..., "tokenizer": ..., "pixels": ...}.
+        labels: int32 [M].
+        pixels: what the pixels are, in words.
+    """
+
+    arrays: dict[str, Any]
+    labels: np.ndarray
+    pixels: str
+
+
+def open_features(run, split):
+    """Opens the features of a split of a run's data, or works them out, one pass for all blocks.
+
+    Pictures are resized and centre-cropped, as in evaluation; VIM gets the null label.
+
+    Args:
+        run: the `TrainedRun`, of stage 2.
+        split: "train" or "validation".
+
+    Returns:
+        `ProbeFeatures`.
+
+    Raises:
+        UserError: features that are too large for float16.
+    """
+    identity = {
+        **run.hashes(),
+        "data": describe_data(run.experiment.data, seed=None),
+        "split": split,
+    }
+    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    folder = run.path / "features" / f"{split}-{key}"
+    if not (folder / "complete.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        _write(run, split, folder, identity)
+    complete = json.loads((folder / "complete.json").read_text())
+    names = ["tokenizer", "pixels", *(f"block_{i}" for i in range(complete["blocks"] + 1))]
+    rows = slice(complete["pictures"])
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")[rows] for name in names}
+    return ProbeFeatures(arrays, np.load(folder / "labels.npy")[rows], complete["pixels"])
+
+
+def without_copied_channels(train, test):
+    """Takes the pixels of grey pictures once, where both splits hold no other.
+
+    Args:
+        train: `ProbeFeatures`.
+        test: those of the other split.
+
+    Returns:
+        The two, with a third of the pixels if all are grey.
+    """
+    splits = (train, test)
+    for split in splits:
+        channels = split.arrays["pixels"].reshape(len(split.labels), -1, 3)
+        if np.any(channels != channels[..., :1]):
+            return splits
+    return tuple(
+        split._replace(
+            arrays=split.arrays | {"pixels": split.arrays["pixels"][:, ::3]},
+            pixels=f"{split.pixels}, grey",
+        )
+        for split in splits
+    )
+
+
+def _write(run, split, folder, identity):
+    size = run.data.train_size if split == "train" else run.data.validation_size
+    blocks = len(run.vim.transformer.blocks)
+    words, small = _smaller(run.data.config.image_size)
+
+    def features_of(images):
+        features = run.tokenizer.encoder(images, training=False)  # [B,N,d]
+        tokens = run.tokenizer.quantizer(features).tokens
+        return {
+            "tokenizer": tf.reduce_mean(features, 1),
+            "blocks": run.vim.block_features(tokens),  # [B,blocks+1,D]
+        }
+
+    compute = tf.function(features_of, jit_compile=True, autograph=False)
+    folder.mkdir(parents=True)
+    arrays, labels, done = {}, np.zeros(size, "int32"), 0
+    with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:
+        for batch in run.data.evaluation(split, BATCH_SIZE):
+            found = {name: value.numpy() for name, value in compute(batch["image"]).items()}
+            stacked = found.pop("blocks")
+            found |= {f"block_{i}": stacked[:, i] for i in range(blocks + 1)}
+            found["pixels"] = small(batch["image"])
+            rows = slice(done, done + len(batch["label"]))
+            labels[rows] = batch["label"]
+            for name, values in found.items():
+                if name not in arrays:
+                    shape = (size, values.shape[1])
+                    arrays[name] = np.lib.format.open_memmap(
+                        folder / f"{name}.npy", "w+", "float16", shape
+                    )
+                arrays[name][rows] = _narrow(values, name)
+            done = rows.stop
+            bar.update(len(batch["label"]))
+    for array in arrays.values():
+        array.flush()
+    np.save(folder / "labels.npy", labels)
+    complete = {"pictures": done, "blocks": blocks, "pixels": words, **identity}
+    write_atomically(folder / "complete.json", json.dumps(complete, indent=1) + "\n")
+
+
+def _narrow(values, name):
+    with np.errstate(over="ignore"):
+        narrow = values.astype("float16")
+    if not np.isfinite(narrow).all():
+        raise UserError(
+            f"{name} has features up to {np.abs(values).max():.3g}, which float16 cannot hold; its "
+            "weights are damaged, or were trained too hard"
+        )
+    return narrow
+
+
+def _smaller(image_size):
+    """Returns (what they are in words, images [B,H,W,3] -> pixels [B,P])."""
+    scale = min(1, PIXELS_SIDE / max(image_size))
+    size = tuple(max(1, round(side * scale)) for side in image_size)
+
+    def flatten(images):
+        if scale < 1:
+            images = tf.image.resize(images, size, "area")
+        return images.numpy().reshape(len(images), -1)
+
+    words = f"pixels, {size[0]} x {size[1]}" + (" (made smaller)" if scale < 1 else "")
+    return words, flatten

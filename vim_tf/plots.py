@@ -1,0 +1,82 @@
+"""Curves of a run's numbers as PNG files."""
+
+import io
+
+from vim_tf.runs import write_atomically
+
+
+def draw_curves(records, panels, path):
+    """Draws a run's numbers over its steps.
+
+    Args:
+        records: what `Run.read_metrics` returns.
+        panels: a list of (title, logarithmic, [(kind, name), ...]), one plot each.
+        path: the PNG file.
+    """
+    figure, axes = _make_figure(len(panels), 5 * len(panels))
+    for axis, (title, logarithmic, curves) in zip(axes, panels, strict=True):
+        for kind, name in curves:
+            points = [
+                (record["step"], record[name])
+                for record in records
+                if record["kind"] == kind and name in record
+            ]
+            if points:
+                style = "o-" if kind == "evaluation" else "-"
+                axis.plot(*zip(*points, strict=True), style, label=f"{name} ({kind})", ms=3)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        if logarithmic:
+            axis.set_yscale("log")
+    _save(figure, path)
+
+
+def draw_probe(features, tested, baselines, path):
+    """Draws the accuracy of a linear probe by block.
+
+    Args:
+        features: {name: {"validation": accuracy, ...}}, blocks as "block_3".
+        tested: {name: accuracy} of the block that was chosen and of the baselines.
+        baselines: {name: words} of the features that are no block's.
+        path: the PNG file.
+    """
+    figure, (axis,) = _make_figure(1, 7)
+    numbers = {name: int(name.removeprefix("block_")) for name in features if name not in baselines}
+    accuracies = [features[name]["validation"] for name in numbers]
+    axis.plot(list(numbers.values()), accuracies, "o-", label="blocks, validation")
+    for (name, words), style in zip(baselines.items(), ("--", ":"), strict=True):
+        axis.axhline(features[name]["validation"], ls=style, c="grey", label=f"{words}, validation")
+    (chosen,) = tested.keys() & numbers.keys()
+    label = f"block {numbers[chosen]}, test"
+    axis.plot(numbers[chosen], tested[chosen], "*", ms=12, c="C1", label=label)
+    axis.set_title("linear probe")
+    axis.set_xlabel("block (0: embeddings)")
+    axis.set_ylabel("accuracy")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, path)
+
+
+def _make_figure(panels, width):
+    """Returns (a figure of `width` inches, its axes in a row)."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(width, 3.6), squeeze=False, layout="constrained"
+    )
+    return figure, axes[0]
+
+
+def _save(figure, path):
+    from matplotlib import pyplot
+
+    for axis in figure.axes:
+        if axis.lines:
+            axis.legend(fontsize="small")
+        axis.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    pyplot.close(figure)
+    write_atomically(path, buffer.getvalue())

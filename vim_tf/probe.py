@@ -1,0 +1,55 @@
+"""Probes a VIM's features: `python -m vim_tf.probe --run runs/x --blocks all`."""
+
+import argparse
+import sys
+
+from vim_tf import command_line, config_loader
+from vim_tf.errors import UserError
+
+
+def parse_arguments(arguments=None):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.probe",
+        description="Fit a linear classifier on the features of every block of a trained VIM, "
+        "choose the block on a part of the training pictures, and test it once.",
+    )
+    parser.add_argument("--run", help="folder of a VIM run")
+    parser.add_argument("--blocks", help="all (default), or numbers: 0,6,12; 0 is the embeddings")
+    parser.add_argument("--head", help="logistic_regression (default) or sgd, for much data")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="YAML", help="of experiment linear_probe"
+    )
+    command_line.add_overrides(
+        parser, "keys of the experiment, or of the run's data if the pictures have moved: "
+        "--set data.path=..."
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", help="for the result (default <run>/probe)")
+    parsed = parser.parse_args(arguments)
+    parsed.command_line = sys.argv[1:] if arguments is None else list(arguments)
+    return parsed
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    arguments = parse_arguments(arguments)
+    moved = [text for text in arguments.set if text.startswith("data.")]
+    overrides = [text for text in arguments.set if text not in moved]
+    for key in ("run", "blocks", "head"):
+        if getattr(arguments, key) is not None:
+            overrides.append(f"{key}={getattr(arguments, key)}")
+    experiment = config_loader.load_config(
+        arguments.config, ["experiment=linear_probe", *overrides]
+    )
+    if experiment.run is None:
+        raise UserError("--run is missing; name the folder of a trained VIM")
+
+    from vim_tf.probing import format_table, run_probe
+
+    command = ["python", "-m", "vim_tf.probe", *arguments.command_line]
+    result = run_probe(experiment, arguments.out, moved, command)
+    sys.stdout.write(format_table(result))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

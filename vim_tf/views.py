@@ -1,0 +1,101 @@
+"""Pictures of a run for a person: `python -m vim_tf.views --run runs/x --out folder/`.
+
+codes.png: what the codes look like; attention.png: where the transformers attend; neighbours.png
+and neighbours.json: a VIM's samples beside the training pictures nearest to them. See
+docs/views.md.
+"""
+
+import argparse
+import sys
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+from vim_tf.runs import Run
+
+VIEWS = {"vit_vqgan": ("codes", "attention"), "vim": ("codes", "attention", "neighbours")}
+FILES = {
+    "codes": ("codes.png",),
+    "attention": ("attention.png",),
+    "neighbours": ("neighbours.png", "neighbours.json"),
+}
+
+
+def parse_arguments(arguments=None):
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vim_tf.views",
+        description="Draw what a run has learnt: its codes, where it attends, and whether its "
+        "samples are copies.",
+    )
+    parser.add_argument("--run", required=True, help="folder of a run of either stage")
+    parser.add_argument("--out", required=True, help="folder for the PNG files")
+    parser.add_argument(
+        "--views", help=f"some of {','.join(FILES)} (default: all that the run has)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("validation", "train"),
+        default="validation",
+        help="pictures for codes and attention (default validation)",
+    )
+    parser.add_argument("--n", type=int, default=64, help="samples for neighbours (default 64)")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
+    command_line.add_sampling(parser)
+    command_line.add_overrides(parser, command_line.MOVED_PICTURES)
+    return parser.parse_args(arguments)
+
+
+def choose_views(folder, text):
+    """Returns the views of a run that `--views` asks for; UserError for one it does not have."""
+    kind = Run(folder).load_experiment().experiment
+    if kind not in VIEWS:
+        raise UserError(
+            f"{folder} is a run of experiment {kind}, which has no views; give a run of "
+            f"{' or '.join(VIEWS)}"
+        )
+    if text is None:
+        return VIEWS[kind]
+    views = command_line.choose_names("--views", text, tuple(FILES))
+    for view in views:
+        if view not in VIEWS[kind]:
+            raise UserError(
+                f"--views has {view}, but {folder} is a run of {kind}, which generates nothing; "
+                f"its views are {', '.join(VIEWS[kind])}"
+            )
+    return views
+
+
+def main(arguments=None):
+    """The command line; raises UserError for a user's mistake."""
+    arguments = parse_arguments(arguments)
+    command_line.check_positive(arguments, "n", "batch_size")
+    views = choose_views(arguments.run, arguments.views)
+    names = [name for view in views for name in FILES[view]]
+    paths = command_line.check_new_files(arguments.out, names)
+
+    from vim_tf import pictures
+    from vim_tf.evaluation.attention_views import view_attention
+    from vim_tf.evaluation.code_views import view_codes
+    from vim_tf.evaluation.neighbours import view_neighbours
+    from vim_tf.evaluation.protocol import write_result
+    from vim_tf.trained_run import open_run
+
+    run = open_run(arguments.run, arguments.set)
+    # The sampling first: it refuses settings that are out of range.
+    if "neighbours" in views:
+        settings = command_line.sampling_settings(arguments)
+        picture, report = view_neighbours(
+            run, arguments.n, arguments.seed, arguments.batch_size, settings
+        )
+        pictures.write_png(paths["neighbours.png"], picture)
+        write_result(paths["neighbours.json"], report)
+    if "attention" in views:
+        pictures.write_png(paths["attention.png"], view_attention(run, arguments.split))
+    if "codes" in views:
+        picture = view_codes(run, arguments.split, arguments.seed, arguments.batch_size)
+        pictures.write_png(paths["codes.png"], picture)
+    sys.stdout.write("\n".join(str(paths[name]) for name in names) + "\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
