@@ -8,6 +8,8 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Classifier": "vim_tf.models.classifier",
+    "ClassifierTrainer": "vim_tf.trainers.classifier_trainer",
     "load": "vim_tf.presets",
     "load_config": "vim_tf.config_loader",
     "make_image_dataset": "vim_tf.data.images",
