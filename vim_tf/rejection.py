@@ -65,13 +65,14 @@ def accept(generator, classifier, labels, acceptance, seed=0, batch_size=64, **s
     # The exact quotient of 3 and 0.1 is just above 30.
     drawn = np.repeat(classes, np.ceil(counts / acceptance - 1e-9).astype(int))
     smallest = np.min_scalar_type(generator.vim.codes - 1)
-    tokens, probabilities = [], []
+    tokens, probabilities, done = [], [], 0
     with tqdm(total=len(drawn), unit="img", desc="candidates", disable=None) as bar:
         for batch in generator.generate_tokens(drawn, None, batch_size, seed, **settings):
-            its_labels = drawn[bar.n : bar.n + len(batch)]
+            its_labels = drawn[done : done + len(batch)]
             images = generator.decode(batch)
             tokens.append(batch.astype(smallest))
             probabilities.append(classifier.label_probabilities(images, its_labels))
+            done += len(batch)
             bar.update(len(batch))
     tokens, probabilities = np.concatenate(tokens), np.concatenate(probabilities)
     kept = np.empty(len(labels), int)
