@@ -16,6 +16,7 @@ def unit(x):
 
 
 def make_quantizer(**changes):
+    keras.utils.set_random_seed(0)  # with other weights all latents may have the same code
     quantizer = VectorQuantizer(QuantizerConfig(**{"codes": 12, "code_dim": 3, **changes}))
     quantizer.build((None, 7, 5))
     return quantizer
