@@ -16,7 +16,6 @@ def unit(x):
 
 
 def make_quantizer(**changes):
-    keras.utils.set_random_seed(0)  # with other weights all latents may have the same code
     quantizer = VectorQuantizer(QuantizerConfig(**{"codes": 12, "code_dim": 3, **changes}))
     quantizer.build((None, 7, 5))
     return quantizer
@@ -24,6 +23,7 @@ def make_quantizer(**changes):
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_latents_get_their_nearest_code(normalized):
+    keras.utils.set_random_seed(2)  # with some weights most latents have the same code
     quantizer = make_quantizer(l2_normalize=normalized, initial_scale=2.0)
     features = normal(4, 7, 5)
     output = quantizer(features)
