@@ -64,9 +64,10 @@ def main(arguments=None):
     exporting.check_tools(formats, Path(arguments.node_modules))
     run = open_run(arguments.run, arguments.set)
     block = arguments.embed_block
-    if block is None and run.probed_block:  # 0 is no block, but the embeddings
-        block = run.probed_block
-        _say(f"embed takes block {block}, which the linear probe chose")
+    if block is None:
+        block = run.probed_block or None  # 0 is no block, but the embeddings
+        if block:
+            _say(f"embed takes block {block}, which the linear probe chose")
     signatures = Signatures(run.tokenizer, run.vim, block, arguments.max_pixels)
     done, asked = run.steps
     if done < asked:

@@ -104,6 +104,16 @@ def _zoom(images):
     return max(1, 64 // images.shape[1])
 
 
+def _preset_writer(trainer, data):
+    """Returns a function (folder) that writes the averaged weights and the names of the classes."""
+
+    def save(folder):
+        metadata = {"class_names": list(data.class_names), "steps": int(trainer.step.numpy())}
+        trainer.ema_model.save_to_preset(folder, metadata)
+
+    return save
+
+
 def _make_vit_vqgan(experiment, strategy, run, _, data):
     with strategy.scope():
         trainer = ViTVQGANTrainer(experiment)
@@ -119,10 +129,7 @@ def _make_vit_vqgan(experiment, strategy, run, _, data):
         plots.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
         return {"reconstructions": grid}
 
-    def save(folder):
-        metadata = {"class_names": list(data.class_names), "steps": int(trainer.step.numpy())}
-        trainer.ema_model.save_to_preset(folder, metadata)
-
+    save = _preset_writer(trainer, data)
     return Stage(trainer, data.train, data.evaluation(), data.train_size, draw=draw, save=save)
 
 
@@ -239,10 +246,7 @@ def _make_classifier(experiment, strategy, run, _, data):
         plots.draw_curves(run.read_metrics(), CLASSIFIER_PANELS, run.picture_dir / "curves.png")
         return {"taken_for": grid}
 
-    def save(folder):
-        metadata = {"class_names": list(names), "steps": int(trainer.step.numpy())}
-        trainer.ema_model.save_to_preset(folder, metadata)
-
+    save = _preset_writer(trainer, data)
     return Stage(trainer, data.train, data.evaluation(), data.train_size, draw=draw, save=save)
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from vim_tf.data.images import ImageData
-from vim_tf.data.splits import VECTORIZED_SIDE, IndexedSplit
+from vim_tf.data.splits import make_array_split
 from vim_tf.evaluation import protocol, runner
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
 from vim_tf.evaluation.picture_sources import hash_images
@@ -59,8 +58,9 @@ def evaluate_classification(arguments):
             f"accuracy of {real}[{classifier.name}]",
         )
         settings, missing = {}, {}
-        if (Path(arguments.classifier) / "config.yaml").exists():
-            experiment = Run(arguments.classifier).load_experiment()
+        trained = Run(arguments.classifier)
+        if trained.config_path.exists():
+            experiment = trained.load_experiment()
             network = _train(experiment, pictures, samples.labels, run)
             settings = {"classification_accuracy_score": dataclasses.asdict(experiment)}
             student = KerasClassifier(classifier.path, network, None, run.class_names)
@@ -122,14 +122,7 @@ def _train(experiment, pictures, labels, run):
     """
     config = dataclasses.replace(experiment.data, image_size=run.data.config.image_size)
     experiment = dataclasses.replace(experiment, data=config)
-
-    def load(index):
-        images = tf.numpy_function(lambda i: pictures[i], [index], tf.uint8, stateful=False)
-        many = [index.shape[0]] if index.shape.rank else []
-        return tf.ensure_shape(images, [*many, *pictures.shape[1:]]), tf.gather(labels, index)
-
-    small = max(pictures.shape[1:3]) <= VECTORIZED_SIDE
-    split = IndexedSplit(len(pictures), load, vectorized=small)
+    split = make_array_split(pictures, labels)
     data = ImageData(run.class_names, config, experiment.seed, {"train": split})
     keras.utils.set_random_seed(experiment.seed % 2**32)
     trainer = ClassifierTrainer(experiment, len(run.class_names))

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 import vim_tf
 from vim_tf.errors import UserError
@@ -12,11 +13,6 @@ from vim_tf.evaluation.resizing import resize_clean, resize_legacy
 @pytest.fixture
 def images():
     return np.random.default_rng(1).integers(0, 256, (5, 20, 24, 3), "uint8")
-
-
-def softmax(logits):
-    powers = np.exp(np.asarray(logits, "float64"))
-    return powers / powers.sum(1, keepdims=True)
 
 
 def save_classifier(path, size=(12, 10), activation=None, softmax_layer=False):
@@ -44,14 +40,16 @@ def test_a_classifier_is_a_proxy(tmp_path, images, activation, mode, resize):
     assert (extractor.name, extractor.dim, extractor.classes) == ("colours", 4, 3)
     assert (extractor.spatial_dim, found.spatial) == (None, None)
     np.testing.assert_allclose(found.pooled, features, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.probabilities, softmax(features @ last + last_bias), rtol=1e-4)
+    np.testing.assert_allclose(
+        found.probabilities, softmax(features @ last + last_bias, axis=1), rtol=1e-4
+    )
 
 
 def test_a_softmax_layer_gives_probabilities(tmp_path, images):
     *_, last, last_bias = save_classifier(tmp_path / "net.keras", softmax_layer=True)
     found = open_classifier(tmp_path / "net.keras", "--reject")(images)
     # What goes into the last layer are the logits.
-    np.testing.assert_allclose(found.probabilities, softmax(found.pooled), rtol=1e-4)
+    np.testing.assert_allclose(found.probabilities, softmax(found.pooled, axis=1), rtol=1e-4)
 
 
 def test_pictures_of_its_size_or_of_any_are_not_resized(tmp_path, images, monkeypatch):
@@ -85,11 +83,13 @@ def test_a_run_is_a_classifier(tiny_classifier, inside):
     images = np.random.default_rng(1).integers(0, 256, (5, 16, 16, 3), "uint8")
     logits = model(images / 127.5 - 1)
     answer = found(images)
-    np.testing.assert_allclose(answer.probabilities, softmax(logits), rtol=1e-4)
+    np.testing.assert_allclose(answer.probabilities, softmax(logits, axis=1), rtol=1e-4)
     assert answer.pooled.shape == (5, found.dim) == (5, 16)
     labels = np.array([0, 1, 1, 0, 1])
     np.testing.assert_allclose(
-        found.label_probabilities(images, labels), softmax(logits)[range(5), labels], rtol=1e-4
+        found.label_probabilities(images, labels),
+        softmax(logits, axis=1)[range(5), labels],
+        rtol=1e-4,
     )
     assert (found.name, found.classes) == (inside or "tiny", 2)
     assert found.class_names == ("blue", "red")

@@ -7,6 +7,7 @@ shuffled order, and loads the picture behind one. Shuffled orders depend on (see
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from vim_tf.data import hashing
@@ -47,16 +48,23 @@ class IndexedSplit:
 
 
 def make_array_split(pictures, labels):
-    """A split of pictures of one size that are held in memory.
+    """A split of pictures of one size that are held in memory, or lie in one file.
 
     Args:
-        pictures: [n, h, w, 3] uint8, or [n, h, w, 1] for grey ones.
+        pictures: [n, h, w, 3] uint8, or [n, h, w, 1] for grey ones; a NumPy memmap is read picture
+            by picture.
         labels: [n] int32.
     """
     repeats = 3 // pictures.shape[-1]
 
+    def take(index):
+        if not isinstance(pictures, np.memmap):
+            return tf.gather(pictures, index)
+        found = tf.numpy_function(lambda i: pictures[i], [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, [*index.shape, *pictures.shape[1:]])
+
     def load(index):
-        return tf.repeat(tf.gather(pictures, index), repeats, -1), tf.gather(labels, index)
+        return tf.repeat(take(index), repeats, -1), tf.gather(labels, index)
 
     # The matrices of `transforms.resize_window` grow with the square of the side.
     small = max(pictures.shape[1:3]) <= VECTORIZED_SIDE
