@@ -97,8 +97,10 @@ def test_the_walk_sees_the_tree():
         ("config_loader", ["experiments", "config", "errors"]),
         ("losses", ["config", "errors"]),
         ("sampling", ["config", "errors"]),
+        ("replicas", []),
+        ("compilation", ["replicas"]),
         ("data", ["data", "config", "errors"]),
-        ("models", ["models", "sampling", "config", "errors"]),
+        ("models", ["models", "sampling", "compilation", "config", "errors"]),
     ],
 )
 def test_lower_layers_import_only(layer, allowed):

@@ -3,7 +3,6 @@ import pytest
 import tensorflow as tf
 
 from vim_tf import builders
-from vim_tf.config import TrainingConfig
 from vim_tf.errors import UserError
 from vim_tf.runs import Run
 
@@ -13,25 +12,6 @@ def refuses(experiment, match, strategy=None, path="nowhere"):
     with pytest.raises(UserError, match=match) as caught:
         builders.make_stage(experiment, strategy, Run(path))
     assert "\n" not in str(caught.value)
-
-
-def test_strategies(two_replicas):
-    one = builders.make_strategy(TrainingConfig())
-    assert type(one) is tf.distribute.OneDeviceStrategy
-    assert one.num_replicas_in_sync == 1
-
-
-def test_mirrored_takes_logical_cpus(monkeypatch):
-    """What it is built on; a second MirroredStrategy in this process would break the first."""
-    asked = []
-    monkeypatch.setattr(
-        tf.distribute, "MirroredStrategy", lambda devices=None: asked.append(devices)
-    )
-    builders.make_strategy(TrainingConfig(strategy="mirrored", cpu_replicas=2))
-    assert asked == [["CPU:0", "CPU:1"]]
-    monkeypatch.setattr(builders, "_gpus", lambda: ["GPU"])
-    builders.make_strategy(TrainingConfig(strategy="mirrored"))
-    assert asked[1] is None
 
 
 def test_the_batch_must_divide_among_replicas(tiny, two_replicas):

@@ -58,6 +58,7 @@ def test_accuracies_are_those_of_the_classifier(run, tiny_runs, tiny_classifier)
     assert result["extractor"]["sha256"] == model.weights_hash()
     assert result["settings"]["classification_accuracy_score"]["training"]["steps"] == 12
     assert result["markdown"].startswith("| accuracy of samples[tiny]")
+    assert result["model_index"][0]["results"][0]["dataset"] == {"type": "folder", "name": "train"}
 
 
 def test_of_a_file_nobody_knows_how_it_was_trained(run, tmp_path):

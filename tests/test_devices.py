@@ -4,7 +4,28 @@ import keras
 import tensorflow as tf
 
 import vim_tf
-from vim_tf.devices import describe_devices
+from vim_tf import devices
+from vim_tf.config import TrainingConfig
+from vim_tf.devices import describe_devices, make_strategy
+
+
+def test_one_device(two_replicas):
+    one = make_strategy(TrainingConfig())
+    assert type(one) is tf.distribute.OneDeviceStrategy
+    assert one.num_replicas_in_sync == 1
+
+
+def test_mirrored_takes_logical_cpus(monkeypatch):
+    """What it is built on; a second MirroredStrategy in this process would break the first."""
+    asked = []
+    monkeypatch.setattr(
+        tf.distribute, "MirroredStrategy", lambda devices=None: asked.append(devices)
+    )
+    make_strategy(TrainingConfig(strategy="mirrored", cpu_replicas=2))
+    assert asked == [["CPU:0", "CPU:1"]]
+    monkeypatch.setattr(devices, "_gpus", lambda: ["GPU"])
+    make_strategy(TrainingConfig(strategy="mirrored"))
+    assert asked[1] is None
 
 
 def test_versions_devices_and_replicas_are_named(two_replicas):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vim_tf import evaluate
+from vim_tf import devices, evaluate
 from vim_tf.data.images import make_image_dataset
 from vim_tf.errors import UserError
 from vim_tf.evaluation.image_metrics import ssim
@@ -157,6 +157,14 @@ def test_reconstruction_with_a_network(own_runs, run, classifier):
     assert result["reference"]["kind"] == "the run's validation pictures"
     assert result["pictures"]["kind"] == "reconstructions"
     assert result["pictures"]["count"] == result["reference"]["count"] == 10
+    (card,) = result["model_index"]
+    assert card["name"] == "vit_vqgan"
+    (entry,) = card["results"]
+    assert entry["task"] == {"type": "image-to-image"}
+    assert entry["dataset"] == {"type": "folder", "name": "train"}
+    assert {metric["name"]: metric["value"] for metric in entry["metrics"]} == figures
+    types = [metric["type"] for metric in entry["metrics"]]
+    assert {"psnr", "rfid", "codebook-usage"} <= set(types)
 
 
 def test_the_first_n_of_a_split(own_runs, run, classifier):
@@ -216,6 +224,8 @@ def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
         frechet(samples, features(train[:9])), rel=1e-4
     )
     assert result["reference"]["kind"] == "npz"
+    assert result["model_index"][0]["results"][0]["dataset"] == {"type": "npz", "name": "b.npz"}
+    assert result["model_index"][0]["results"][0]["task"]["type"].startswith("unconditional-image")
 
 
 def test_generation_of_samples_that_a_classifier_kept(
@@ -233,6 +243,40 @@ def test_generation_of_samples_that_a_classifier_kept(
     pictures = result["pictures"]
     assert (pictures["acceptance"], pictures["acceptance_rate"]) == (0.5, 0.5)
     assert pictures["rejected_by"] == judge.sha256
+
+
+@pytest.mark.parametrize("kind", ["reconstruction", "generation"])
+def test_replicas_share_the_work(
+    own_runs, run, classifier, tiny_classifier, lpips_file, kind, two_replicas, monkeypatch
+):
+    """Batches that do not divide by two, on both; the same figures."""
+    given = ["--n", "9", "--batch-size", "5", "--extractor", classifier[0], "--metrics", "fid,kid"]
+    if kind == "reconstruction":
+        given += ["--lpips", lpips_file]
+    else:
+        given += ["--reject", tiny_classifier, "--acceptance", "0.8"]
+    alone = run(kind, own_runs["vim"], *given, out="alone.json")
+    asked = []
+    monkeypatch.setattr(
+        devices, "make_strategy", lambda arguments: asked.append(arguments) or two_replicas
+    )
+    shared = run(kind, own_runs["vim"], *given, "--strategy", "mirrored", "--cpu-replicas", "2")
+    assert (asked[0].strategy, asked[0].cpu_replicas) == ("mirrored", 2)
+    assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-4)
+    assert shared["pictures"] == alone["pictures"]  # their hashes, too
+
+
+@pytest.mark.large
+def test_logical_cpus_from_the_command_line(own_runs, tmp_path):
+    """In a process of its own, whose only strategy it is."""
+    given = ["--run", own_runs["vit_vqgan"], "--strategy", "mirrored", "--cpu-replicas", "2"]
+    command = [sys.executable, "-m", "vim_tf.evaluate", "reconstruction", *given, "--out", "x.json"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "x.json").read_text())["figures"]
+    images = pictures_of(own_runs["vit_vqgan"])
+    error = np.abs(np.asarray(load_tokenizer(own_runs["vit_vqgan"])(images)) - images) / 2
+    assert figures["l1"] == pytest.approx(np.mean(error), rel=1e-4)
 
 
 def pictures_of_8_bits(own_runs):
@@ -257,6 +301,7 @@ def pictures_of_8_bits(own_runs):
         ("reconstruction", "vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
         ("reconstruction", "vim", ["--lpips", "vgg.pth"], "--lpips is vgg.pth, which is no file"),
         ("reconstruction", "vim", ["--batch-size", "0"], "--batch-size is 0"),
+        ("reconstruction", "vim", ["--cpu-replicas", "0"], "--cpu-replicas is 0"),
         (
             "reconstruction",
             "vim",

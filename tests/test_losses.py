@@ -113,11 +113,13 @@ def test_logit_laplace_loss_equals_numpy():
     expected = np.mean(
         np.abs(scipy.special.logit(squeezed) - mean) / np.exp(log_b)
         + log_b
-        + np.log(squeezed * (1 - squeezed))
+        + np.log(squeezed * (1 - squeezed)),
+        axis=(1, 2, 3),
     )
-    np.testing.assert_allclose(
-        losses.logit_laplace_loss(mean, log_scale, images), expected, rtol=1e-5
-    )
+    each = losses.logit_laplace(mean, log_scale, images)
+    np.testing.assert_allclose(each, expected, rtol=1e-5)
+    whole = losses.logit_laplace_loss(mean, log_scale, images)
+    np.testing.assert_allclose(whole, expected.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("mean", "log_scale"), [(0.0, -0.5), (1.2, -1.0), (-2.0, 0.3)])

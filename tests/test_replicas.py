@@ -3,7 +3,35 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.replicas import assign_everywhere
+from vim_tf.replicas import assign_everywhere, over_replicas
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_replicas_share_rows(count, two_replicas):
+    """Uneven numbers, fewer rows than replicas, arguments that are not there, nested answers."""
+    rows = np.arange(2 * count, dtype="float32").reshape(count, 2)
+    shares = []
+
+    def function(rows, factors, missing):
+        assert missing is None
+        shares.append(rows.shape[0])
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return {
+            "product": rows * factors[:, None] * variable,
+            "by": [tf.fill([rows.shape[0]], replica)],
+        }
+
+    factors = np.arange(count, dtype="float32") + 1
+    for strategy in (tf.distribute.get_strategy(), two_replicas):
+        with strategy.scope():
+            variable = tf.Variable(3.0)
+            shared = over_replicas(function)
+        for _ in range(2):
+            answer = shared(rows, tf.constant(factors), None)
+            np.testing.assert_array_equal(answer["product"], 3 * rows * factors[:, None])
+    half = -(-count // 2)
+    assert shares == [count, half, half]  # traced once each
+    assert list(answer["by"][0]) == [0] * half + [1] * (count - half)
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "two"])

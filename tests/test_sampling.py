@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -351,24 +350,3 @@ def test_a_row_gives_the_same_tokens_in_any_batch_at_full_size():
     in_32, in_8, alone = rows_alone_and_in_batches(chain(8192), 1024, (32, 8, 1))
     np.testing.assert_array_equal(in_8, in_32)
     np.testing.assert_array_equal(alone, in_32)
-
-
-# Compilation ------------------------------------------------------------------------------------
-
-
-def test_compiled_traces_once_a_shape_and_reads_variables_anew():
-    variable = keras.Variable(np.float32(2))
-    traces = []
-
-    def scale(x, y):
-        traces.append(x.shape)
-        return x * variable if y is None else x * variable + y
-
-    function = sampling.compiled(scale, [variable])
-    one, two = ops.ones((1,)), ops.ones((2,))
-    assert np.asarray(function(one, None)) == 2
-    variable.assign(5)
-    assert np.asarray(function(one, None)) == 5
-    assert np.asarray(function(two, two)).tolist() == [6, 6]
-    function(one * 3, None)
-    assert traces == [(1,), (2,)]

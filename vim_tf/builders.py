@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from vim_tf import pictures, plots
 from vim_tf.data.images import make_image_dataset
+from vim_tf.devices import check_batch_size
 from vim_tf.errors import UserError
 from vim_tf.evaluation.unigram import unigram_nats
 from vim_tf.generator import ImageGenerator, to_uint8
@@ -45,28 +45,6 @@ class Stage:
     save: Callable
 
 
-def make_strategy(config):
-    """Returns the `tf.distribute` strategy of a `TrainingConfig`.
-
-    "mirrored" takes every GPU. Without one it takes `cpu_replicas` logical CPUs, which also uses
-    the cores of a CPU better than one replica does under XLA. Call it before TensorFlow is used.
-    """
-    if config.strategy == "one_device":
-        return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
-    if _gpus():
-        return tf.distribute.MirroredStrategy()
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != config.cpu_replicas:
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * config.cpu_replicas
-        )
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(config.cpu_replicas)])
-
-
-def _gpus():
-    return tf.config.list_physical_devices("GPU")
-
-
 def open_sources(experiment, strategy):
     """Opens what a training reads: (the `ViTVQGAN` of stage 2 or None, `ImageData`)."""
     if experiment.experiment != "vim":
@@ -80,19 +58,14 @@ def make_stage(experiment, strategy, run, sources=None):
 
     Args:
         experiment: one of `experiments.EXPERIMENTS`.
-        strategy: what `make_strategy` returned.
+        strategy: what `devices.make_strategy` returned.
         run: the `Run`, for the token cache.
         sources: what `open_sources` returned, if it was called before.
 
     Raises:
         UserError: data, tokenizer and config do not fit each other.
     """
-    batch, replicas = experiment.data.batch_size, strategy.num_replicas_in_sync
-    if batch % replicas:
-        raise UserError(
-            f"data.batch_size is {batch} and there are {replicas} replicas; "
-            "the batch size must be a multiple of the number of replicas"
-        )
+    check_batch_size(experiment.data.batch_size, strategy)
     keras.utils.set_random_seed(experiment.seed % 2**32)  # NumPy's range; ours is any integer
     makers = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim, "classifier": _make_classifier}
     make = makers[experiment.experiment]

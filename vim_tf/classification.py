@@ -12,13 +12,15 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from vim_tf.data.images import ImageData
 from vim_tf.data.splits import make_array_split
+from vim_tf.devices import check_batch_size
 from vim_tf.evaluation import protocol, runner
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
-from vim_tf.evaluation.picture_sources import hash_images
+from vim_tf.evaluation.picture_sources import RunPictures, hash_images
 from vim_tf.generator import to_uint8
 from vim_tf.runs import Run
 from vim_tf.trained_run import open_run
@@ -71,14 +73,15 @@ def evaluate_classification(arguments):
                 "only a run of experiment classifier says how to train one"
             )
     return protocol.make_result(
-        ["python", "-m", "vim_tf.evaluate", *arguments.command_line],
+        arguments.command,
         figures,
         missing,
         samples.description | {"count": len(pictures), "sha256": sha256},
-        {"kind": f"the run's {arguments.split} pictures", "source": run.data.config.source},
+        RunPictures(run.data, arguments.split).description,
         classifier,
         {"batch_size": batch_size, **settings},
         run.hashes(),
+        arguments.run,
     )
 
 
@@ -127,6 +130,7 @@ def _train(experiment, pictures, labels, run):
     keras.utils.set_random_seed(experiment.seed % 2**32)
     trainer = ClassifierTrainer(experiment, len(run.class_names))
     trainer.compile()
+    check_batch_size(config.batch_size, tf.distribute.get_strategy())
     steps = experiment.training.steps
     with tqdm(total=steps, unit="step", desc="classifier of samples", disable=None) as bar:
         count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())

@@ -29,6 +29,23 @@ def add_overrides(parser, text="override single keys, for example --set data.bat
     )
 
 
+def add_strategy(parser):
+    """Adds --strategy and --cpu-replicas, for `devices.make_strategy`."""
+    parser.add_argument(
+        "--strategy",
+        choices=("one_device", "mirrored"),
+        default="one_device",
+        help="mirrored shares the work among all GPUs (default one_device)",
+    )
+    parser.add_argument(
+        "--cpu-replicas",
+        type=int,
+        default=1,
+        metavar="N",
+        help="without a GPU, mirrored shares it among N parts of the CPU (default 1)",
+    )
+
+
 def add_sampling(parser):
     """Adds --seed and the settings of `VIM.generate`; `sampling_settings` gives the latter back."""
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""What TensorFlow found to compute on."""
+"""What TensorFlow computes on: its devices, and the strategy that spreads work over them."""
 
 import os
 
@@ -6,11 +6,48 @@ import keras
 import tensorflow as tf
 
 import vim_tf
+from vim_tf.errors import UserError
+
+
+def make_strategy(settings):
+    """Returns a `tf.distribute` strategy; call it before TensorFlow is used.
+
+    Args:
+        settings: a `TrainingConfig`, or arguments of `command_line.add_strategy`. Their `strategy`
+            is "one_device"; or "mirrored", which takes every GPU. Without one it takes
+            `cpu_replicas` logical CPUs, which also uses the cores of a CPU better than one replica
+            does under XLA.
+    """
+    if settings.strategy == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
+    if _gpus():
+        return tf.distribute.MirroredStrategy()
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    replicas = settings.cpu_replicas
+    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != replicas:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+        )
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+def check_batch_size(batch_size, strategy):
+    """Raises UserError unless the replicas of a strategy can share a training's batch."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise UserError(
+            f"data.batch_size is {batch_size} and there are {replicas} replicas; "
+            "the batch size must be a multiple of the number of replicas"
+        )
+
+
+def _gpus():
+    return tf.config.list_physical_devices("GPU")
 
 
 def describe_devices(strategy):
     """Returns the start-up line: versions, devices, strategy and replicas."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = _gpus()
     tpus = tf.config.list_logical_devices("TPU")
     names = [
         tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import vim_tf
 from vim_tf import builders, pictures
-from vim_tf.devices import describe_devices
+from vim_tf.devices import describe_devices, make_strategy
 from vim_tf.errors import UserError
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.generator import ImageGenerator, to_uint8
@@ -41,7 +41,7 @@ def dry_run(experiment, stream=None):
         tokenizer_config = dataclasses.replace(experiment.tokenizer, online=True, cache=None)
         experiment = dataclasses.replace(experiment, tokenizer=tokenizer_config)
         report.say("no token cache is made: this dry run tokenizes its batches (tokenizer.online)")
-    strategy = builders.make_strategy(experiment.training)
+    strategy = make_strategy(experiment.training)
     report.say(describe_devices(strategy))
     sources = report.time("data opened", lambda: builders.open_sources(experiment, strategy))
     _show_data(sources[1], report)

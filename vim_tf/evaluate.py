@@ -76,7 +76,8 @@ def parse_arguments(arguments=None):
     _add_common(kind, "needed")
 
     parsed = parser.parse_args(arguments)
-    parsed.command_line = sys.argv[1:] if arguments is None else list(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parsed.command = ["python", "-m", "vim_tf.evaluate", *given]
     return parsed
 
 
@@ -94,6 +95,7 @@ def _add_run(parser):
 def _add_out(parser):
     parser.add_argument("--out", required=True, help="the result, a new .json file")
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
+    command_line.add_strategy(parser)
 
 
 def _add_common(parser, extractor):
@@ -131,12 +133,13 @@ def _size(text):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size")
+    command_line.check_positive(arguments, "n", "batch_size", "cpu_replicas")
     if arguments.kind in ("generation", "classification"):
         command_line.check_rejection(arguments)
     out = command_line.check_new_file(arguments.out, ".json")
 
     from vim_tf.classification import evaluate_classification
+    from vim_tf.devices import make_strategy
     from vim_tf.evaluation import runner
 
     evaluations = {
@@ -145,7 +148,8 @@ def main(arguments=None):
         "classification": evaluate_classification,
         "images": runner.evaluate_images,
     }
-    result = evaluations[arguments.kind](arguments)
+    with make_strategy(arguments).scope():
+        result = evaluations[arguments.kind](arguments)
     write_result(out, result)
     sys.stdout.write(f"{format_table(result)}\n{result['markdown']}\n\n{out}\n")
 

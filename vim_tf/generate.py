@@ -26,6 +26,7 @@ def parse_arguments(arguments=None):
     command_line.add_sampling(parser)
     command_line.add_rejection(parser)
     parser.add_argument("--batch-size", type=int, default=64)
+    command_line.add_strategy(parser)
     parser.add_argument("--zoom", type=int, default=2, help="size of a pixel (default 2)")
     return parser.parse_args(arguments)
 
@@ -33,11 +34,27 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class")
+    command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class", "cpu_replicas")
     command_line.check_rejection(arguments)
     out = command_line.check_new_file(arguments.out, ".png")
 
     from vim_tf import pictures
+    from vim_tf.devices import make_strategy
+
+    with make_strategy(arguments).scope():
+        images, names = _generate(arguments)
+    if arguments.per_class:
+        rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
+        picture = pictures.labelled_rows(rows, names, arguments.zoom)
+    else:
+        columns = int(np.ceil(np.sqrt(len(images))))
+        picture = pictures.image_grid(images, columns, arguments.zoom)
+    pictures.write_png(out, picture)
+    sys.stdout.write(f"{len(images)} pictures: {out}\n")
+
+
+def _generate(arguments):
+    """Returns the pictures, uint8 [n,H,W,3], and the names of the classes."""
     from vim_tf.generator import ImageGenerator
 
     generator = ImageGenerator.load(arguments.run)
@@ -51,45 +68,34 @@ def main(arguments=None):
         labels = np.resize(given, arguments.n)  # the classes in turn
     else:
         labels = None
-    total = arguments.n if labels is None else len(labels)
-    images = _generate(generator, labels, total, arguments)
-    if arguments.per_class:
-        rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
-        picture = pictures.labelled_rows(rows, names, arguments.zoom)
-    else:
-        columns = int(np.ceil(np.sqrt(total)))
-        picture = pictures.image_grid(images, columns, arguments.zoom)
-    pictures.write_png(out, picture)
-    sys.stdout.write(f"{total} pictures: {out}\n")
-
-
-def _generate(generator, labels, total, arguments):
-    """Returns the pictures, uint8 [total,H,W,3]; with --reject the best of more."""
     settings = command_line.sampling_settings(arguments)
     settings |= {"seed": arguments.seed, "batch_size": arguments.batch_size}
-    if arguments.reject is not None:
-        from vim_tf.evaluation.keras_classifier import open_classifier
-        from vim_tf.rejection import accept
+    sample = _sample if arguments.reject is None else _sample_and_reject
+    return sample(generator, labels, arguments, settings), names
 
-        if labels is None:
-            raise UserError(
-                "--reject keeps samples by the probability of their class; give --labels or "
-                "--per-class"
-            )
-        classifier = open_classifier(arguments.reject, "--reject")
-        accepted = accept(generator, classifier, labels, arguments.acceptance, **settings)
-        sys.stdout.write(f"{accepted}\n")
-        return generator.decode(accepted.tokens)
 
+def _sample(generator, labels, arguments, settings):
     from tqdm import tqdm
 
+    total = arguments.n if labels is None else len(labels)
     with tqdm(total=total, unit="img", disable=None) as bar:
         return generator.generate(
-            labels,
-            n=total,
-            callback=lambda done, total: bar.update(done - bar.n),
-            **settings,
+            labels, n=total, callback=lambda done, total: bar.update(done - bar.n), **settings
         )
+
+
+def _sample_and_reject(generator, labels, arguments, settings):
+    from vim_tf.evaluation.keras_classifier import open_classifier
+    from vim_tf.rejection import accept
+
+    if labels is None:
+        raise UserError(
+            "--reject keeps samples by the probability of their class; give --labels or --per-class"
+        )
+    classifier = open_classifier(arguments.reject, "--reject")
+    accepted = accept(generator, classifier, labels, arguments.acceptance, **settings)
+    sys.stdout.write(f"{accepted}\n")
+    return generator.decode(accepted.tokens)
 
 
 if __name__ == "__main__":

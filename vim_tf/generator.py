@@ -1,10 +1,12 @@
 """From labels to pictures: VIM and its tokenizer in one object."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from vim_tf.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.presets import load, load_tokenizer
 from vim_tf.runs import find_preset
@@ -101,7 +103,11 @@ class ImageGenerator:
 
     def decode(self, tokens):
         """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]."""
-        return to_uint8(self.tokenizer.decode_tokens(np.asarray(tokens, "int32")))
+        return to_uint8(self._decode(np.asarray(tokens, "int32")))
+
+    @functools.cached_property
+    def _decode(self):
+        return compiled(self.tokenizer.decode_tokens, self.tokenizer.variables, rows=True)
 
     def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
         """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""

@@ -95,6 +95,11 @@ def _bounded(log_scale):
 
 
 def logit_laplace_loss(mean, log_scale, images):
+    """The mean of `logit_laplace` over pictures: float32 scalar."""
+    return ops.mean(logit_laplace(mean, log_scale, images))
+
+
+def logit_laplace(mean, log_scale, images):
     """Negative log-likelihood of pixels under the logit-Laplace density, less the constant ln 2.
 
     With y the pixel squeezed to [0.1,0.9], the density of y is that of a sigmoid of a Laplace
@@ -109,7 +114,7 @@ def logit_laplace_loss(mean, log_scale, images):
         images: [B,H,W,3] in [-1,1].
 
     Returns:
-        float32 scalar, nats a pixel channel: mean over B, H, W and channels.
+        [B] float32, nats a pixel channel: means over H, W and channels.
     """
     mean, log_scale = _float32(mean, log_scale)
     log_scale = _bounded(log_scale)
@@ -117,7 +122,8 @@ def logit_laplace_loss(mean, log_scale, images):
     squeezed = (1 - 2 * epsilon) * _unit_range(images) + epsilon
     log_y, log_not_y = ops.log(squeezed), ops.log(1 - squeezed)
     distance = ops.abs(log_y - log_not_y - mean)
-    return ops.mean(distance * ops.exp(-log_scale) + log_scale + log_y + log_not_y)
+    nats = distance * ops.exp(-log_scale) + log_scale + log_y + log_not_y
+    return ops.mean(nats, axis=(1, 2, 3))
 
 
 def psnr(a, b):

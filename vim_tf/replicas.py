@@ -1,7 +1,58 @@
-"""Assigning to variables from inside a replica of a tf.distribute strategy."""
+"""Replicas of a tf.distribute strategy: sharing rows, and assigning to their variables."""
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+
+def over_replicas(function):
+    """Compiles a function of rows, whose rows the replicas of the strategy in scope share.
+
+    Make it inside `strategy.scope()`, as the variables that it reads. Each replica of this process
+    gets the same number of rows, one behind the other; the last row is repeated where they do not
+    divide, and what comes of it is dropped. Without a strategy, or with one replica, it is
+    `tf.function(function)`.
+
+    Args:
+        function: takes arrays or tensors [B,...], and None; returns nested tensors [B,...]. Row i
+            of its answer must depend on row i alone.
+
+    Returns:
+        A function of the same arguments, each of B >= 1 rows, that gives the same answer.
+    """
+    strategy = tf.distribute.get_strategy()
+    places = _local_replicas(strategy)
+    if len(places) == 1:
+        graph = tf.function(function, autograph=False)
+        return lambda *rows: graph(*rows)  # a bare tf.function would be saved with a model
+    graph = tf.function(lambda *rows: strategy.run(function, rows), autograph=False)
+
+    def run(*rows):
+        count = next(len(row) for row in rows if row is not None)
+        share = -(-count // len(places))
+        taken = np.minimum(np.arange(share * len(places)), count - 1).reshape(-1, share)
+        parts = [None if row is None else _distribute(strategy, places, row, taken) for row in rows]
+        return tf.nest.map_structure(
+            lambda part: tf.concat(strategy.experimental_local_results(part), 0)[:count],
+            graph(*parts),
+        )
+
+    return run
+
+
+def _local_replicas(strategy):
+    """{number of each replica of this process: its place}."""
+    numbers = strategy.experimental_distribute_values_from_function(
+        lambda context: context.replica_id_in_sync_group
+    )
+    numbers = strategy.experimental_local_results(numbers)
+    return {int(number): place for place, number in enumerate(numbers)}
+
+
+def _distribute(strategy, places, rows, taken):
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.gather(rows, taken[places[context.replica_id_in_sync_group]])
+    )
 
 
 def assign_everywhere(variables, values):

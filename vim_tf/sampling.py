@@ -6,7 +6,6 @@ the position, the code), and the largest sum wins: an exact sample of the softma
 trick, arXiv 1411.0030), whatever else is in the batch.
 """
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -227,34 +226,3 @@ def generate_tokens(
         (ops.convert_to_tensor(start, "int32"), tokens, cache),
     )
     return tokens, cache
-
-
-# Compilation ------------------------------------------------------------------------------------
-
-
-def compiled(function, variables):
-    """Compiles a function of tensors once for each set of shapes, on the backend in use.
-
-    Args:
-        function: takes and returns nested tensors and None; may read `variables`, not assign them.
-        variables: the Keras variables it reads; each call sees their values at that time.
-
-    Returns:
-        The compiled function, for positional arguments; uncompiled on an unknown backend.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        graph = tf.function(function, autograph=False)
-        return lambda *inputs: graph(*inputs)  # a bare tf.function would be saved with a model
-    if keras.backend.backend() == "jax":
-        import jax
-
-        @jax.jit
-        def pure(values, *inputs):
-            pairs = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=pairs):
-                return function(*inputs)
-
-        return lambda *inputs: pure([variable.value for variable in variables], *inputs)
-    return function

@@ -72,10 +72,10 @@ def main(arguments=None):
     run.check(experiment)
 
     from vim_tf import builders
-    from vim_tf.devices import describe_devices
+    from vim_tf.devices import describe_devices, make_strategy
     from vim_tf.trainers import loop
 
-    strategy = builders.make_strategy(experiment.training)
+    strategy = make_strategy(experiment.training)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
     run.start(experiment)
     stage = builders.make_stage(experiment, strategy, run)

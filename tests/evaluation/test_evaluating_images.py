@@ -83,6 +83,7 @@ def test_the_protocol(scene):
     assert result["settings"]["kid"] == {"subsets": 100, "subset_size": 14, "seed": 2020}
     assert result["settings"]["inception_score_splits"] == 10
     assert result["versions"].keys() >= {"vim_tf", "python", "tensorflow", "keras", "numpy"}
+    assert "model_index" not in result  # no model is judged
     row = result["markdown"]
     for part in ("FID[net] ", "29 npz, 20 x 24", f"proxy network net.pb (SHA-256 {file_hash[:12]}"):
         assert part in row

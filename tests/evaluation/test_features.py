@@ -6,6 +6,7 @@ import tensorflow as tf
 from scipy.special import softmax
 
 from vim_tf.errors import UserError
+from vim_tf.evaluation import features
 from vim_tf.evaluation.features import open_extractor
 from vim_tf.evaluation.resizing import resize_clean
 
@@ -52,8 +53,11 @@ def test_the_graph_answers_as_in_2015(write_frozen_graph, tmp_path, images, mode
 
 def test_the_graph_knows_no_batch_size(write_frozen_graph, tmp_path):
     """Its file says one picture everywhere, which TensorFlow must not believe."""
-    write_frozen_graph(tmp_path / "net.pb")
-    network = open_extractor(tmp_path / "net.pb")._network
+    path = tmp_path / "net.pb"
+    write_frozen_graph(path)
+    graph = features._read_graph(path)
+    features._modernise(graph)
+    network, _ = features._import_graph(graph, path)
     assert [shape.as_list() for shape in network.output_shapes] == [
         [None, 1, 1, 6],
         [None, 9, 8, 7],

@@ -271,12 +271,21 @@ def test_callback_sees_each_row_of_the_grid_and_changes_nothing(model):
 
 
 def test_without_callback_all_tokens_are_one_call(monkeypatch):
-    model, limits = make_vim(), []
-    monkeypatch.setattr(
-        model, "_segment", lambda *inputs: limits.append(inputs[:2]) or (inputs[2], inputs[3])
-    )
+    model, traces = make_vim(), []
+    original = model.sample_tokens
+    monkeypatch.setattr(model, "_sample", lambda *rows: traces.append(rows) or original(*rows))
+    monkeypatch.setattr(model, "_segment", None)
     model.generate(LABELS)
-    assert limits == [(0, 6)]
+    assert len(traces) == 1
+
+
+def test_replicas_share_the_rows_and_draw_the_same(model, two_replicas):
+    with two_replicas.scope():
+        shared = make_vim()
+    settings = {"top_p": 0.9, "guidance_scale": 2.0, "n": 5}
+    for given in ({"labels": [0, 3, 1, 2, 2]}, {"labels": 1, **settings}, {"n": 1}):
+        expected = model.generate(seed=4, **given)
+        np.testing.assert_array_equal(shared.generate(seed=4, **given), expected)
 
 
 def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
@@ -290,7 +299,7 @@ def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
     monkeypatch.setattr(VIM, "next_logits", count)
     first = model.generate(LABELS, 1).numpy()
     model.generate(LABELS + 0, 2, temperature=0.3)
-    model.generate(1, 2, n=3, temperature=[0.1, 0.2, 0.3], callback=lambda done, total: None)
+    model.generate(1, 2, n=3, temperature=[0.1, 0.2, 0.3])
     assert traces == [3]
     model.generate(LABELS, 1, top_k=3)
     model.generate(LABELS, 1, top_p=0.5, top_k=[1, 2, 3])
@@ -303,6 +312,9 @@ def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
         weight.assign(-weight)
     assert np.any(model.generate(LABELS, 1).numpy() != first)
     assert len(traces) == 4
+    for seed in (1, 2):
+        model.generate(LABELS, seed, callback=lambda done, total: None)
+    assert traces[4:] == [3]
 
 
 # What cannot be asked for -----------------------------------------------------------------------

@@ -16,6 +16,7 @@ from vim_tf.errors import UserError
 from vim_tf.evaluation.keras_classifier import hash_file, open_classifier
 from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import MODES, RESIZERS
+from vim_tf.replicas import over_replicas
 
 WHERE = (
     "give --extractor the path of classify_image_graph_def.pb, the Inception of the ADM suite, or "
@@ -91,7 +92,8 @@ class InceptionGraph:
         graph = _read_graph(path)
         _modernise(graph)
         self._size = _resized_size(graph, path)
-        self._network, matrix = _import_graph(graph, path)
+        network, matrix = _import_graph(graph, path)
+        self._network = over_replicas(network)
         self._matrix = matrix.astype("float64")  # [D,K]
         # The features' sizes are those of a picture, since a graph may not know them.
         probe = self._run(np.zeros((1, *self._size, 3), "uint8"))

@@ -17,6 +17,7 @@ from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import RESIZERS
 from vim_tf.models.classifier import Classifier
 from vim_tf.presets import load
+from vim_tf.replicas import over_replicas
 
 
 def open_classifier(path, argument, resize=None):
@@ -91,9 +92,7 @@ class KerasClassifier:
             or getattr(last, "activation", None) is keras.activations.softmax
         )
         network = keras.Model(model.inputs, [last.input, model.outputs[0]])
-        self._network = tf.function(
-            lambda images: network(images, training=False), reduce_retracing=True, autograph=False
-        )
+        self._network = over_replicas(lambda images: network(images, training=False))
         self._size = model.inputs[0].shape[1:3]  # (None, None) takes pictures as they are
         self.dim, self.classes = last.input.shape[1], model.outputs[0].shape[1]
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from vim_tf.errors import UserError
 from vim_tf.evaluation.features import hash_file
+from vim_tf.replicas import over_replicas
 
 NETWORK = "VGG16, LPIPS version 0.1"
 WHERE = (
@@ -80,10 +81,7 @@ class LPIPS:
             ]  # fmt: skip
             weights = tf.constant(tensors[f"lin{block}.model.1.weight"].reshape(-1))  # [C]
             self._blocks.append((convolutions, weights))
-        pictures = tf.TensorSpec([None, None, None, 3], tf.float32)
-        self._distances = tf.function(
-            self._measure, input_signature=[pictures] * 2, autograph=False
-        )
+        self._distances = over_replicas(self._measure)
 
     @property
     def description(self):

@@ -13,7 +13,13 @@ from vim_tf.errors import UserError
 PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
 
 
-def make_result(command, figures, missing, pictures, reference, extractor, settings, models=None):
+# The Hub's names of tasks, by what is judged.
+TASKS = {"reconstructions": "image-to-image", "samples": "unconditional-image-generation"}
+
+
+def make_result(
+    command, figures, missing, pictures, reference, extractor, settings, models=None, run=None
+):
     """Puts a result together.
 
     Args:
@@ -25,9 +31,12 @@ def make_result(command, figures, missing, pictures, reference, extractor, setti
         extractor: the feature network, or None.
         settings: dict of the metrics' settings.
         models: {"tokenizer": SHA-256 of the weights, ...} of a run.
+        run: the run's folder, whose name the model has in `model_index`; None where no model is
+            judged.
 
     Returns:
-        A dict that JSON can hold; `markdown` is `markdown_line` of it.
+        A dict that JSON can hold; `markdown` is `markdown_line` of it, `model_index` what
+        `model_index` makes of it.
     """
     result = {
         "command": shlex.join(command),
@@ -52,6 +61,8 @@ def make_result(command, figures, missing, pictures, reference, extractor, setti
             "resize": extractor.mode,
         }
     result["markdown"] = markdown_line(result)
+    if run is not None:
+        result["model_index"] = model_index(result, os.path.basename(os.path.abspath(run)))
     return result
 
 
@@ -73,6 +84,26 @@ def markdown_line(result):
         cells.append(f"LPIPS by {lpips['network']} (SHA-256 {lpips['sha256'][:12]})")
     cells += [f"{name} {value[:12]}" for name, value in result["models"].items()]
     return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
+
+
+def model_index(result, name):
+    """Returns the `model-index` of a model card of the Hugging Face Hub, as its YAML has it.
+
+    Its dataset is the pictures that the model was held against, named by their folder or file.
+
+    Args:
+        result: what `make_result` makes.
+        name: of the model.
+    """
+    pictures, reference = result["pictures"], result["reference"] or result["pictures"]
+    dataset = {"type": reference.get("source") or reference["kind"]}
+    dataset["name"] = os.path.basename(str(reference.get("path") or dataset["type"]))
+    metrics = [
+        {"type": figure.partition("[")[0].lower().replace(" ", "-"), "name": figure, "value": value}
+        for figure, value in result["figures"].items()
+    ]
+    found = {"task": {"type": TASKS[pictures["kind"]]}, "dataset": dataset, "metrics": metrics}
+    return [{"name": name, "results": [found]}]
 
 
 def write_result(path, result):

@@ -11,6 +11,7 @@ from vim_tf import losses
 from vim_tf.evaluation.codebook import codebook_usage
 from vim_tf.evaluation.image_metrics import WINDOW, ssim
 from vim_tf.generator import to_uint8
+from vim_tf.replicas import over_replicas
 
 
 class Reconstructions:
@@ -27,7 +28,7 @@ class Reconstructions:
         self._lpips = lpips
         self.description = {**pictures.description, "kind": "reconstructions"}
         self._errors, self._tokens = {}, []
-        self._step = tf.function(self._reconstruct, reduce_retracing=True, autograph=False)
+        self._step = over_replicas(self._reconstruct)
 
     def batches(self, batch_size):
         """Yields uint8 [B,H,W,3]; UserError if they are too small for LPIPS."""
@@ -50,7 +51,7 @@ class Reconstructions:
         Returns:
             (figures {name: float}, {name: why it is missing}): PSNR in dB; SSIM; LPIPS; l1 and l2
             of pixels in [0,1]; logit-laplace in nats a pixel channel, as
-            `losses.logit_laplace_loss` defines it; the codebook's as `codebook_usage` does.
+            `losses.logit_laplace` defines it; the codebook's as `codebook_usage` does.
         """
         figures = {name: np.mean(np.concatenate(parts)) for name, parts in self._errors.items()}
         missing = {}
@@ -79,7 +80,5 @@ class Reconstructions:
             "l2": tf.reduce_mean(tf.square(difference), [1, 2, 3]),
         }
         if mean is not None:
-            # One value for the batch, a mean over its pictures, stands for each of them.
-            loss = losses.logit_laplace_loss(mean, log_scale, images)
-            errors["logit-laplace"] = tf.fill(tf.shape(images)[:1], loss)
+            errors["logit-laplace"] = losses.logit_laplace(mean, log_scale, images)
         return reconstruction, tokens, errors

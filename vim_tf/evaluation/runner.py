@@ -136,9 +136,16 @@ def _finish(arguments, found, pictures, reference, extractor, models):
         "allow_small_n": arguments.allow_small_n,
         **settings,
     }
-    command = ["python", "-m", "vim_tf.evaluate", *arguments.command_line]
     return protocol.make_result(
-        command, figures, missing, pictures, reference, extractor, settings, models
+        arguments.command,
+        figures,
+        missing,
+        pictures,
+        reference,
+        extractor,
+        settings,
+        models,
+        None if models is None else arguments.run,
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from keras import initializers, layers, ops
 
 from vim_tf import sampling
+from vim_tf.compilation import compiled
 from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.models.preset import Preset
@@ -61,7 +62,8 @@ class VIM(Preset, keras.Model):
         for layer in (self.transformer, self.norm, self.head):
             layer.build((None, self.tokens_per_image, dim))
         self.built = True
-        self._segment = sampling.compiled(self._generate_segment, self.variables)
+        self._sample = compiled(self.sample_tokens, self.variables, rows=True)
+        self._segment = compiled(self._generate_segment, self.variables)
 
     @property
     def tokens_per_image(self):
@@ -219,15 +221,16 @@ class VIM(Preset, keras.Model):
         Returns:
             Tokens [B,N] int32, those of `generate` for the same rows.
         """
-        length = self.tokens_per_image
-        tokens = ops.zeros((length, ops.shape(labels)[0]), "int32")
-        if guidance_scale is not None:
-            labels = ops.concatenate([labels, ops.full_like(labels, self.classes)])  # [2B]
-        cache = self.init_cache(ops.shape(labels)[0])
-        tokens, _ = self._generate_segment(
-            0, length, tokens, cache, labels, seeds, temperature, top_k, top_p, guidance_scale
-        )
+        start = self._start(labels, seeds, temperature, top_k, top_p, guidance_scale)
+        tokens, _ = self._generate_segment(0, self.tokens_per_image, *start)
         return ops.transpose(tokens)
+
+    def _start(self, labels, *settings):
+        """What `_generate_segment` takes at position 0; settings as `sample_tokens` has them."""
+        tokens = ops.zeros((self.tokens_per_image, ops.shape(labels)[0]), "int32")
+        if settings[-1] is not None:  # guidance
+            labels = ops.concatenate([labels, ops.full_like(labels, self.classes)])  # [2B]
+        return tokens, self.init_cache(ops.shape(labels)[0]), labels, *settings
 
     def generate(
         self,
@@ -286,13 +289,10 @@ class VIM(Preset, keras.Model):
                 f"guidance_scale is {guidance_scale.max():g} without labels; "
                 "guidance needs labels and a model that was trained with them"
             )
-        labels = self._check_labels(labels, rows)
-        if guides:
-            labels = np.concatenate([labels, np.full_like(labels, self.classes)])  # [2B]
         fixed = [
             None if value is None else ops.convert_to_tensor(value)
             for value in (
-                labels,
+                self._check_labels(labels, rows),
                 _check_seeds(seed, rows),
                 temperature,
                 top_k if filters else None,
@@ -300,14 +300,14 @@ class VIM(Preset, keras.Model):
                 guidance_scale if guides else None,
             )
         ]
-        length = self.tokens_per_image
-        tokens, cache = ops.zeros((length, rows), "int32"), self.init_cache(len(labels))
-        part = length if callback is None else self.grid[1]
+        if callback is None:
+            return self._sample(*fixed)
+        length, part = self.tokens_per_image, self.grid[1]
+        tokens, cache, *fixed = self._start(*fixed)
         for start in range(0, length, part):
             limits = [ops.convert_to_tensor(x, "int32") for x in (start, start + part)]
             tokens, cache = self._segment(*limits, tokens, cache, *fixed)
-            if callback is not None:
-                callback(start + part, length)
+            callback(start + part, length)
         return ops.transpose(tokens)
 
     def _check_labels(self, labels, rows):

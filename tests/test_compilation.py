@@ -1,0 +1,23 @@
+import keras
+import numpy as np
+from keras import ops
+
+from vim_tf.compilation import compiled
+
+
+def test_compiled_traces_once_a_shape_and_reads_variables_anew():
+    variable = keras.Variable(np.float32(2))
+    traces = []
+
+    def scale(x, y):
+        traces.append(x.shape)
+        return x * variable if y is None else x * variable + y
+
+    function = compiled(scale, [variable])
+    one, two = ops.ones((1,)), ops.ones((2,))
+    assert np.asarray(function(one, None)) == 2
+    variable.assign(5)
+    assert np.asarray(function(one, None)) == 5
+    assert np.asarray(function(two, two)).tolist() == [6, 6]
+    function(one * 3, None)
+    assert traces == [(1,), (2,)]
