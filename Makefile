@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test demo test test-large test-referees lint wheel test-wheel clean check-python
+.PHONY: help venv venv-test demo test test-large test-referees kill-test lint wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
@@ -21,6 +21,7 @@ help:
 	@echo "make test               the quick tests"
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
 	@echo "make test-referees      only those that hold figures and optimizers against other libraries"
+	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
 	@echo "make lint               ruff: rules and format"
 	@echo "make wheel              build dist/*.whl"
 	@echo "make test-wheel         the quick tests on the installed wheel, without the sources"
@@ -113,6 +114,12 @@ test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.i
 	VIM_TF_NODE_MODULES="$(abspath $(VENV)-node/node_modules)" \
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
 	    $(python) -m pytest -m large
+
+# Which stage: STAGE=vit_vqgan or vim; N kills take about N / 2 minutes.
+N ?= 50
+STAGE ?= vit_vqgan
+kill-test: venv-test
+	$(python) tests/kill_test.py --kills $(N) --stage $(STAGE)
 
 test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \

@@ -82,7 +82,11 @@ CLASS_NAMES = ("blue", "red")
 @pytest.fixture(scope="session")
 def tiny_pictures(tmp_path_factory):
     """A folder of 24 pictures for training and 10 for validation, in two classes of a colour."""
-    folder = tmp_path_factory.mktemp("pictures")
+    return write_tiny_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def write_tiny_pictures(folder):
+    """Makes `tiny_pictures` in a folder and returns it."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("validation", 5)):
         for name, channel in zip(CLASS_NAMES, (2, 0), strict=True):

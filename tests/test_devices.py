@@ -15,6 +15,15 @@ def test_one_device(two_replicas):
     assert one.num_replicas_in_sync == 1
 
 
+def test_determinism_is_asked_for(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
+    make_strategy(TrainingConfig())
+    assert not asked
+    make_strategy(TrainingConfig(deterministic=True))
+    assert asked
+
+
 def test_mirrored_takes_logical_cpus(monkeypatch):
     """What it is built on; a second MirroredStrategy in this process would break the first."""
     asked = []

@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -166,3 +171,67 @@ def test_no_preset_is_said(run, tiny, tmp_path):
     run.start(tiny("vim"))
     with pytest.raises(UserError, match="no preset yet"):
         find_preset(run.path)
+
+
+# The lock ---------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from vim_tf.runs import Run
+with Run({path!r}).lock():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(run):
+    """A process that holds the lock of the run."""
+    code = HOLDER.format(path=str(run.path))
+    given = [sys.executable, "-c", code]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(run, holder):
+    with pytest.raises(UserError) as caught, run.lock():
+        pass
+    message = str(caught.value)
+    assert f"is being trained by process {holder.pid} on {socket.gethostname()}" in message
+    assert "\n" not in message
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    with run.lock():  # what it wrote is still there
+        assert run.lock_path.read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+
+
+def test_the_lock_is_free_after_use_and_after_a_mistake(run, tiny):
+    with pytest.raises(ZeroDivisionError), run.lock():
+        raise ZeroDivisionError
+    assert run.lock_path.read_text() == ""
+    run.start(tiny("vit_vqgan"))  # a folder with a lock alone is no other run
+    with run.lock():
+        pass
+
+
+def test_a_lock_of_another_machine_is_explained(run):
+    with run.lock():
+        pass
+    run.lock_path.write_text("process 7 on elsewhere\n")
+    with pytest.raises(UserError, match="process 7 on elsewhere.*is gone, remove the file"):
+        with run.lock():
+            pass
+    run.lock_path.unlink()
+    with run.lock():
+        pass
+
+
+def test_the_best_preset_stands_beside_the_last(run):
+    run.path.mkdir()
+    for name, best in (("old", True), ("best", True), ("last", False)):
+        run.save_preset(lambda folder, name=name: (folder.mkdir(), (folder / name).touch()), best)
+    assert [path.name for path in run.best_preset_dir.iterdir()] == ["best"]
+    assert [path.name for path in run.preset_dir.iterdir()] == ["last"]
+    assert {path.name for path in run.path.iterdir()} == {"preset", "preset_best"}

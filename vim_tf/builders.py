@@ -1,5 +1,6 @@
 """From a config to everything a training needs: strategy, data, trainer and pictures."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,8 @@ class Stage:
 
     Attributes:
         trainer: a `Trainer`, compiled.
-        train_dataset: called with a step; endless global batches from that step on.
+        train_dataset: called with a step and the number of rollbacks; endless global batches from
+            that step on, in an order of their own after each rollback.
         evaluation_dataset: finite batches of held-out images.
         images_per_epoch: number of training images.
         draw: called with the `Run`; writes its pictures and returns them by name, uint8.
@@ -77,6 +79,21 @@ def _zoom(images):
     return max(1, 64 // images.shape[1])
 
 
+def _order_seed(seed, rollbacks):
+    """The seed of the data's order: another one after each rollback."""
+    return seed + 1_000_003 * rollbacks
+
+
+def _image_order(data):
+    """The `train_dataset` of a `Stage` that reads `ImageData`."""
+
+    def train_dataset(start_step, rollbacks):
+        reordered = dataclasses.replace(data, seed=_order_seed(data.seed, rollbacks))
+        return reordered.train(start_step)
+
+    return train_dataset
+
+
 def _preset_writer(trainer, data):
     """Returns a function (folder) that writes the averaged weights and the names of the classes."""
 
@@ -103,7 +120,8 @@ def _make_vit_vqgan(experiment, strategy, run, _, data):
         return {"reconstructions": grid}
 
     save = _preset_writer(trainer, data)
-    return Stage(trainer, data.train, data.evaluation(), data.train_size, draw=draw, save=save)
+    order = _image_order(data)
+    return Stage(trainer, order, data.evaluation(), data.train_size, draw=draw, save=save)
 
 
 VIT_VQGAN_PANELS = (
@@ -143,15 +161,16 @@ def open_tokenizer_and_data(experiment):
 
 def _make_vim(experiment, strategy, run, tokenizer, data):
     if experiment.tokenizer.online:
-        train_dataset, evaluation, size = data.train, data.evaluation(), data.train_size
+        train_dataset, evaluation = _image_order(data), data.evaluation()
+        size = data.train_size
     else:
         folder = Path(experiment.tokenizer.cache or run.path / "tokens")
         cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
         batch_size = experiment.data.batch_size
         size = cache.train_size
 
-        def train_dataset(start_step):
-            return cache.train(experiment.seed, batch_size, start_step)
+        def train_dataset(start_step, rollbacks):
+            return cache.train(_order_seed(experiment.seed, rollbacks), batch_size, start_step)
 
         evaluation = cache.evaluation(batch_size)
     with strategy.scope():
@@ -220,7 +239,8 @@ def _make_classifier(experiment, strategy, run, _, data):
         return {"taken_for": grid}
 
     save = _preset_writer(trainer, data)
-    return Stage(trainer, data.train, data.evaluation(), data.train_size, draw=draw, save=save)
+    order = _image_order(data)
+    return Stage(trainer, order, data.evaluation(), data.train_size, draw=draw, save=save)
 
 
 CLASSIFIER_PANELS = (

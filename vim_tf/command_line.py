@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from vim_tf.errors import UserError
+from vim_tf.errors import Interrupted, UserError
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 MOVED_PICTURES = "keys of the run's data, if the pictures have moved: --set data.path=..."
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -148,12 +149,18 @@ def check_new_files(folder, names):
 
 
 def run(main):
-    """Runs `main()` and exits: 0, or 2 with one line on standard error for a user's mistake."""
+    """Runs `main()` and exits: 0; or with one line on standard error 2 for a user's mistake, or 75.
+
+    75 is for a training that was asked to stop and has saved everything.
+    """
     quiet_tensorflow()
     try:
         main()
     except UserError as error:
         _stop(str(error))
+    except Interrupted as notice:
+        sys.stderr.write(f"{notice}\n")
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         mistake = _as_user_error(error)
         if mistake is None:

@@ -292,6 +292,7 @@ class TrainingConfig:
     strategy: Literal["one_device", "mirrored"] = "one_device"
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs, each with a share of the batch
     jit_compile: bool = False  # XLA for the gradients
+    deterministic: bool = False  # only operations that give the same bits each time; slower on GPUs
     ema_decay: float = 0.999  # MaskGIT's code; the paper names none
     log_every: int = 100
     evaluate_every: int = 5_000

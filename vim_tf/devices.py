@@ -16,8 +16,11 @@ def make_strategy(settings):
         settings: a `TrainingConfig`, or arguments of `command_line.add_strategy`. Their `strategy`
             is "one_device"; or "mirrored", which takes every GPU. Without one it takes
             `cpu_replicas` logical CPUs, which also uses the cores of a CPU better than one replica
-            does under XLA.
+            does under XLA. With `deterministic` TensorFlow takes operations whose results are the
+            same each time.
     """
+    if getattr(settings, "deterministic", False):
+        tf.config.experimental.enable_op_determinism()
     if settings.strategy == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
     if _gpus():

@@ -18,7 +18,7 @@ from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.memory import estimate_vim, estimate_vit_vqgan, format_bytes
 from vim_tf.runs import Run
-from vim_tf.trainers.loop import TrainLoop, make_checkpoint_manager
+from vim_tf.trainers.loop import TrainLoop, make_checkpoints
 
 SHOWN_LABELS = 5
 
@@ -113,7 +113,7 @@ def _estimate(experiment, tokenizer, data, replicas):
 def _train_and_restore(stage, run, strategy, report):
     """Saves a checkpoint between two steps and checks that it takes the second one back."""
     trainer = stage.trainer
-    loop = TrainLoop(trainer, strategy, stage.train_dataset(0), stage.images_per_epoch)
+    loop = TrainLoop(trainer, strategy, stage.train_dataset(0, 0), stage.images_per_epoch)
 
     def weights():
         return [model.weights_hash() for model in (trainer.model, trainer.ema_model)]
@@ -131,9 +131,9 @@ def _train_and_restore(stage, run, strategy, report):
 
     train("the first step, with its compilation")
     saved = weights()
-    manager = make_checkpoint_manager(trainer, run)
-    report.time("a checkpoint saved", lambda: manager.save(check_interval=False))
-    size = sum(file.stat().st_size for file in run.checkpoint_dir.iterdir())
+    checkpoints = make_checkpoints(trainer, run)
+    report.time("a checkpoint saved", lambda: checkpoints.save(1))
+    size = sum(file.stat().length for file in checkpoints.path(1).iterdir())
     kept = trainer.experiment.training.keep_checkpoints
     report.say(f"  {format_bytes(size)}; a run keeps {kept}")
     train("the second step")
@@ -143,7 +143,7 @@ def _train_and_restore(stage, run, strategy, report):
             f"a step changed no weight; raise optimizer.learning_rate, which is "
             f"{trainer.experiment.optimizer.learning_rate}"
         )
-    report.time("the checkpoint loaded", manager.restore_or_initialize)
+    report.time("the checkpoint loaded", checkpoints.restore)
     if weights() != saved or int(trainer.step.numpy()) != 1:
         raise UserError(
             "the checkpoint did not bring the first step's weights back; a run could not be resumed"

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can mend."""
+"""The exceptions that command lines turn into one line and an exit code."""
 
 
 class UserError(Exception):
@@ -6,4 +6,11 @@ class UserError(Exception):
 
     The message names the thing, its value, what is allowed and what to do. Command lines print
     it as `error: <message>` without a traceback and exit with code 2.
+    """
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved everything; the same command goes on.
+
+    Command lines print the message and exit with code 75, EX_TEMPFAIL of sysexits.h.
     """

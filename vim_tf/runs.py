@@ -1,16 +1,20 @@
 """Run folders: what a training writes, where, and how it is found again.
 
 <run>/config.yaml        the resolved config; `--config <run>/config.yaml` repeats the run
-<run>/checkpoints/       full training state, the last few
+<run>/checkpoints/       full training state, the last few and the best
 <run>/preset/            the averaged weights, for everything but training
+<run>/preset_best/       those of the best evaluation
+<run>/lock               the process that trains
 <run>/metrics.jsonl      one JSON object a report: step, kind ("train", "evaluation"), numbers
 <run>/tensorboard/       the same for TensorBoard, with pictures and histograms
 <run>/pictures/          PNG files
 """
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 from vim_tf import config_loader
@@ -45,6 +49,8 @@ class Run:
         self.config_path = self.path / "config.yaml"
         self.checkpoint_dir = self.path / "checkpoints"
         self.preset_dir = self.path / "preset"
+        self.best_preset_dir = self.path / "preset_best"
+        self.lock_path = self.path / "lock"
         self.metrics_path = self.path / "metrics.jsonl"
         self.tensorboard_dir = self.path / "tensorboard"
         self.picture_dir = self.path / "pictures"
@@ -63,7 +69,7 @@ class Run:
                     f"{self.path} is a run of another config ({'; '.join(lines)}); "
                     "give another --workdir, or the old config to resume it"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or self._holds_more_than_a_lock()):
             raise UserError(
                 f"{self.path} exists and is no run of vim_tf; give a new or empty --workdir"
             )
@@ -71,15 +77,27 @@ class Run:
     def start(self, experiment):
         """Makes the folder and writes the config."""
         self.check(experiment)
+        self._make_folder()
         try:
             # The config first: a folder with anything else in it is taken for no run.
-            self.path.mkdir(parents=True, exist_ok=True)
             write_atomically(self.config_path, config_loader.to_yaml(experiment))
             self.picture_dir.mkdir(exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}); give another --workdir"
-            ) from None
+            raise self._unwritable(error) from None
+
+    def _make_folder(self):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error):
+        return UserError(
+            f"{self.path} cannot be written ({error.strerror}); give another --workdir"
+        )
+
+    def _holds_more_than_a_lock(self):
+        return any(path != self.lock_path for path in self.path.iterdir())
 
     def load_experiment(self, overrides=()):
         """Returns the config of this run, with `--set` overrides; UserError if there is none."""
@@ -87,17 +105,60 @@ class Run:
             raise UserError(f"{self.path} is no run: it has no config.yaml; give a run's folder")
         return config_loader.load_config([self.config_path], overrides)
 
-    def save_preset(self, save):
-        """Calls `save(folder)` and then puts that folder in the place of the preset."""
-        new = self.preset_dir.with_name("preset.new")
-        old = self.preset_dir.with_name("preset.old")
+    def save_preset(self, save, best=False):
+        """Calls `save(folder)` and then puts that folder in the place of the preset.
+
+        Args:
+            save: writes a preset.
+            best: it is that of the best evaluation so far.
+        """
+        place = self.best_preset_dir if best else self.preset_dir
+        new, old = place.with_name(f"{place.name}.new"), place.with_name(f"{place.name}.old")
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
         save(new)
-        if self.preset_dir.exists():
-            os.replace(self.preset_dir, old)
-        os.replace(new, self.preset_dir)
+        if place.exists():
+            os.replace(place, old)
+        os.replace(new, place)
         shutil.rmtree(old, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps other processes from training in this folder.
+
+        The operating system frees the lock when its process ends in any way. It may not know of
+        processes on other machines; then the name of the machine in the file counts.
+
+        Raises:
+            UserError: another process has it.
+        """
+        import fcntl  # not on Windows, where everything but training works
+
+        self._make_folder()
+        with open(self.lock_path, "a+") as file:
+            file.seek(0)
+            holder, _, machine = file.read().strip().partition(" on ")
+            here = socket.gethostname()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"{self.path} is being trained by {holder} on {machine}; let it end, or give "
+                    "another --workdir"
+                ) from None
+            if machine not in ("", here):
+                raise UserError(
+                    f"{self.path} is being trained by {holder} on {machine}, as {self.lock_path} "
+                    f"says; this is {here}. If that process is gone, remove the file"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {here}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                # Not removed: another process may have it open already.
+                file.truncate(0)
 
     def append_metrics(self, step, kind, values):
         """Adds one line to metrics.jsonl."""

@@ -30,6 +30,11 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--workdir", help="the run's folder; runs/<name of the config> if not given"
     )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same as --set training.deterministic=true: two runs are equal bit for bit",
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
         "--print-config", action="store_true", help="print the resolved config and stop"
@@ -51,6 +56,8 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
+    if arguments.deterministic:
+        arguments.set = [*arguments.set, "training.deterministic=true"]
     experiment = config_loader.load_config(arguments.config, arguments.set)
     if arguments.print_config:
         sys.stdout.write(config_loader.to_yaml(experiment))
@@ -77,8 +84,6 @@ def main(arguments=None):
 
     strategy = make_strategy(experiment.training)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
-    run.start(experiment)
-    stage = builders.make_stage(experiment, strategy, run)
 
     def announce(step):
         how = f"resuming at step {step}" if step else "starting"
@@ -88,7 +93,10 @@ def main(arguments=None):
             f"{stage.trainer.model.count_params():,} parameters\n"
         )
 
-    results = loop.train(stage, run, strategy, announce)
+    with run.lock():
+        run.start(experiment)
+        stage = builders.make_stage(experiment, strategy, run)
+        results = loop.train(stage, run, strategy, announce)
     summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
     sys.stdout.write(f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n")
 

@@ -11,6 +11,7 @@ import vim_tf
 from vim_tf import train
 from vim_tf.runs import Run
 from vim_tf.trainers import loop
+from vim_tf.trainers.checkpoints import Checkpoints
 from vim_tf.trainers.reporter import Reporter
 
 pytestmark = pytest.mark.large  # two runs a stage, and the discriminator takes long to compile
@@ -52,14 +53,18 @@ def resumed(request, tiny_configs, tiny_runs, whole_runs, tmp_path_factory):
         patch.setattr(loop, "Reporter", StoppingReporter)
         with pytest.raises(Stop):
             train.main(given)
-    stopped = tf.train.latest_checkpoint(workdir / "checkpoints")
-    assert stopped and not stopped.endswith("-6")
+    assert saved_steps(Run(workdir)) == [3]
     train.main(given)
     return stage, Run(whole_runs[stage]), Run(workdir)
 
 
+def saved_steps(run):
+    return Checkpoints({}, run.checkpoint_dir, keep=3).steps()
+
+
 def read_checkpoint(run):
-    reader = tf.train.load_checkpoint(run.checkpoint_dir)
+    newest = max(run.checkpoint_dir.glob("step_*"))
+    reader = tf.train.load_checkpoint(newest / "state")
     names = reader.get_variable_to_shape_map()
     return {name: reader.get_tensor(name) for name in names if "OBJECT_GRAPH" not in name}
 
@@ -128,9 +133,7 @@ def test_pictures_and_tensorboard_are_written(resumed):
 
 
 def test_only_so_many_checkpoints_are_kept(whole_runs):
-    kept = {path.stem for path in (whole_runs["vit_vqgan"] / "checkpoints").glob("*.index")}
-    assert "ckpt-6" in kept
-    assert len(kept) <= 3
+    assert saved_steps(Run(whole_runs["vit_vqgan"])) == [3, 6]
 
 
 def test_a_finished_run_is_evaluated_again(tiny_configs, tiny_runs, whole_runs, capsys):
@@ -146,3 +149,14 @@ def test_a_finished_run_is_evaluated_again(tiny_configs, tiny_runs, whole_runs, 
         if value.dtype.kind != "O":
             np.testing.assert_array_equal(after[name], value, err_msg=name)
     assert run.read_metrics() == lines
+
+
+def test_the_best_evaluation_keeps_its_checkpoint_and_its_preset(whole_runs, resumed):
+    stage, whole, parts = resumed
+    evaluations = [r for r in whole.read_metrics() if r["kind"] == "evaluation"]
+    name, choose = ("psnr", max) if stage == "vit_vqgan" else ("nats", min)
+    best = choose(evaluations, key=lambda record: record[name])
+    for run in (whole, parts):
+        found = Checkpoints({}, run.checkpoint_dir, keep=3).best()
+        assert found == (best["step"], pytest.approx(best[name], rel=1e-5))
+        assert vim_tf.load(run.best_preset_dir).metadata["steps"] == best["step"]

@@ -16,6 +16,8 @@ class ClassifierTrainer(Trainer):
         classes: number of classes.
     """
 
+    judged_by = ("accuracy", 1)
+
     def __init__(self, experiment, classes):
         def make_model():
             return Classifier(experiment.model, experiment.data.image_size, classes)

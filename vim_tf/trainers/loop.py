@@ -1,10 +1,12 @@
 """The custom training loop: orbit's, around the trainers' one step.
 
-restore the last checkpoint, if there is one
+restore the newest checkpoint that is whole, if there is one
 until the last step:
     train `log_every` steps in one graph call      -> report
     every `evaluate_every` steps: evaluate          -> report, pictures, preset
     every `checkpoint_every` steps: save everything
+a number that is not finite: back to the last checkpoint, on with the data in another order
+SIGTERM or Ctrl-C: save everything and leave
 """
 
 import contextlib
@@ -14,20 +16,53 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from vim_tf.errors import Interrupted, UserError
+from vim_tf.trainers.checkpoints import Checkpoints
 from vim_tf.trainers.reporter import Reporter
+from vim_tf.trainers.stop_signal import StopSignal
+
+MOST_ROLLBACKS = 3
+
+
+class NotFinite(Exception):
+    """A loss or a gradient became NaN or infinite."""
+
+
+class Stopped(Exception):
+    """A stop was asked for."""
 
 
 class TrainLoop(orbit.StandardTrainer):
-    """orbit's inner loop: `strategy.run` of the trainer's step, `steps` times in one graph."""
+    """orbit's inner loop: `strategy.run` of the trainer's step, up to `steps` times in one graph.
 
-    def __init__(self, trainer, strategy, dataset, images_per_epoch):
+    It ends early when `stop` is set, or when a number is not finite any more.
+    """
+
+    def __init__(self, trainer, strategy, dataset, images_per_epoch, stop=None):
         super().__init__(strategy.experimental_distribute_dataset(dataset))
         self.trainer = trainer
         self.strategy = strategy
         self.images_per_epoch = images_per_epoch
+        self.stop = tf.Variable(False, trainable=False) if stop is None else stop
 
     def _whole_epoch(self):
         return self.trainer.images_counted >= self.images_per_epoch
+
+    def create_train_loop_fn(self):
+        """As orbit's, with a look at the two reasons to end before each step."""
+
+        @tf.autograph.experimental.do_not_convert
+        def loop(iterator, steps):
+            def goes_on(done):
+                return (done < steps) & ~self.stop.read_value() & (self.trainer.bad_step < 0)
+
+            def step(done):
+                self.train_step(iterator)
+                return done + 1
+
+            tf.while_loop(goes_on, step, [tf.zeros_like(steps)])
+
+        return tf.function(loop)
 
     def train_loop_begin(self):
         """Starts new means; usage of the codebook counts at least a whole epoch."""
@@ -38,7 +73,17 @@ class TrainLoop(orbit.StandardTrainer):
         self.strategy.run(self.trainer.train_step, args=(next(iterator),))
 
     def train_loop_end(self):
-        """Returns the means of the steps since `train_loop_begin`."""
+        """Returns the means of the steps since `train_loop_begin`.
+
+        Raises:
+            NotFinite: a number was not finite.
+            Stopped: `stop` was set.
+        """
+        found = self.trainer.not_finite()
+        if found is not None:
+            raise NotFinite(found)
+        if self.stop.numpy():
+            raise Stopped
         results = self.trainer.train_results()
         if not self._whole_epoch():
             results = {k: v for k, v in results.items() if k not in self.trainer.epoch_logs}
@@ -64,16 +109,10 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
 
 
-def make_checkpoint_manager(trainer, run):
-    """Returns the `tf.train.CheckpointManager` of a trainer's whole state in a run's folder."""
-    config = trainer.experiment.training
-    return tf.train.CheckpointManager(
-        tf.train.Checkpoint(**trainer.checkpoint_items()),
-        str(run.checkpoint_dir),
-        max_to_keep=config.keep_checkpoints,
-        step_counter=trainer.step,
-        checkpoint_interval=config.checkpoint_every,
-    )
+def make_checkpoints(trainer, run, say=None):
+    """Returns the `Checkpoints` of a trainer's whole state in a run's folder."""
+    keep = trainer.experiment.training.keep_checkpoints
+    return Checkpoints(trainer.checkpoint_items(), run.checkpoint_dir, keep, say)
 
 
 def train(stage, run, strategy, on_start=None):
@@ -87,53 +126,125 @@ def train(stage, run, strategy, on_start=None):
 
     Returns:
         The last evaluation, as a dict of floats.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or a checkpoint of another
+            architecture.
     """
     trainer = stage.trainer
     config = trainer.experiment.training
-    manager = make_checkpoint_manager(trainer, run)
-    manager.restore_or_initialize()
+    checkpoints = make_checkpoints(trainer, run)
+    checkpoints.restore()
     first_step = int(trainer.step.numpy())
     if on_start:
         on_start(first_step)
     reporter = Reporter(run, first_step, config.steps, trainer.experiment.data.batch_size)
-    writer = tf.summary.create_file_writer(str(run.tensorboard_dir))
+    with StopSignal(reporter.say) as stop, contextlib.closing(reporter):
+        training = _Training(stage, run, strategy, checkpoints, reporter, stop)
+        # The controller prints its log lines; the reporter, on standard error, says the same.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return training.run(first_step)
 
-    def report_training(values):
-        step = int(trainer.step.numpy())
-        reporter.train(step, {k: float(v) for k, v in values.items()})
 
-    def report_evaluation(values):
-        step = int(trainer.step.numpy())
-        reporter.evaluation(step, {k: float(v) for k, v in values.items()})
-        with writer.as_default(step):
-            for name, picture in stage.draw(run).items():
-                tf.summary.image(name, picture[None])
-            for name, values in trainer.histograms().items():
-                tf.summary.histogram(name, values)
-        run.save_preset(stage.save)
+class _Training:
+    """What `train` does from the first step on."""
 
-    controller = orbit.Controller(
-        global_step=trainer.step,
-        trainer=TrainLoop(
-            trainer, strategy, stage.train_dataset(first_step), stage.images_per_epoch
-        ),
-        evaluator=EvaluationLoop(trainer, stage.evaluation_dataset),
-        strategy=strategy,
-        train_actions=[report_training],
-        eval_actions=[report_evaluation],
-        steps_per_loop=config.log_every,
-        checkpoint_manager=manager,
-        summary_dir=str(run.tensorboard_dir),
-    )
-    # The controller prints its log lines; the reporter, on standard error, says the same.
-    with contextlib.redirect_stdout(io.StringIO()):
-        # Not controller.train_and_evaluate: it counts its intervals from the step it resumes at.
-        step, every = first_step, config.evaluate_every
+    def __init__(self, stage, run, strategy, checkpoints, reporter, stop):
+        self.stage, self.run_folder, self.strategy = stage, run, strategy
+        self.trainer, self.config = stage.trainer, stage.trainer.experiment.training
+        self.checkpoints, self.reporter = checkpoints, reporter
+        self.loop = TrainLoop(
+            self.trainer, strategy, self._dataset(), stage.images_per_epoch, stop.requested
+        )
+        self.writer = tf.summary.create_file_writer(str(run.tensorboard_dir))
+        self.controller = orbit.Controller(
+            global_step=self.trainer.step,
+            trainer=self.loop,
+            evaluator=EvaluationLoop(self.trainer, stage.evaluation_dataset),
+            strategy=strategy,
+            train_actions=[self._report_training],
+            eval_actions=[self._report_evaluation],
+            steps_per_loop=self.config.log_every,
+            summary_dir=str(run.tensorboard_dir),
+        )
+
+    def _dataset(self):
+        return self.stage.train_dataset(
+            int(self.trainer.step.numpy()), int(self.trainer.rollbacks.numpy())
+        )
+
+    def run(self, step):
+        """Trains from `step` on; returns the last evaluation."""
+        config, results = self.config, None
+        if step and self._is_due(step, config.evaluate_every):
+            results = self._evaluate(step)  # it may have been killed before it was
         while step < config.steps:
-            step = min((step // every + 1) * every, config.steps)
-            controller.train(step, checkpoint_at_completion=step == config.steps)
-            results = controller.evaluate(config.evaluate_batches or -1)
-        if first_step == config.steps:
-            results = controller.evaluate(config.evaluate_batches or -1)
-    reporter.close()
-    return {name: float(value) for name, value in results.items()}
+            stops = [(step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)]
+            target = min(*stops, config.steps)
+            try:
+                self.controller.train(target, checkpoint_at_completion=False)
+            except NotFinite as found:
+                step = self._roll_back(str(found))
+                continue
+            except Stopped:
+                step = int(self.trainer.step.numpy())
+                self.checkpoints.save(step)
+                raise Interrupted(
+                    f"stopped at step {step} and saved; the same command goes on from there"
+                ) from None
+            step = target
+            if self._is_due(step, config.checkpoint_every):
+                self.checkpoints.save(step)
+            if self._is_due(step, config.evaluate_every):
+                results = self._evaluate(step)
+        return results
+
+    def _is_due(self, step, every):
+        return step % every == 0 or step == self.config.steps
+
+    def _evaluate(self, step):
+        results = self.controller.evaluate(self.config.evaluate_batches or -1)
+        results = {name: float(value) for name, value in results.items()}
+        name, sign = self.trainer.judged_by
+        best = self.checkpoints.best()
+        if best is None or sign * results[name] > sign * best[1]:
+            self.checkpoints.save(step)
+            self.run_folder.save_preset(self.stage.save, best=True)
+            self.checkpoints.mark_best(step, results[name])
+        return results
+
+    def _roll_back(self, found):
+        rollbacks = int(self.trainer.rollbacks.numpy()) + 1
+        advice = (
+            "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the pictures of "
+            "the data"
+        )
+        if rollbacks > MOST_ROLLBACKS:
+            raise UserError(f"{found}, after {MOST_ROLLBACKS} new beginnings; {advice}")
+        step = self.checkpoints.restore()
+        if step is None:
+            raise UserError(f"{found}, before the first checkpoint; {advice}")
+        self.trainer.rollbacks.assign(rollbacks)
+        self.trainer.forget_not_finite()
+        self.loop.train_dataset = self.strategy.experimental_distribute_dataset(self._dataset())
+        self.reporter.restart(step)
+        self.reporter.say(
+            f"{found}: back to step {step}, on with the data in another order "
+            f"({rollbacks} of {MOST_ROLLBACKS} times)"
+        )
+        return step
+
+    def _report_training(self, values):
+        step = int(self.trainer.step.numpy())
+        self.reporter.train(step, {k: float(v) for k, v in values.items()})
+
+    def _report_evaluation(self, values):
+        step = int(self.trainer.step.numpy())
+        self.reporter.evaluation(step, {k: float(v) for k, v in values.items()})
+        with self.writer.as_default(step):
+            for name, picture in self.stage.draw(self.run_folder).items():
+                tf.summary.image(name, picture[None])
+            for name, values in self.trainer.histograms().items():
+                tf.summary.histogram(name, values)
+        self.run_folder.save_preset(self.stage.save)

@@ -74,6 +74,14 @@ class Reporter:
             self.stream.write(text + "\n")
             self.stream.flush()
 
+    def restart(self, step):
+        """Goes on from an earlier step."""
+        self.step = self.first_step = step
+        self.started = self.reported = time.monotonic()
+        if self.bar:
+            self.bar.n = step
+            self.bar.refresh()
+
     def close(self):
         """Ends the bar."""
         if self.bar:

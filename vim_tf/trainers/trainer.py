@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from vim_tf.ema import ExponentialMovingAverage
+from vim_tf.replicas import assign_everywhere
 from vim_tf.trainers.gradients import apply_gradients
 from vim_tf.trainers.schedules import make_optimizer
 
@@ -20,10 +21,14 @@ class Trainer(keras.Model):
         ema_model: the same model with averaged weights, for evaluation and sampling.
         epoch_logs: names of logs that mean something only over a whole epoch.
         images_counted: number of images that are in these logs.
+        judged_by: (name of an evaluation's number, 1 where more is better or -1): the best one.
+        rollbacks: times that the run went back to a checkpoint, an int64 tf.Variable.
+        bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 for none.
     """
 
     epoch_logs = ()
     images_counted = 0
+    judged_by = ()
 
     def __init__(self, experiment, model, ema_model, log_names, test_names):
         super().__init__()
@@ -40,6 +45,11 @@ class Trainer(keras.Model):
         self._gradients = self.compute_gradients
         if experiment.training.jit_compile:
             self._gradients = tf.function(self.compute_gradients, jit_compile=True, autograph=False)
+        # What the graph found that is not finite; see `_look_for_not_finite`.
+        self._watched = (*log_names,)
+        self.bad_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
+        self._bad = tf.Variable([False] * len(self._watched), trainable=False)
+        self.rollbacks = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.built = True
 
     @property
@@ -105,9 +115,38 @@ class Trainer(keras.Model):
         logs |= self.apply_gradients(gradients)
         self.ema.update(step)
         self.after_step(step, extras)
+        self._look_for_not_finite(step, logs)
         for name, value in logs.items():
             self.log_metrics[name].update_state(value)
         return self.train_results()
+
+    def _look_for_not_finite(self, step, logs):
+        """Notes the first step at which a log was NaN or infinite on any replica, and which ones.
+
+        In the graph, because a loop of many steps shows only means.
+        """
+        values = tf.stack([tf.cast(logs.get(name, 0.0), tf.float32) for name in self._watched])
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync > 1:
+            values = context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+        bad = ~tf.math.is_finite(values)
+        first = (self.bad_step < 0) & tf.reduce_any(bad)
+        assign_everywhere(
+            [self.bad_step, self._bad],
+            [tf.where(first, step, self.bad_step), tf.where(first, bad, self._bad)],
+        )
+
+    def not_finite(self):
+        """Returns what was not finite first, in words; None if everything was."""
+        step = int(self.bad_step.numpy())
+        if step < 0:
+            return None
+        names = [name for name, bad in zip(self._watched, self._bad.numpy(), strict=True) if bad]
+        return f"{', '.join(names)} not finite at step {step}"
+
+    def forget_not_finite(self):
+        """Looks anew, after what was not finite is gone."""
+        self.bad_step.assign(-1)
 
     def train_results(self):
         """Returns the running means of the logs since the last reset."""
@@ -126,6 +165,7 @@ class Trainer(keras.Model):
             "model": self.model,
             "ema_model": self.ema_model,
             "optimizer": self.optimizer,
+            "rollbacks": self.rollbacks,
             # tf.train.Checkpoint leaves the state of Keras' random layers out.
             "seeds": [v.value for v in self.model.variables if "seed" in v.path],
         }

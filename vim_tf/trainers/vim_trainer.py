@@ -17,6 +17,8 @@ class VIMTrainer(Trainer):
         classes: number of classes; 0 without labels.
     """
 
+    judged_by = ("nats", -1)
+
     def __init__(self, experiment, tokenizer, classes):
         codes = tokenizer.config.quantizer.codes
         if not experiment.model.conditional:

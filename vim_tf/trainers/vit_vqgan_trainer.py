@@ -55,6 +55,7 @@ class ViTVQGANTrainer(Trainer):
         if "perceptual" in self.loss_weights:
             self.perceptual = PerceptualFeatures(weights.perceptual_weights)
 
+    judged_by = ("psnr", 1)
     epoch_logs = ("usage", "perplexity", "dead_codes")
 
     @property
