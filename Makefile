@@ -119,7 +119,7 @@ test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.i
 N ?= 50
 STAGE ?= vit_vqgan
 kill-test: venv-test
-	$(python) tests/kill_test.py --kills $(N) --stage $(STAGE)
+	$(python) tests/kill_runs.py --kills $(N) --stage $(STAGE)
 
 test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \

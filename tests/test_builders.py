@@ -59,7 +59,7 @@ def test_unlabelled_pictures_tokenized_while_training(stage):
     """Without a cache and without classes: a step, an evaluation, samples and a preset."""
     stage, run = stage
     assert stage.trainer.model.classes == 0
-    batch = next(iter(stage.train_dataset(3)))
+    batch = next(iter(stage.train_dataset(3, 0)))
     assert batch["image"].shape == (8, 16, 16, 3)
     assert np.isfinite(float(stage.trainer.train_step(batch)["nats"]))
     held_out = next(iter(stage.evaluation_dataset))
@@ -74,8 +74,8 @@ def test_unlabelled_pictures_tokenized_while_training(stage):
 def test_batches_start_where_they_are_asked_to(tiny, tmp_path):
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     stage = builders.make_stage(tiny("vit_vqgan", "seed=-1"), strategy, Run(tmp_path))
-    third = list(stage.train_dataset(0).take(3))[2]
-    first = next(iter(stage.train_dataset(2)))
+    third = list(stage.train_dataset(0, 0).take(3))[2]
+    first = next(iter(stage.train_dataset(2, 0)))
     np.testing.assert_array_equal(first["image"], third["image"])
     np.testing.assert_array_equal(first["label"], third["label"])
     assert stage.images_per_epoch == 24
@@ -84,3 +84,5 @@ def test_batches_start_where_they_are_asked_to(tiny, tmp_path):
 
 def test_a_classifier_needs_classes(tiny, unlabelled):
     refuses(tiny("classifier", *unlabelled), "have 0 classes, and a classifier needs 2 or more")
+    other = next(iter(stage.train_dataset(2, 1)))  # after a rollback
+    assert np.any(other["image"].numpy() != third["image"].numpy())

@@ -1,6 +1,6 @@
 """Kills a tiny run again and again and compares what it comes to with a run that was left alone.
 
-    make kill-test N=50        (python tests/kill_test.py --kills 50 --stage vit_vqgan)
+    make kill-test N=50        (python tests/kill_runs.py --kills 50 --stage vit_vqgan)
 
 Two of three kills come inside of a save, at a failpoint; the others at a random moment behind a
 random step. Behind every fifth kill the newest checkpoint loses its last bytes. Each time the same

@@ -1,0 +1,65 @@
+"""Dropout whose masks belong to rows, so that a batch can be shared among replicas.
+
+Keras draws one mask for the batch that a replica sees: on two replicas the masks are others than on
+one, and so are the weights that come of them.
+"""
+
+import contextlib
+import math
+import threading
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from vim_tf.sampling import mix
+
+_given = threading.local()  # replicas are traced in threads of their own
+
+
+@contextlib.contextmanager
+def row_keys(keys):
+    """Inside, every `RowDropout` draws the mask of row i from keys[i]: [B] uint32."""
+    before = getattr(_given, "keys", None)
+    _given.keys = keys
+    try:
+        yield
+    finally:
+        _given.keys = before
+
+
+@keras.saving.register_keras_serializable("vim_tf")
+class RowDropout(layers.Layer):
+    """Sets a share of the elements of x [B,...] to 0 in training, and scales up the others.
+
+    Which ones of a row is a function of the row's key and of `salt`; see `row_keys`. Outside of it
+    keys are drawn anew each time, as Keras' Dropout does.
+
+    Args:
+        rate: share that is dropped, from 0 to below 1.
+        salt: layers of a model that share it share their masks.
+    """
+
+    def __init__(self, rate, salt, **kwargs):
+        super().__init__(**kwargs)
+        self.rate, self.salt = rate, salt
+        self.seed_generator = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, x, training=None):
+        """[B,...] -> the same shape; all but B known."""
+        if not training or self.rate == 0:
+            return x
+        keys = getattr(_given, "keys", None)
+        if keys is None:
+            shape = (ops.shape(x)[0],)
+            keys = keras.random.randint(shape, 0, 2**31 - 1, "int32", seed=self.seed_generator)
+        size = math.prod(x.shape[1:])
+        places = mix(ops.arange(size, dtype="uint32") + np.uint32(self.salt * 0x9E3779B1 % 2**32))
+        bits = mix(ops.bitwise_xor(mix(ops.cast(keys, "uint32"))[:, None], places))  # [B,size]
+        kept = ops.reshape(bits, ops.shape(x)) >= np.uint32(self.rate * 2**32)
+        return ops.where(kept, x / (1 - self.rate), ops.zeros((), x.dtype))
+
+    def get_config(self):
+        """Returns what `from_config` needs."""
+        return {**super().get_config(), "rate": self.rate, "salt": self.salt}
