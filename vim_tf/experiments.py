@@ -48,6 +48,13 @@ class ViTVQGANExperiment:
             f"losses.logit_laplace is {self.losses.logit_laplace} and model.output is "
             f"{self.model.output}; set losses.logit_laplace: 0 or model.output: logit_laplace",
         )
+        one_device = self.training.strategy == "one_device"
+        require(
+            one_device or not (self.losses.entropy and self.training.jit_compile),
+            f"losses.entropy is {self.losses.entropy}, training.jit_compile is true and "
+            f"training.strategy is {self.training.strategy}: replicas cannot average their choices "
+            "of codes inside XLA; set training.jit_compile: false or losses.entropy: 0",
+        )
         no_longer_than(self.training, optimizer=self.optimizer)
         if self.losses.adversarial:
             no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)

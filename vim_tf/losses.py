@@ -59,7 +59,7 @@ def commitment_loss(latents, codes):
     return ops.mean(ops.sum(ops.square(latents - ops.stop_gradient(codes)), axis=-1))
 
 
-def entropy_loss(affinities, temperature):
+def entropy_loss(affinities, temperature, average=None):
     """Mean entropy of each latent's soft choice minus the entropy of the mean choice.
 
     Small where every latent is sure of its code and all codes are used alike; from -log K to 0.
@@ -68,6 +68,7 @@ def entropy_loss(affinities, temperature):
     Args:
         affinities: [M,K], larger is nearer: the negative squared distances of M latents to K codes.
         temperature: the soft choice is softmax(affinities / temperature).
+        average: function of the mean choice [K] that averages it over replicas; None for one.
 
     Returns:
         float32 scalar, in nats.
@@ -78,6 +79,8 @@ def entropy_loss(affinities, temperature):
     shares = ops.exp(log_shares)
     each = -ops.mean(ops.einsum("mk,mk->m", shares, log_shares))
     mean_shares = ops.mean(shares, axis=0)  # [K]
+    if average is not None:
+        mean_shares = average(mean_shares)
     of_mean = -ops.sum(mean_shares * ops.log(mean_shares + 1e-8))  # 1e-8: unused codes
     return each - of_mean
 

@@ -15,7 +15,7 @@ DROPPED = -1e9  # the logit of a code that may not be drawn; finite, so that no 
 # Noise ------------------------------------------------------------------------------------------
 
 
-def _mix(x):
+def mix(x):
     """MurmurHash3's 32-bit finaliser, a bijection of uint32 that spreads every bit over all."""
     x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
     x = ops.multiply(x, np.uint32(0x85EBCA6B))
@@ -27,7 +27,7 @@ def _mix(x):
 def _uint32(x, salt):
     """Casts integers to uint32, negative ones wrapping around, and adds a constant.
 
-    The constant keeps 0, which `_mix` maps to itself, out of the hash.
+    The constant keeps 0, which `mix` maps to itself, out of the hash.
     """
     return ops.add(ops.cast(x, "uint32"), np.uint32(salt))
 
@@ -42,8 +42,8 @@ def row_seeds(seed, rows):
     Returns:
         [B] int32, any value.
     """
-    first = _mix(_uint32(seed, 0x9E3779B9))
-    return ops.cast(_mix(ops.add(first, ops.cast(ops.arange(rows), "uint32"))), "int32")
+    first = mix(_uint32(seed, 0x9E3779B9))
+    return ops.cast(mix(ops.add(first, ops.cast(ops.arange(rows), "uint32"))), "int32")
 
 
 def noise_bits(seeds, position, codes):
@@ -51,11 +51,11 @@ def noise_bits(seeds, position, codes):
 
     Args: as of `gumbel_noise`.
     """
-    row = _mix(_uint32(seeds, 0x9E3779B9))  # [B]
+    row = mix(_uint32(seeds, 0x9E3779B9))  # [B]
     # Exclusive-or of hashes, not a sum: two seeds would share whole stretches of a sum.
-    row = _mix(ops.bitwise_xor(row, _mix(_uint32(position, 0x7F4A7C15))))
-    code = _mix(_uint32(ops.arange(codes), 0xF39CC060))  # [K]
-    return _mix(ops.bitwise_xor(ops.expand_dims(row, 1), ops.expand_dims(code, 0)))
+    row = mix(ops.bitwise_xor(row, mix(_uint32(position, 0x7F4A7C15))))
+    code = mix(_uint32(ops.arange(codes), 0xF39CC060))  # [K]
+    return mix(ops.bitwise_xor(ops.expand_dims(row, 1), ops.expand_dims(code, 0)))
 
 
 def gumbel_noise(seeds, position, codes):

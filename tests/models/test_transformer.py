@@ -162,12 +162,13 @@ def test_dropout_acts_in_training_only():
 def test_dropout_has_three_places(place):
     block = make_transformer(True, dropout=0.5).blocks[0]
     dropouts = {
-        "attention": block.attention.dropout,
-        "activation": block.activation_dropout,
-        "residual": block.residual_dropout,
+        "attention": [block.attention.dropout],
+        "activation": [block.activation_dropout],
+        "residual": [block.attention_dropout, block.mlp_dropout],
     }
-    for name, dropout in dropouts.items():
-        dropout.rate = 1 - 1e-12 if name == place else 0.0  # all is dropped there
+    for name, places in dropouts.items():
+        for dropout in places:
+            dropout.rate = 1 - 1e-9 if name == place else 0.0  # all is dropped there
     dropped = block(INPUT, training=True).numpy()
     if place == "residual":
         expected = INPUT

@@ -12,6 +12,7 @@ from keras import layers
 
 from vim_tf.config import ClassifierConfig
 from vim_tf.models.preset import Preset
+from vim_tf.models.row_dropout import RowDropout
 
 GROUPS = 8
 
@@ -53,7 +54,7 @@ class Classifier(Preset, keras.Model):
             for block in range(config.blocks):
                 x = _block(x, config.width * 2**stage, 2 if stage and not block else 1)
         x = layers.GlobalAveragePooling2D()(_activate(x))
-        x = layers.Dropout(config.dropout)(x)
+        x = RowDropout(config.dropout, salt=0)(x)
         super().__init__(images, layers.Dense(classes, dtype="float32")(x), **kwargs)
         self.config = config
         self.image_size = tuple(image_size)

@@ -54,9 +54,11 @@ class RowDropout(layers.Layer):
         if keys is None:
             shape = (ops.shape(x)[0],)
             keys = keras.random.randint(shape, 0, 2**31 - 1, "int32", seed=self.seed_generator)
+        rows = mix(ops.bitwise_xor(mix(ops.cast(keys, "uint32")), np.uint32(self.salt + 1)))
         size = math.prod(x.shape[1:])
-        places = mix(ops.arange(size, dtype="uint32") + np.uint32(self.salt * 0x9E3779B1 % 2**32))
-        bits = mix(ops.bitwise_xor(mix(ops.cast(keys, "uint32"))[:, None], places))  # [B,size]
+        # Cast, since XLA has no range of uint32.
+        places = mix(ops.cast(ops.arange(size, dtype="int32"), "uint32"))
+        bits = mix(ops.bitwise_xor(ops.expand_dims(rows, 1), places))  # [B,size]
         kept = ops.reshape(bits, ops.shape(x)) >= np.uint32(self.rate * 2**32)
         return ops.where(kept, x / (1 - self.rate), ops.zeros((), x.dtype))
 

@@ -8,6 +8,10 @@ tanh-GELU are ViT's and GPT's, and tanh-GELU converts to TF.js where the exact o
 import keras
 from keras import layers, ops
 
+from vim_tf.models.row_dropout import RowDropout
+
+DROPOUTS = 4  # in a block
+
 
 def fan_in_normal(fan_in):
     """Returns a new truncated normal initialiser of deviation `fan_in ** -0.5`.
@@ -27,9 +31,10 @@ class Attention(layers.Layer):
         heads: number of heads; divides `dim`.
         dropout: share of attention weights dropped in training.
         causal: whether position i sees positions 0..i only.
+        salt: of its dropout, see `RowDropout`.
     """
 
-    def __init__(self, dim, heads, dropout, causal, **kwargs):
+    def __init__(self, dim, heads, dropout, causal, salt=0, **kwargs):
         super().__init__(**kwargs)
         self.dim = dim
         self.heads = heads
@@ -41,7 +46,7 @@ class Attention(layers.Layer):
         self.projection = layers.Dense(
             dim, kernel_initializer=fan_in_normal(dim), name="projection"
         )
-        self.dropout = layers.Dropout(dropout)
+        self.dropout = RowDropout(dropout, salt)
 
     def build(self, input_shape):
         """Creates the weights for inputs [B,N,D]."""
@@ -120,16 +125,17 @@ class Attention(layers.Layer):
 class TransformerBlock(layers.Layer):
     """x + attention(norm(x)), then x + mlp(norm(x)); dropout as in section 3.4."""
 
-    def __init__(self, config, causal, **kwargs):
+    def __init__(self, config, causal, salt=0, **kwargs):
         super().__init__(**kwargs)
-        dim, mlp_dim = config.dim, config.mlp_dim
+        dim, mlp_dim, dropout = config.dim, config.mlp_dim, config.dropout
         self.attention_norm = layers.LayerNormalization(epsilon=1e-6, name="attention_norm")
-        self.attention = Attention(dim, config.heads, config.dropout, causal, name="attention")
+        self.attention = Attention(dim, config.heads, dropout, causal, salt, name="attention")
         self.mlp_norm = layers.LayerNormalization(epsilon=1e-6, name="mlp_norm")
         self.mlp_in = layers.Dense(mlp_dim, kernel_initializer=fan_in_normal(dim), name="mlp_in")
         self.mlp_out = layers.Dense(dim, kernel_initializer=fan_in_normal(mlp_dim), name="mlp_out")
-        self.activation_dropout = layers.Dropout(config.dropout)
-        self.residual_dropout = layers.Dropout(config.dropout)
+        self.activation_dropout = RowDropout(dropout, salt + 1)
+        self.attention_dropout = RowDropout(dropout, salt + 2)
+        self.mlp_dropout = RowDropout(dropout, salt + 3)
 
     def build(self, input_shape):
         """Creates the weights for inputs [B,N,D]."""
@@ -144,8 +150,8 @@ class TransformerBlock(layers.Layer):
     def call(self, x, training=None):
         """[B,N,D] -> [B,N,D]."""
         y = self.attention(self.attention_norm(x), training=training)
-        x = x + self.residual_dropout(y, training=training)
-        return x + self.residual_dropout(self._mlp(x, training), training=training)
+        x = x + self.attention_dropout(y, training=training)
+        return x + self.mlp_dropout(self._mlp(x, training), training=training)
 
     def init_cache(self, batch, length, dtype="float32"):
         """Returns the empty cache that `step` extends."""
@@ -164,13 +170,16 @@ class Transformer(layers.Layer):
     Args:
         config: `TransformerConfig`, its size.
         causal: whether position i sees positions 0..i only.
+        salt: of its dropouts; transformers of one model have different ones.
     """
 
-    def __init__(self, config, causal, **kwargs):
+    def __init__(self, config, causal, salt=0, **kwargs):
         super().__init__(**kwargs)
         self.config = config
+        first = salt * 2**16
         self.blocks = [
-            TransformerBlock(config, causal, name=f"block_{i}") for i in range(config.blocks)
+            TransformerBlock(config, causal, first + DROPOUTS * i, name=f"block_{i}")
+            for i in range(config.blocks)
         ]
         # tf.train.Checkpoint does not look into lists: without a name of its own a block's weights
         # would be left out, and restoring would not complain.

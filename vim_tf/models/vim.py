@@ -11,6 +11,7 @@ from vim_tf.compilation import compiled
 from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.models.preset import Preset
+from vim_tf.models.row_dropout import RowDropout
 from vim_tf.models.transformer import Transformer, fan_in_normal
 
 
@@ -55,8 +56,8 @@ class VIM(Preset, keras.Model):
         self.label_embedding = _embedding(self.classes + 1, dim, "label_embedding")
         self.row_embedding = _embedding(self.grid[0], dim, "row_embedding")
         self.column_embedding = _embedding(self.grid[1], dim, "column_embedding")
-        self.dropout = layers.Dropout(config.transformer.dropout)
-        self.transformer = Transformer(config.transformer, causal=True, name="transformer")
+        self.dropout = RowDropout(config.transformer.dropout, salt=0)
+        self.transformer = Transformer(config.transformer, causal=True, salt=1, name="transformer")
         self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
         self.head = layers.Dense(codes, kernel_initializer=fan_in_normal(dim), name="head")
         for layer in (self.transformer, self.norm, self.head):

@@ -104,7 +104,7 @@ class ViTEncoder(layers.Layer):
             name="patch_embedding",
         )
         self.positions = PositionEmbedding(grid, positions, name="positions")
-        self.transformer = Transformer(config, causal=False, name="transformer")
+        self.transformer = Transformer(config, causal=False, salt=1, name="transformer")
         self.head = TanhHead(config.mlp_dim, config.dim, name="head")
 
     def build(self, input_shape):
@@ -139,7 +139,7 @@ class ViTDecoder(layers.Layer):
             config.dim, kernel_initializer=fan_in_normal(code_dim), name="code_embedding"
         )
         self.positions = PositionEmbedding(grid, positions, name="positions")
-        self.transformer = Transformer(config, causal=False, name="transformer")
+        self.transformer = Transformer(config, causal=False, salt=2, name="transformer")
         self.head = TanhHead(config.mlp_dim, channels * patch_size**2, name="head")
 
     def build(self, input_shape):

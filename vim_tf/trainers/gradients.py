@@ -35,6 +35,19 @@ def gradients_or_zeros(tape, loss, variables):
     return tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
+@tf.custom_gradient
+def mean_over_replicas(x):
+    """Averages a tensor over the replicas, in replica context; gradients pass as if it did not.
+
+    The global loss has 1 / replicas of the average's gradient by each replica's x, and that factor
+    is the one by which `apply_gradients` averages the replicas' gradients.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync > 1:
+        x = context.all_reduce(tf.distribute.ReduceOp.MEAN, x)
+    return tf.identity(x), lambda gradient: gradient
+
+
 def apply_gradients(optimizer, gradients, variables, clip_norm):
     """Averages gradients over the replicas, clips their global norm and updates the variables.
 

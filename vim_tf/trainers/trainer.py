@@ -1,10 +1,13 @@
 """What the trainers of both stages share: one train step for Keras' fit and for the orbit loop."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from vim_tf.ema import ExponentialMovingAverage
+from vim_tf.models.row_dropout import row_keys
 from vim_tf.replicas import assign_everywhere
+from vim_tf.sampling import mix
 from vim_tf.trainers.gradients import apply_gradients
 from vim_tf.trainers.schedules import make_optimizer
 
@@ -42,9 +45,9 @@ class Trainer(keras.Model):
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
         # Not the names of logs: fit would report these, which are still 0, in the place of those.
         self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
-        self._gradients = self.compute_gradients
+        self._gradients = self._keyed_gradients
         if experiment.training.jit_compile:
-            self._gradients = tf.function(self.compute_gradients, jit_compile=True, autograph=False)
+            self._gradients = tf.function(self._keyed_gradients, jit_compile=True, autograph=False)
         # What the graph found that is not finite; see `_look_for_not_finite`.
         self._watched = (*log_names,)
         self.bad_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
@@ -76,6 +79,15 @@ class Trainer(keras.Model):
     def compute_gradients(self, batch):
         """Returns (gradients, logs, what `after_step` needs) of one replica's batch."""
         raise NotImplementedError
+
+    def _keyed_gradients(self, batch):
+        """`compute_gradients`, in which dropout's masks are those of (seed, step, global row)."""
+        rows = tf.shape(tf.nest.flatten(batch)[0])[0]
+        context = tf.distribute.get_replica_context()
+        row = rows * context.replica_id_in_sync_group + tf.range(rows)
+        key = mix(tf.cast(self.step, tf.uint32) + np.uint32(self.experiment.seed % 2**32))
+        with row_keys(mix(key + tf.cast(row, tf.uint32))):
+            return self.compute_gradients(batch)
 
     def apply_gradients(self, gradients):
         """Applies what `compute_gradients` returned; returns their norm, as logs."""

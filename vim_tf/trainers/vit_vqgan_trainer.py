@@ -9,7 +9,11 @@ from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.codebook_health import CodebookRevival, CodebookUsage, mean_angle
-from vim_tf.trainers.gradients import apply_gradients, gradients_or_zeros
+from vim_tf.trainers.gradients import (
+    apply_gradients,
+    gradients_or_zeros,
+    mean_over_replicas,
+)
 from vim_tf.trainers.schedules import make_optimizer, ramp, start_step
 from vim_tf.trainers.trainer import Trainer
 
@@ -110,6 +114,7 @@ class ViTVQGANTrainer(Trainer):
                 terms[name] = losses.entropy_loss(
                     tf.reshape(affinity, [-1, affinity.shape[-1]]),  # [B*N,K]
                     self.experiment.losses.entropy_temperature,
+                    mean_over_replicas,
                 )
         return terms
 

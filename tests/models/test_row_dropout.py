@@ -1,0 +1,82 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from vim_tf.models.row_dropout import RowDropout, row_keys
+from vim_tf.sampling import mix
+
+KEYS = np.array([3, 7, 7, 2**32 - 1], "uint32")
+ONES = np.ones((4, 5, 40), "float32")
+
+
+def test_outside_of_training_nothing_is_dropped():
+    layer = RowDropout(0.5, salt=0)
+    for training in (None, False):
+        np.testing.assert_array_equal(layer(ONES, training=training), ONES)
+    np.testing.assert_array_equal(RowDropout(0.0, salt=0)(ONES, training=True), ONES)
+
+
+def test_a_rows_mask_is_a_function_of_its_key():
+    layer = RowDropout(0.5, salt=0)
+    with row_keys(KEYS):
+        y = np.asarray(layer(ONES, training=True))
+    with row_keys(KEYS[2:]):
+        np.testing.assert_array_equal(layer(ONES[2:], training=True), y[2:])
+        np.testing.assert_array_equal(layer(ONES[2:], training=True), y[2:])
+    np.testing.assert_array_equal(y[1], y[2])
+    assert np.any(y[0] != y[1])
+    assert set(np.unique(y)) == {0, 2}
+
+
+def test_another_salt_is_another_mask():
+    with row_keys(KEYS):
+        a, b = (np.asarray(RowDropout(0.5, salt)(ONES, training=True)) for salt in (0, 1))
+    assert 0.4 < np.mean(a == b) < 0.6
+
+
+def test_without_keys_each_call_draws_anew():
+    layer = RowDropout(0.5, salt=0)
+    a, b = (np.asarray(layer(ONES, training=True)) for _ in range(2))
+    assert np.any(a != b)
+    assert np.any(a[0] != a[1])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_the_share_is_the_rate_and_the_mean_stays(rate):
+    """At each place over rows, and at each row over places; neighbours do not know each other."""
+    x = np.ones((2000, 50), "float32")
+    with row_keys(mix(np.arange(2000, dtype="uint32"))):
+        y = np.asarray(RowDropout(rate, salt=3)(x, training=True))
+    kept = y > 0
+    np.testing.assert_allclose(y[kept], 1 / (1 - rate), rtol=1e-6)
+    for counts, number in ((kept.sum(0), 2000), (kept.sum(1), 50)):
+        expected = number * (1 - rate), number * rate * (1 - rate)
+        z = (counts - expected[0]) / np.sqrt(expected[1])
+        assert 0.7 < z.std() < 1.3
+    assert stats.binomtest(int(kept.sum()), kept.size, 1 - rate).pvalue > 1e-3
+    for a, b in ((kept[:, 1:], kept[:, :-1]), (kept[1:], kept[:-1])):
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.015
+
+
+def test_a_graph_and_bfloat16():
+    layer = RowDropout(0.5, salt=0, dtype="bfloat16")
+
+    @tf.function(jit_compile=True)
+    def drop(x, keys):
+        with row_keys(keys):
+            return layer(x, training=True)
+
+    y = drop(tf.cast(ONES, "bfloat16"), KEYS)
+    assert y.dtype == tf.bfloat16
+    with row_keys(KEYS):
+        expected = RowDropout(0.5, salt=0)(ONES, training=True)
+    np.testing.assert_array_equal(tf.cast(y, "float32"), expected)
+
+
+def test_it_can_be_saved(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), RowDropout(0.25, salt=7)])
+    model.save(tmp_path / "x.keras")
+    layer = keras.saving.load_model(tmp_path / "x.keras").layers[-1]
+    assert (layer.rate, layer.salt) == (0.25, 7)

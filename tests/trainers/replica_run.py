@@ -1,0 +1,151 @@
+"""A process of test_replicas_agree: twenty steps of one stage on some logical CPUs, into an .npz.
+
+python tests/trainers/replica_run.py vit_vqgan 4 out.npz [sum|clip_first]
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
+
+from vim_tf import config_loader
+from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
+from vim_tf.trainers.loop import TrainLoop
+
+STEPS, BATCH = 20, 16
+RATE = {"learning_rate": 1e-3, "schedule": "constant", "warmup_steps": 0, "decay_start": 0}
+RATE |= {"clip_norm": 0.05}  # below every norm, so that it acts
+# All that draws, counts or looks at more than one row.
+EVERYTHING = {
+    "vit_vqgan": {
+        # At the usual temperature, 0.01, the last bits of a sum decide what the next step does.
+        "losses": {"perceptual": 0, "entropy": 0.1, "entropy_temperature": 1.0},
+        "model": {
+            "patch_size": 4,
+            "encoder": {"blocks": 1, "heads": 2, "dim": 16, "mlp_dim": 32, "dropout": 0.2},
+            "decoder": {"blocks": 1, "heads": 2, "dim": 16, "mlp_dim": 32, "dropout": 0.2},
+            "quantizer": {"codes": 16, "code_dim": 4, "revive_every": 5, "rotation_trick": True},
+        },
+        "discriminator": {"channels": 8, "base_channels": 128, "r1_every": 4, "ramp_steps": 3},
+        "discriminator_optimizer": RATE,
+    },
+    "vim": {
+        "model": {
+            "transformer": {"blocks": 2, "heads": 2, "dim": 16, "mlp_dim": 32, "dropout": 0.2},
+            "label_drop": 0.5,
+        },
+    },
+    "classifier": {"model": {"width": 8, "stages": 2, "dropout": 0.3}},
+}
+
+
+def make_experiment(stage, folder):
+    """Writes and loads the config."""
+    config = {
+        "experiment": stage,
+        "data": {"source": "emoji", "image_size": 16, "batch_size": BATCH},
+        "optimizer": RATE,
+        "training": {"steps": STEPS, "ema_decay": 0.9},
+        **EVERYTHING[stage],
+    }
+    path = folder / f"{stage}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return config_loader.load_config([path])
+
+
+def make_dataset(stage):
+    """Twenty batches, each another one."""
+    rng = np.random.default_rng(0)
+    data = {"label": rng.integers(0, 2, STEPS * BATCH).astype("int32")}
+    if stage == "vim":
+        data["token"] = rng.integers(0, 16, (STEPS * BATCH, 16)).astype("int32")
+    else:
+        images = rng.uniform(-1, 1, (STEPS * BATCH, 4, 4, 3)).astype("float32")
+        data["image"] = images.repeat(4, 1).repeat(4, 2)
+    return tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
+
+
+def make_trainer(stage, experiment, folder):
+    """Inside of the strategy's scope."""
+    keras.utils.set_random_seed(0)
+    if stage == "vit_vqgan":
+        made = vit_vqgan_trainer.ViTVQGANTrainer(experiment)
+    elif stage == "vim":
+        from vim_tf.models.vit_vqgan import ViTVQGAN
+        from vim_tf.trainers.vim_trainer import VIMTrainer
+
+        tokenizer = ViTVQGAN(make_experiment("vit_vqgan", folder).model, (16, 16))
+        made = VIMTrainer(experiment, tokenizer, 2)
+    else:
+        from vim_tf.trainers.classifier_trainer import ClassifierTrainer
+
+        made = ClassifierTrainer(experiment, 2)
+    made.compile()
+    return made
+
+
+def mutate(mutant):
+    """Breaks the reduction of gradients in one of two ways."""
+    right = gradients.apply_gradients
+
+    def wrong(optimizer, found, variables, clip_norm):
+        replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+        found = gradients.densify(found)
+        if mutant == "sum":
+            return right(optimizer, [g * replicas for g in found], variables, clip_norm)
+        norm = tf.linalg.global_norm(found)
+        scale = clip_norm / tf.maximum(norm, clip_norm)
+        return right(optimizer, [g * scale for g in found], variables, 0)
+
+    for module in (trainer, vit_vqgan_trainer):
+        module.apply_gradients = wrong
+
+
+def main(stage, replicas, out, mutant=None):
+    """Trains and writes everything."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+    )
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    if replicas > 1:
+        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    if mutant:
+        mutate(mutant)
+    folder = out.parent
+    experiment = make_experiment(stage, folder)
+    with strategy.scope():
+        made = make_trainer(stage, experiment, folder)
+    found = {f"before/{i}": v.numpy() for i, v in enumerate(made.trainable_variables)}
+
+    def first_gradients(batch):
+        pairs, _, _ = made._keyed_gradients(batch)
+        flat = gradients.densify(tf.nest.flatten(pairs, expand_composites=False))
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.MEAN, flat)
+
+    batch = next(iter(strategy.experimental_distribute_dataset(make_dataset(stage))))
+    reduced = tf.function(lambda b: strategy.run(first_gradients, (b,)), autograph=False)(batch)
+    for i, gradient in enumerate(reduced):
+        found[f"gradient/{i}"] = strategy.experimental_local_results(gradient)[0].numpy()
+    loop = TrainLoop(made, strategy, make_dataset(stage), images_per_epoch=10**9)
+    logs = loop.train(tf.constant(STEPS))
+    for i, variable in enumerate(made.trainable_variables):
+        found[f"after/{i}"] = variable.numpy()
+        for copy in strategy.experimental_local_results(variable.value):
+            assert np.array_equal(copy, found[f"after/{i}"]), variable.path
+    for i, variable in enumerate(made.ema_model.weights):
+        found[f"average/{i}"] = variable.numpy()
+    for name, value in logs.items():
+        found[f"log/{name}"] = np.asarray(value)
+    if stage == "vit_vqgan":
+        found["count/usage"] = np.asarray(made.usage.counts)
+        found["count/hits"] = made.revival.hits.numpy()
+    np.savez(out, **found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,82 @@
+"""One, two and four replicas train the same model from the same global batches.
+
+With all that draws, counts or looks at more than one row: dropout, label drop, R1, minibatch
+deviation, revival of codes, the entropy of their use. At a constant learning rate: under the
+paper's warm-up nothing would have moved enough to tell.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.large  # a process for each number of replicas
+SCRIPT = Path(__file__).parent / "replica_run.py"
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """A function (stage, replicas, *mutant) -> {name: array} of what a training came to."""
+    folder, done = tmp_path_factory.mktemp("replicas"), {}
+
+    def train(*arguments):
+        if arguments not in done:
+            out = folder / f"{'-'.join(map(str, arguments))}.npz"
+            stage, replicas, *mutant = arguments
+            command = [sys.executable, SCRIPT, stage, replicas, out, *mutant]
+            run = subprocess.run([*map(str, command)], capture_output=True, text=True)
+            assert run.returncode == 0, run.stderr[-3000:]
+            done[arguments] = dict(np.load(out))
+        return done[arguments]
+
+    return train
+
+
+def parts(found, kind):
+    """{name: float64 array} of one kind."""
+    return {k: v.astype("float64") for k, v in found.items() if k.startswith(f"{kind}/")}
+
+
+def apart(a, b):
+    """Distance of all arrays together, as a share of the first ones' length."""
+    distance = sum(np.sum((a[name] - b[name]) ** 2) for name in a)
+    return np.sqrt(distance / sum(np.sum(value**2) for value in a.values()))
+
+
+def movement(found):
+    before = list(parts(found, "before").values())
+    after = parts(found, "after")
+    return {k: v - before[i] for i, (k, v) in enumerate(after.items())}
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("stage", ["vit_vqgan", "vim", "classifier"])
+def test_replicas_agree(train, stage, replicas):
+    one, many = train(stage, 1), train(stage, replicas)
+    assert apart(parts(one, "gradient"), parts(many, "gradient")) < 1e-5
+    moved = movement(one)
+    assert apart(moved, movement(many)) < 1e-3
+    for name, change in moved.items():
+        difference = np.linalg.norm(one[name].astype("float64") - many[name])
+        assert difference < 1e-3 * np.linalg.norm(change) + 1e-7, name
+    assert apart(parts(one, "average"), parts(many, "average")) < 1e-4
+    for name, value in parts(one, "log").items():
+        np.testing.assert_allclose(many[name], value, rtol=1e-3, atol=1e-5, err_msg=name)
+    counts = parts(one, "count")
+    assert bool(counts) == (stage == "vit_vqgan")
+    for name, value in counts.items():
+        np.testing.assert_array_equal(many[name], value, err_msg=name)
+    moves = {k: np.linalg.norm(v) for k, v in moved.items()}
+    assert min(moves.values()) > 0
+
+
+def test_a_sum_in_the_place_of_the_mean_would_be_seen(train):
+    """In the norm alone: clipped, and by Adam, gradients of any length move the weights alike."""
+    right, wrong = train("vim", 1), train("vim", 2, "sum")
+    assert wrong["log/gradient_norm"] > 1.5 * right["log/gradient_norm"]
+
+
+def test_clipping_before_the_reduction_would_be_seen(train):
+    assert apart(movement(train("vim", 1)), movement(train("vim", 2, "clip_first"))) > 1e-2
