@@ -103,7 +103,8 @@ def test_dropout_acts_in_training_only():
 def test_dropout_also_acts_on_the_embeddings():
     model = make_vim(dropout=0.3)
     for block in model.transformer.blocks:
-        for dropout in (block.attention.dropout, block.activation_dropout, block.residual_dropout):
+        places = (block.activation_dropout, block.attention_dropout, block.mlp_dropout)
+        for dropout in (block.attention.dropout, *places):
             dropout.rate = 0.0
     logits = [model(TOKENS, LABELS, training=True).numpy() for _ in range(2)]
     assert np.any(logits[0] != logits[1])
