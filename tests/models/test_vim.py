@@ -102,10 +102,9 @@ def test_dropout_acts_in_training_only():
 
 def test_dropout_also_acts_on_the_embeddings():
     model = make_vim(dropout=0.3)
-    for block in model.transformer.blocks:
-        places = (block.activation_dropout, block.attention_dropout, block.mlp_dropout)
-        for dropout in (block.attention.dropout, *places):
-            dropout.rate = 0.0
+    (block,) = model.transformer.blocks
+    block.attention.dropout.rate = block.activation_dropout.rate = 0.0
+    block.attention_dropout.rate = block.mlp_dropout.rate = 0.0
     logits = [model(TOKENS, LABELS, training=True).numpy() for _ in range(2)]
     assert np.any(logits[0] != logits[1])
 
