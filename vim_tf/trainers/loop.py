@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.trainers.checkpoints import Checkpoints
+from vim_tf.trainers.diagnosis import Diagnosis
 from vim_tf.trainers.reporter import Reporter
 from vim_tf.trainers.stop_signal import StopSignal
 
@@ -154,6 +155,7 @@ class _Training:
         self.stage, self.run_folder, self.strategy = stage, run, strategy
         self.trainer, self.config = stage.trainer, stage.trainer.experiment.training
         self.checkpoints, self.reporter = checkpoints, reporter
+        self.diagnosis = Diagnosis(self.trainer.experiment, self.trainer.adversarial_start)
         self.loop = TrainLoop(
             self.trainer, strategy, self._dataset(), stage.images_per_epoch, stop.requested
         )
@@ -237,11 +239,17 @@ class _Training:
 
     def _report_training(self, values):
         step = int(self.trainer.step.numpy())
-        self.reporter.train(step, {k: float(v) for k, v in values.items()})
+        values = {k: float(v) for k, v in values.items()}
+        self.reporter.train(step, values)
+        for line in self.diagnosis.training(step, values):
+            self.reporter.say(line)
 
     def _report_evaluation(self, values):
         step = int(self.trainer.step.numpy())
-        self.reporter.evaluation(step, {k: float(v) for k, v in values.items()})
+        values = {k: float(v) for k, v in values.items()}
+        self.reporter.evaluation(step, values)
+        for line in self.diagnosis.evaluation(step, values):
+            self.reporter.say(line)
         with self.writer.as_default(step):
             for name, picture in self.stage.draw(self.run_folder).items():
                 tf.summary.image(name, picture[None])

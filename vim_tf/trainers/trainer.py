@@ -26,12 +26,14 @@ class Trainer(keras.Model):
         images_counted: number of images that are in these logs.
         judged_by: (name of an evaluation's number, 1 where more is better or -1): the best one.
         rollbacks: times that the run went back to a checkpoint, an int64 tf.Variable.
+        adversarial_start: step at which a discriminator takes part; None for none.
         bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 for none.
     """
 
     epoch_logs = ()
     images_counted = 0
     judged_by = ()
+    adversarial_start = None
 
     def __init__(self, experiment, model, ema_model, log_names, test_names):
         super().__init__()
