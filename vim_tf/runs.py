@@ -17,12 +17,19 @@ import shutil
 import socket
 from pathlib import Path
 
+from etils import epath
+
 from vim_tf import config_loader
 from vim_tf.errors import UserError
 
 
 def write_atomically(path, data):
     """Writes bytes or text so that the file is either the old one or the whole new one."""
+    if "://" in os.fspath(path):  # objects of a bucket are always so
+        bucket_path = epath.Path(path)
+        write = bucket_path.write_bytes if isinstance(data, bytes) else bucket_path.write_text
+        write(data)
+        return
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     mode = "wb" if isinstance(data, bytes) else "w"
@@ -42,9 +49,17 @@ class Run:
 
     Args:
         path: the folder; need not exist yet.
+
+    Raises:
+        UserError: it is in a bucket, where only checkpoints can be so far.
     """
 
     def __init__(self, path):
+        if "://" in os.fspath(path):
+            raise UserError(
+                f"{path} is in a bucket, and a run needs a folder on a disk; give one, for example "
+                "a mounted bucket"
+            )
         self.path = Path(path)
         self.config_path = self.path / "config.yaml"
         self.checkpoint_dir = self.path / "checkpoints"

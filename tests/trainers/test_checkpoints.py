@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils.epath import backend, gpath, register
 
 from vim_tf.errors import UserError
 from vim_tf.trainers.checkpoints import Checkpoints
@@ -210,3 +211,36 @@ def test_all_replicas_come_back(two_replicas, tmp_path):
         variable = variable.value if isinstance(variable, keras.Variable) else variable
         for copy in two_replicas.experimental_local_results(variable):
             np.testing.assert_array_equal(copy, value)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A folder of TensorFlow's file system in memory, which is reached as a bucket is."""
+    monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "ram://", gpath.PosixGPath)
+    monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
+    monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
+    monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
+    yield "ram://bucket/checkpoints"
+    tf.io.gfile.rmtree("ram://bucket")
+
+
+def test_a_bucket(bucket):
+    items = make_items()
+    found = Checkpoints(items, bucket, keep=2)
+    assert found.restore() is None
+    for step in (1, 2, 3):
+        fill(items, step)
+        found.save(step)
+    found.mark_best(2, 0.5)
+    fill(items, 4)
+    found.save(4)
+    assert found.steps() == [2, 3, 4]
+    assert restored(bucket)[0] == 4
+    damaged = f"{bucket}/step_00000004/state.data-00000-of-00001"
+    with tf.io.gfile.GFile(damaged, "wb") as file:
+        file.write(b"short")
+    said = []
+    step, values = restored(bucket, said)
+    assert (step, same(values, state(3))) == (3, True)
+    assert "ram://bucket/checkpoints/step_00000004 is damaged" in said[0]
