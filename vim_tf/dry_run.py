@@ -1,7 +1,6 @@
 """Everything a training does, once and in a temporary folder, so that a long run will not fail."""
 
 import dataclasses
-import math
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.memory import estimate_vim, estimate_vit_vqgan, format_bytes
 from vim_tf.runs import Run
-from vim_tf.trainers.loop import TrainLoop, make_checkpoints
+from vim_tf.trainers.loop import NotFinite, TrainLoop, make_checkpoints
 
 SHOWN_LABELS = 5
 
@@ -119,15 +118,13 @@ def _train_and_restore(stage, run, strategy, report):
         return [model.weights_hash() for model in (trainer.model, trainer.ema_model)]
 
     def train(name):
-        results = report.time(name, lambda: loop.train(tf.constant(1)))
-        results = {log: float(value) for log, value in results.items()}
-        for log, value in results.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{log} is {value} after {name}; lower optimizer.learning_rate, or set "
-                    "optimizer.clip_norm"
-                )
-        report.say("  " + "  ".join(f"{log} {value:.4g}" for log, value in results.items()))
+        try:
+            results = report.time(name, lambda: loop.train(tf.constant(1)))
+        except NotFinite as found:
+            raise UserError(
+                f"{found}, after {name}; lower optimizer.learning_rate, or set optimizer.clip_norm"
+            ) from None
+        report.say("  " + "  ".join(f"{log} {float(value):.4g}" for log, value in results.items()))
 
     train("the first step, with its compilation")
     saved = weights()
