@@ -35,7 +35,8 @@ class StopSignal:
             self._old_writer = signal.set_wakeup_fd(self._writer)
             # Python writes the number of a signal into the pipe only if it has a handler.
             self._old = [signal.signal(number, lambda *_: None) for number in SIGNALS]
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._thread = threading.Thread(target=self._listen, daemon=True)
+            self._thread.start()
         return self
 
     def __exit__(self, *_):
@@ -43,7 +44,8 @@ class StopSignal:
             for number, handler in zip(SIGNALS, self._old, strict=True):
                 signal.signal(number, handler)
             signal.set_wakeup_fd(self._old_writer)
-            os.close(self._writer)  # which ends the thread
+            os.close(self._writer)  # which ends the thread, once it has said what it heard
+            self._thread.join()
 
     def _listen(self):
         heard = False
