@@ -4,7 +4,9 @@ import errno
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
+from vim_tf.config import Strategy
 from vim_tf.errors import Interrupted, UserError
 
 EXIT_USER_ERROR = 2
@@ -34,7 +36,7 @@ def add_strategy(parser):
     """Adds --strategy and --cpu-replicas, for `devices.make_strategy`."""
     parser.add_argument(
         "--strategy",
-        choices=("one_device", "mirrored"),
+        choices=get_args(Strategy),
         default="one_device",
         help="mirrored shares the work among all GPUs (default one_device)",
     )

@@ -284,12 +284,15 @@ class OptimizerConfig:
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be from 0 to below 1")
 
 
+Strategy = Literal["one_device", "mirrored"]  # of `devices.make_strategy`
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """Length of a run and what happens along it."""
 
     steps: int = 500_000
-    strategy: Literal["one_device", "mirrored"] = "one_device"
+    strategy: Strategy = "one_device"
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs, each with a share of the batch
     jit_compile: bool = False  # XLA for the gradients
     deterministic: bool = False  # only operations that give the same bits each time; slower on GPUs

@@ -11,13 +11,13 @@ Paths may be in a bucket, gs://...
 import hashlib
 import json
 import sys
-from importlib import metadata
 
 import tensorflow as tf
 from etils import epath
 
 import vim_tf
 from vim_tf.errors import UserError
+from vim_tf.evaluation.protocol import versions
 from vim_tf.failpoints import failpoint
 from vim_tf.runs import write_atomically
 
@@ -64,14 +64,11 @@ class Checkpoints:
                 "step": step,
                 "variables": self._shapes(),
                 "files": {path.name: _identity(path) for path in folder.iterdir()},
-                "versions": {
-                    "vim_tf": vim_tf.__version__,
-                    **{name: metadata.version(name) for name in ("tensorflow", "keras")},
-                },
+                "versions": versions(),
             }
             write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         failpoint("before_removal")
-        self._remove_old(step)
+        self._remove_old()
 
     def restore(self):
         """Restores the newest checkpoint that is whole.
@@ -86,7 +83,13 @@ class Checkpoints:
             folder = self.path(step)
             try:
                 manifest = json.loads((folder / MANIFEST).read_text())
-                damage = None if manifest["format"] > FORMAT else _find_damage(folder, manifest)
+                if manifest["format"] > FORMAT:
+                    raise UserError(
+                        f"checkpoint {folder} was written by a newer vim_tf, "
+                        f"{manifest['versions']['vim_tf']}; this is {vim_tf.__version__}: install "
+                        "that one"
+                    )
+                damage = _find_damage(folder, manifest)
             except (ValueError, KeyError, TypeError):
                 damage = f"{MANIFEST} is cut short"
             if damage:
@@ -115,11 +118,9 @@ class Checkpoints:
         """Returns the folder of the checkpoint of a step."""
         return self._folder / f"step_{step:08}"
 
-    def _remove_old(self, newest):
+    def _remove_old(self):
         best = self.best()
-        # Those behind the step that was saved are of a training that was rolled back.
-        old = [step for step in self.steps() if step <= newest][: -self._keep]
-        for step in old:
+        for step in self.steps()[: -self._keep]:
             if best is None or step != best[0]:
                 # The manifest first: half of a checkpoint must not look like one.
                 (self.path(step) / MANIFEST).unlink()
@@ -136,11 +137,6 @@ class Checkpoints:
         }
 
     def _read(self, folder, manifest):
-        if manifest["format"] > FORMAT:
-            raise UserError(
-                f"checkpoint {folder} was written by a newer vim_tf, "
-                f"{manifest['versions']['vim_tf']}; this is {vim_tf.__version__}: install that one"
-            )
         ours, theirs = self._shapes(), manifest["variables"]
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):

@@ -237,20 +237,19 @@ class _Training:
         )
         return step
 
-    def _report_training(self, values):
+    def _report(self, values, report, diagnose):
         step = int(self.trainer.step.numpy())
         values = {k: float(v) for k, v in values.items()}
-        self.reporter.train(step, values)
-        for line in self.diagnosis.training(step, values):
+        report(step, values)
+        for line in diagnose(step, values):
             self.reporter.say(line)
 
+    def _report_training(self, values):
+        self._report(values, self.reporter.train, self.diagnosis.training)
+
     def _report_evaluation(self, values):
-        step = int(self.trainer.step.numpy())
-        values = {k: float(v) for k, v in values.items()}
-        self.reporter.evaluation(step, values)
-        for line in self.diagnosis.evaluation(step, values):
-            self.reporter.say(line)
-        with self.writer.as_default(step):
+        self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
+        with self.writer.as_default(int(self.trainer.step.numpy())):
             for name, picture in self.stage.draw(self.run_folder).items():
                 tf.summary.image(name, picture[None])
             for name, values in self.trainer.histograms().items():
