@@ -49,7 +49,8 @@ def make_trainer(tiny, stage, strategy, *overrides):
 
 
 def run_orbit(trainer, strategy, stage):
-    loop = TrainLoop(trainer, strategy, make_dataset(stage), images_per_epoch=24)
+    batches = strategy.experimental_distribute_dataset(make_dataset(stage))
+    loop = TrainLoop(trainer, strategy, batches, images_per_epoch=24)
     return loop.train(tf.constant(STEPS))
 
 

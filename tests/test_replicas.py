@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.replicas import assign_everywhere, over_replicas
+from vim_tf.replicas import assign_everywhere, over_replicas, share_batches
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
@@ -32,6 +32,20 @@ def test_replicas_share_rows(count, two_replicas):
     half = -(-count // 2)
     assert shares == [count, half, half]  # traced once each
     assert list(answer["by"][0]) == [0] * half + [1] * (count - half)
+
+
+def test_replicas_get_contiguous_rows_of_each_batch(two_replicas):
+    def make(worker, workers):
+        assert (worker, workers) == (0, 1)
+        return tf.data.Dataset.range(24).batch(8)
+
+    parts = iter(share_batches(two_replicas, make, 8))
+    for step in range(3):
+        halves = two_replicas.experimental_local_results(next(parts))
+        assert [half.numpy().tolist() for half in halves] == [
+            [*range(8 * step, 8 * step + 4)],
+            [*range(8 * step + 4, 8 * step + 8)],
+        ]
 
 
 @pytest.mark.parametrize("kind", ["none", "one", "two"])

@@ -20,6 +20,7 @@ from vim_tf.token_caching import open_or_make_cache
 from vim_tf.trainers.classifier_trainer import ClassifierTrainer
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
+from vim_tf.workers import Workers
 
 SHOWN_IMAGES = 32  # in a grid of reconstructions
 SHOWN_PER_CLASS = 8
@@ -31,8 +32,9 @@ class Stage:
 
     Attributes:
         trainer: a `Trainer`, compiled.
-        train_dataset: called with a step and the number of rollbacks; endless global batches from
-            that step on, in an order of their own after each rollback.
+        train_dataset: called with a step, the number of rollbacks, the index of a worker and their
+            number; endless batches from that step on, that worker's share of the rows of each, in
+            an order of their own after each rollback.
         evaluation_dataset: finite batches of held-out images.
         images_per_epoch: number of training images.
         draw: called with the `Run`; writes its pictures and returns them by name, uint8.
@@ -87,9 +89,9 @@ def _order_seed(seed, rollbacks):
 def _image_order(data):
     """The `train_dataset` of a `Stage` that reads `ImageData`."""
 
-    def train_dataset(start_step, rollbacks):
+    def train_dataset(start_step, rollbacks, *share):
         reordered = dataclasses.replace(data, seed=_order_seed(data.seed, rollbacks))
-        return reordered.train(start_step)
+        return reordered.train(start_step, *share)
 
     return train_dataset
 
@@ -165,12 +167,14 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
         size = data.train_size
     else:
         folder = Path(experiment.tokenizer.cache or run.path / "tokens")
-        cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
+        with Workers(strategy).chief_first():
+            cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
         batch_size = experiment.data.batch_size
         size = cache.train_size
 
-        def train_dataset(start_step, rollbacks):
-            return cache.train(_order_seed(experiment.seed, rollbacks), batch_size, start_step)
+        def train_dataset(start_step, rollbacks, *share):
+            seed = _order_seed(experiment.seed, rollbacks)
+            return cache.train(seed, batch_size, start_step, *share)
 
         evaluation = cache.evaluation(batch_size)
     with strategy.scope():

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from vim_tf.config import Strategy
+from vim_tf.config import OneProcess
 from vim_tf.errors import Interrupted, UserError
 
 EXIT_USER_ERROR = 2
@@ -36,7 +36,7 @@ def add_strategy(parser):
     """Adds --strategy and --cpu-replicas, for `devices.make_strategy`."""
     parser.add_argument(
         "--strategy",
-        choices=get_args(Strategy),
+        choices=get_args(OneProcess),
         default="one_device",
         help="mirrored shares the work among all GPUs (default one_device)",
     )

@@ -284,7 +284,8 @@ class OptimizerConfig:
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be from 0 to below 1")
 
 
-Strategy = Literal["one_device", "mirrored"]  # of `devices.make_strategy`
+OneProcess = Literal["one_device", "mirrored"]
+Strategy = Literal[OneProcess, "multi_worker"]  # of `devices.make_strategy`
 
 
 @dataclass(frozen=True)
@@ -317,6 +318,11 @@ class TrainingConfig:
         require(
             0 <= self.ema_decay < 1,
             f"training.ema_decay is {self.ema_decay}; it must be from 0 to below 1",
+        )
+        require(
+            self.cpu_replicas == 1 or self.strategy == "mirrored",
+            f"training.cpu_replicas is {self.cpu_replicas} and training.strategy is "
+            f"{self.strategy}; only mirrored has more than one in a process",
         )
 
 

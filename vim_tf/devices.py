@@ -14,15 +14,21 @@ def make_strategy(settings):
 
     Args:
         settings: a `TrainingConfig`, or arguments of `command_line.add_strategy`. Their `strategy`
-            is "one_device"; or "mirrored", which takes every GPU. Without one it takes
-            `cpu_replicas` logical CPUs, which also uses the cores of a CPU better than one replica
-            does under XLA. With `deterministic` TensorFlow takes operations whose results are the
-            same each time.
+            is "one_device"; "mirrored", which takes every GPU, and without one `cpu_replicas`
+            logical CPUs, which also use the cores of a CPU better than one replica does under XLA;
+            or "multi_worker", which takes those of every machine that TF_CONFIG names and waits
+            for them. With `deterministic` TensorFlow takes operations whose results are the same
+            each time.
+
+    Raises:
+        UserError: the workers of TF_CONFIG do not come together.
     """
     if getattr(settings, "deterministic", False):
         tf.config.experimental.enable_op_determinism()
     if settings.strategy == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
+    if settings.strategy == "multi_worker":
+        return _connect_workers()
     if _gpus():
         return tf.distribute.MirroredStrategy()
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -32,6 +38,16 @@ def make_strategy(settings):
             cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
         )
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+def _connect_workers():
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"the workers of TF_CONFIG do not come together: {error.message.splitlines()[0]}; "
+            "start the same command on every machine, on addresses that the others reach"
+        ) from None
 
 
 def check_batch_size(batch_size, strategy):

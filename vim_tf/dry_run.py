@@ -1,6 +1,7 @@
 """Everything a training does, once and in a temporary folder, so that a long run will not fail."""
 
 import dataclasses
+import functools
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from vim_tf.errors import UserError
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.memory import estimate_vim, estimate_vit_vqgan, format_bytes
+from vim_tf.replicas import share_batches
 from vim_tf.runs import Run
 from vim_tf.trainers.loop import NotFinite, TrainLoop, make_checkpoints
 
@@ -33,8 +35,13 @@ def dry_run(experiment, stream=None):
         stream: where to write; standard output by default.
 
     Raises:
-        UserError: the run would fail; says why.
+        UserError: the run would fail, or is one of several workers; says why.
     """
+    if experiment.training.strategy == "multi_worker":
+        raise UserError(
+            "--dry-run tries one machine, and training.strategy is multi_worker; give it "
+            "--set training.strategy=mirrored and one machine's share of data.batch_size"
+        )
     report = _Report(stream or sys.stdout)
     if experiment.experiment == "vim" and not experiment.tokenizer.online:
         tokenizer_config = dataclasses.replace(experiment.tokenizer, online=True, cache=None)
@@ -112,7 +119,9 @@ def _estimate(experiment, tokenizer, data, replicas):
 def _train_and_restore(stage, run, strategy, report):
     """Saves a checkpoint between two steps and checks that it takes the second one back."""
     trainer = stage.trainer
-    loop = TrainLoop(trainer, strategy, stage.train_dataset(0, 0), stage.images_per_epoch)
+    make = functools.partial(stage.train_dataset, 0, 0)
+    batches = share_batches(strategy, make, trainer.experiment.data.batch_size)
+    loop = TrainLoop(trainer, strategy, batches, stage.images_per_epoch)
 
     def weights():
         return [model.weights_hash() for model in (trainer.model, trainer.ema_model)]
@@ -128,7 +137,7 @@ def _train_and_restore(stage, run, strategy, report):
 
     train("the first step, with its compilation")
     saved = weights()
-    checkpoints = make_checkpoints(trainer, run)
+    checkpoints = make_checkpoints(trainer, run, loop.workers)
     report.time("a checkpoint saved", lambda: checkpoints.save(1))
     size = sum(file.stat().length for file in checkpoints.path(1).iterdir())
     kept = trainer.experiment.training.keep_checkpoints

@@ -1,4 +1,4 @@
-"""Replicas of a tf.distribute strategy: sharing rows, and assigning to their variables."""
+"""Replicas of a tf.distribute strategy: sharing rows and batches, assigning to their variables."""
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ def over_replicas(function):
         A function of the same arguments, each of B >= 1 rows, that gives the same answer.
     """
     strategy = tf.distribute.get_strategy()
-    places = _local_replicas(strategy)
+    places = local_replicas(strategy)
     if len(places) == 1:
         graph = tf.function(function, autograph=False)
         return lambda *rows: graph(*rows)  # a bare tf.function would be saved with a model
@@ -40,8 +40,8 @@ def over_replicas(function):
     return run
 
 
-def _local_replicas(strategy):
-    """{number of each replica of this process: its place}."""
+def local_replicas(strategy):
+    """Returns {number of each replica of this process: its place among them}."""
     numbers = strategy.experimental_distribute_values_from_function(
         lambda context: context.replica_id_in_sync_group
     )
@@ -53,6 +53,24 @@ def _distribute(strategy, places, rows, taken):
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.gather(rows, taken[places[context.replica_id_in_sync_group]])
     )
+
+
+def share_batches(strategy, make, batch_size):
+    """Returns the distributed data set of global batches, contiguous rows to each replica.
+
+    Args:
+        strategy: a `tf.distribute` strategy.
+        make: called with (index of a worker, number of workers); returns endless batches of that
+            worker's contiguous share of the rows of each global batch.
+        batch_size: rows of a global batch, a multiple of the number of replicas.
+    """
+
+    def of_worker(context):
+        share = make(context.input_pipeline_id, context.num_input_pipelines)
+        rows = context.get_per_replica_batch_size(batch_size)
+        return share.rebatch(rows, drop_remainder=True)
+
+    return strategy.distribute_datasets_from_function(of_worker)
 
 
 def assign_everywhere(variables, values):

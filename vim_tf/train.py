@@ -4,10 +4,12 @@ Running the same command again resumes.
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
 from vim_tf import command_line, config_loader
+from vim_tf.cluster import read_cluster
 from vim_tf.errors import UserError
 from vim_tf.runs import Run
 
@@ -76,13 +78,25 @@ def main(arguments=None):
         dry_run(experiment)
         return
     run = Run(arguments.workdir or _default_workdir(arguments.config[-1]))
+    if experiment.training.strategy == "multi_worker":
+        cluster = read_cluster()
+        others = ", ".join(a for i, a in enumerate(cluster.addresses) if i != cluster.index)
+        sys.stderr.write(
+            f"worker {cluster.index} of {len(cluster.addresses)}, at "
+            f"{cluster.addresses[cluster.index]}; waiting for {others}\n"
+        )
     run.check(experiment)
+    _train(experiment, run)
 
+
+def _train(experiment, run):
     from vim_tf import builders
     from vim_tf.devices import describe_devices, make_strategy
     from vim_tf.trainers import loop
+    from vim_tf.workers import Workers
 
     strategy = make_strategy(experiment.training)
+    workers = Workers(strategy)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
 
     def announce(step):
@@ -93,12 +107,19 @@ def main(arguments=None):
             f"{stage.trainer.model.count_params():,} parameters\n"
         )
 
-    with run.lock():
-        run.start(experiment)
+    with contextlib.ExitStack() as held:
+        held.enter_context(workers.watched())
+        if workers.is_chief:
+            held.enter_context(run.lock())
+            run.start(experiment)
+        workers.check_same("the config", config_loader.to_yaml(experiment))
         stage = builders.make_stage(experiment, strategy, run)
         results = loop.train(stage, run, strategy, announce)
-    summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
-    sys.stdout.write(f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n")
+    if workers.is_chief:
+        summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
+        sys.stdout.write(
+            f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n"
+        )
 
 
 def _probe(experiment, arguments):

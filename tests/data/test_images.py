@@ -117,6 +117,20 @@ def test_a_run_resumes_from_its_step(reading):
         np.testing.assert_array_equal(got["label"], expected["label"])
 
 
+@pytest.mark.parametrize("start", [0, 3])
+def test_workers_make_contiguous_shares_of_each_batch(reading, start):
+    data = dataclasses.replace(
+        reading.data, config=dataclasses.replace(reading.data.config, batch_size=6)
+    )
+    whole = list(data.train(start).take(8))  # more than an epoch
+    shares = [list(data.train(start, worker, 3).take(8)) for worker in range(3)]
+    for step, expected in enumerate(whole):
+        for name, rows in expected.items():
+            parts = [share[step][name] for share in shares]
+            assert [len(part) for part in parts] == [2, 2, 2]
+            np.testing.assert_array_equal(np.concatenate(parts), rows)
+
+
 def test_evaluation_ends_with_a_smaller_batch(reading):
     sizes = [len(part["label"]) for part in reading.stored]
     assert sizes[:-1] == [4] * (len(sizes) - 1)
@@ -163,16 +177,6 @@ def test_epochs_are_augmented_differently(tmp_path):
     epochs = [batch["image"].numpy() for batch in data.train().take(2)]
     means = [set(np.round(epoch.mean((1, 2, 3)), 5)) for epoch in epochs]
     assert len(means[0]) == size and not means[0] & means[1]
-
-
-def test_replicas_get_contiguous_slices_of_the_global_batch(two_replicas):
-    config = DataConfig(image_size=(32, 32), batch_size=8)
-    data = images.make_image_dataset(config, 0)
-    distributed = iter(two_replicas.experimental_distribute_dataset(data.train(3)))
-    for expected, batch in zip(data.train(3).take(3), distributed, strict=False):
-        halves = two_replicas.experimental_local_results(batch["image"])
-        assert [half.shape[0] for half in halves] == [4, 4]
-        np.testing.assert_array_equal(np.concatenate(halves), expected["image"])
 
 
 def test_loading_falls_back_where_it_fails():

@@ -132,14 +132,14 @@ def test_order_depends_on_the_seed_and_not_on_the_batch_size(tmp_path):
     assert np.any(by_4 != unroll(take(cache.train(2, 4), 5))["token"])
 
 
-def test_distributes_whole_batches_over_replicas(tmp_path, two_replicas):
+def test_workers_make_contiguous_shares_of_each_batch(tmp_path):
     write(tmp_path / "cache")
-    dataset = TokenCache.open(tmp_path / "cache", HASH).train(1, 4)
-    parts = next(iter(two_replicas.experimental_distribute_dataset(dataset)))["token"].values
-    (expected,) = take(dataset, 1)
-    np.testing.assert_array_equal(
-        np.concatenate([part.numpy() for part in parts]), expected["token"]
-    )
+    cache = TokenCache.open(tmp_path / "cache", HASH)
+    whole = unroll(take(cache.train(1, 6, start_step=2), 5))
+    shares = [take(cache.train(1, 6, 2, worker, 3), 5) for worker in range(3)]
+    dealt = unroll([share[step] for step in range(5) for share in shares])
+    for name, rows in whole.items():
+        np.testing.assert_array_equal(dealt[name], rows)
 
 
 def test_statistics_match_numpy(tmp_path):

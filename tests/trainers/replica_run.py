@@ -1,8 +1,11 @@
 """A process of test_replicas_agree: twenty steps of one stage on some logical CPUs, into an .npz.
 
 python tests/trainers/replica_run.py vit_vqgan 4 out.npz [sum|clip_first]
+
+"two workers" in the place of the number: it is one of those that TF_CONFIG names.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -12,6 +15,9 @@ import tensorflow as tf
 import yaml
 
 from vim_tf import config_loader
+from vim_tf.config import TrainingConfig
+from vim_tf.devices import make_strategy
+from vim_tf.replicas import share_batches
 from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
 from vim_tf.trainers.loop import TrainLoop
 
@@ -56,8 +62,8 @@ def make_experiment(stage, folder):
     return config_loader.load_config([path])
 
 
-def make_dataset(stage):
-    """Twenty batches, each another one."""
+def make_dataset(stage, worker, workers):
+    """Twenty batches, each another one; of each the rows of a worker."""
     rng = np.random.default_rng(0)
     data = {"label": rng.integers(0, 2, STEPS * BATCH).astype("int32")}
     if stage == "vim":
@@ -65,7 +71,10 @@ def make_dataset(stage):
     else:
         images = rng.uniform(-1, 1, (STEPS * BATCH, 4, 4, 3)).astype("float32")
         data["image"] = images.repeat(4, 1).repeat(4, 2)
-    return tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
+    share = BATCH // workers
+    mine = np.arange(STEPS * BATCH) % BATCH // share == worker
+    data = {name: values[mine] for name, values in data.items()}
+    return tf.data.Dataset.from_tensor_slices(data).batch(share)
 
 
 def make_trainer(stage, experiment, folder):
@@ -87,6 +96,15 @@ def make_trainer(stage, experiment, folder):
     return made
 
 
+def make_training(replicas):
+    """The config's part that names the strategy."""
+    if replicas == "two workers":
+        return TrainingConfig(strategy="multi_worker")
+    if replicas == "1":
+        return TrainingConfig()
+    return TrainingConfig(strategy="mirrored", cpu_replicas=int(replicas))
+
+
 def mutate(mutant):
     """Breaks the reduction of gradients in one of two ways."""
     right = gradients.apply_gradients
@@ -106,13 +124,7 @@ def mutate(mutant):
 
 def main(stage, replicas, out, mutant=None):
     """Trains and writes everything."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
-    )
-    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    if replicas > 1:
-        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    strategy = make_strategy(make_training(replicas))
     if mutant:
         mutate(mutant)
     folder = out.parent
@@ -127,11 +139,12 @@ def main(stage, replicas, out, mutant=None):
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.MEAN, flat)
 
-    batch = next(iter(strategy.experimental_distribute_dataset(make_dataset(stage))))
+    make = functools.partial(make_dataset, stage)
+    batch = next(iter(share_batches(strategy, make, BATCH)))
     reduced = tf.function(lambda b: strategy.run(first_gradients, (b,)), autograph=False)(batch)
     for i, gradient in enumerate(reduced):
         found[f"gradient/{i}"] = strategy.experimental_local_results(gradient)[0].numpy()
-    loop = TrainLoop(made, strategy, make_dataset(stage), images_per_epoch=10**9)
+    loop = TrainLoop(made, strategy, share_batches(strategy, make, BATCH), images_per_epoch=10**9)
     logs = loop.train(tf.constant(STEPS))
     for i, variable in enumerate(made.trainable_variables):
         found[f"after/{i}"] = variable.numpy()
@@ -148,4 +161,4 @@ def main(stage, replicas, out, mutant=None):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])

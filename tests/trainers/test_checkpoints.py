@@ -54,7 +54,7 @@ def restored(folder, said=None, **more):
     """(step, the values) of what comes back."""
     items = make_items(**more)
     say = said.append if said is not None else None
-    step = Checkpoints(items, folder, 3, say).restore()
+    step = Checkpoints(items, folder, 3, say=say).restore()
     return step, [variable.numpy() for variable in variables(items)]
 
 
@@ -244,3 +244,32 @@ def test_a_bucket(bucket):
     step, values = restored(bucket, said)
     assert (step, same(values, state(3))) == (3, True)
     assert "ram://bucket/checkpoints/step_00000004 is damaged" in said[0]
+
+
+class SecondWorker:
+    """What `Workers` is on a worker that is not the chief."""
+
+    is_chief = False
+
+    def chiefs(self, number):
+        return 300
+
+    def wait(self):
+        pass
+
+
+def test_a_worker_reads_what_the_chief_chose_and_writes_nothing(saved, tmp_path):
+    saved(300, 4000)
+    folder, items = tmp_path / "checkpoints", make_items()
+    of_worker = Checkpoints(items, folder, 3, SecondWorker())
+    assert of_worker.restore() == 300
+    assert same([variable.numpy() for variable in variables(items)], state(300))
+    before = sorted(folder.rglob("*"))
+    of_worker.save(5000)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_worker_that_does_not_see_the_folder(tmp_path):
+    elsewhere = Checkpoints(make_items(), tmp_path / "elsewhere", 3, SecondWorker())
+    with pytest.raises(UserError, match="is not there on this worker; give a --workdir on a disk"):
+        elsewhere.restore()

@@ -46,7 +46,8 @@ def make_loop(tiny, strategy):
         trainer = VIMTrainer(tiny("vim"), tokenizer, 2)
         trainer.compile()
     dataset = tf.data.Dataset.from_tensors(data).repeat()
-    return TrainLoop(trainer, strategy, dataset, images_per_epoch=8)
+    batches = strategy.experimental_distribute_dataset(dataset)
+    return TrainLoop(trainer, strategy, batches, images_per_epoch=8)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -1,4 +1,4 @@
-"""One, two and four replicas train the same model from the same global batches.
+"""One, two and four replicas, and two processes, train the same model from the same batches.
 
 With all that draws, counts or looks at more than one row: dropout, label drop, R1, minibatch
 deviation, revival of codes, the entropy of their use. At a constant learning rate: under the
@@ -17,18 +17,33 @@ SCRIPT = Path(__file__).parent / "replica_run.py"
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory):
-    """A function (stage, replicas, *mutant) -> {name: array} of what a training came to."""
+def train(tmp_path_factory, two_workers):
+    """A function (stage, replicas, *mutant) -> {name: array} of what a training came to.
+
+    Replicas are a number of logical CPUs, or "two workers".
+    """
     folder, done = tmp_path_factory.mktemp("replicas"), {}
 
     def train(*arguments):
         if arguments not in done:
-            out = folder / f"{'-'.join(map(str, arguments))}.npz"
             stage, replicas, *mutant = arguments
-            command = [sys.executable, SCRIPT, stage, replicas, out, *mutant]
-            run = subprocess.run([*map(str, command)], capture_output=True, text=True)
-            assert run.returncode == 0, run.stderr[-3000:]
-            done[arguments] = dict(np.load(out))
+            environments = two_workers() if replicas == "two workers" else [None]
+            outs, runs = [], []
+            for number, environment in enumerate(environments):
+                outs.append(folder / f"{'-'.join(map(str, arguments))}-{number}.npz")
+                command = [sys.executable, SCRIPT, stage, replicas, outs[-1], *mutant]
+                run = subprocess.Popen(
+                    [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True
+                )
+                runs.append(run)
+            for run in runs:
+                _, said = run.communicate()
+                assert run.returncode == 0, said[-3000:]
+            first, *others = [dict(np.load(out)) for out in outs]
+            for other in others:
+                assert set(first) == set(other)
+                assert all(np.array_equal(first[name], other[name]) for name in first)
+            done[arguments] = first
         return done[arguments]
 
     return train
@@ -51,7 +66,7 @@ def movement(found):
     return {k: v - before[i] for i, (k, v) in enumerate(after.items())}
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [2, 4, "two workers"])
 @pytest.mark.parametrize("stage", ["vit_vqgan", "vim", "classifier"])
 def test_replicas_agree(train, stage, replicas):
     one, many = train(stage, 1), train(stage, replicas)

@@ -71,7 +71,8 @@ class ImageData:
     """Pictures of one size, split into training and validation.
 
     A batch is {"image": [B, H, W, 3] float32 in [-1, 1], "label": [B] int32}. B is the global
-    batch; a distribution strategy slices it. Unlabelled pictures have label 0 and `class_names` ().
+    batch; `train` also makes a worker's share of it. Unlabelled pictures have label 0 and
+    `class_names` ().
 
     Attributes:
         class_names: name of class i at place i.
@@ -95,7 +96,7 @@ class ImageData:
         """Number of validation pictures."""
         return self.splits["validation"].size
 
-    def train(self, start_step=0):
+    def train(self, start_step=0, worker=0, workers=1):
         """Returns endless augmented batches, shuffled anew each epoch.
 
         Batch `step` holds the positions from step * B to (step + 1) * B - 1 of the endless
@@ -103,15 +104,24 @@ class ImageData:
 
         Args:
             start_step: the step whose batch comes first.
+            worker: which contiguous share of each batch's rows; only its pictures are decoded.
+            workers: number of shares, all of one size.
         """
-        split = self.splits["train"]
+        split, batch_size = self.splits["train"], self.config.batch_size
         load = self._substituting_load(split)
 
         def make(*element):
             return self._augment(load, *split.locate(self.seed, *element))
 
-        elements = split.shuffled(self.seed, start_step * self.config.batch_size)
-        return self._batch(elements, make, split, self.config.batch_size, endless=True)
+        elements = split.shuffled(self.seed, start_step * batch_size)
+        share = batch_size // workers
+        if workers > 1:
+            elements = (
+                elements.enumerate()
+                .filter(lambda row, _: row % batch_size // share == worker)
+                .map(lambda _, element: element)
+            )
+        return self._batch(elements, make, split, share, endless=True)
 
     def augmented_pass(self, index):
         """Returns every training picture once, in stored order, augmented anew for each `index`.

@@ -214,7 +214,7 @@ class TokenCache:
         """Number of training pictures M."""
         return len(self.labels["train"])
 
-    def train(self, seed, batch_size, start_step=0):
+    def train(self, seed, batch_size, start_step=0, worker=0, workers=1):
         """Returns endless training batches, shuffled anew each epoch.
 
         Position p of the endless sequence belongs to epoch p // M, in which each picture comes
@@ -226,16 +226,20 @@ class TokenCache:
             seed: any integer.
             batch_size: pictures B of a batch, over all replicas.
             start_step: the step whose batch comes first.
+            worker: which contiguous share of each batch's rows.
+            workers: number of shares, all of one size.
 
         Returns:
-            tf.data.Dataset of {"token": [B,N] int32, "label": [B] int32}.
+            tf.data.Dataset of {"token": [B/workers,N] int32, "label": [B/workers] int32}.
         """
+        share = batch_size // workers
         passes, size, length = self.tokens["train"].shape
         tokens = tf.constant(self.tokens["train"].reshape(-1, length))  # [passes * M, N]
         labels = tf.constant(self.labels["train"])
 
         def make(step):
-            position = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+            first_row = step * batch_size + worker * share
+            position = first_row + tf.range(share, dtype=tf.int64)
             epoch = position // size
             picture = hashing.shuffle_index(position % size, size, seed, epoch)
             first = hashing.draw_uniform(1, seed, picture)[:, 0] * passes  # each picture's own

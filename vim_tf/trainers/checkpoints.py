@@ -11,6 +11,7 @@ Paths may be in a bucket, gs://...
 import hashlib
 import json
 import sys
+import tempfile
 
 import tensorflow as tf
 from etils import epath
@@ -20,6 +21,7 @@ from vim_tf.errors import UserError
 from vim_tf.evaluation.protocol import versions
 from vim_tf.failpoints import failpoint
 from vim_tf.runs import write_atomically
+from vim_tf.workers import Workers
 
 FORMAT = 1  # of the manifest and of what is in a checkpoint
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
@@ -30,15 +32,19 @@ _PART = 2**24  # bytes read at once
 class Checkpoints:
     """The checkpoints in a folder: the last few, and that of the best evaluation.
 
+    The chief of several workers writes them. The others take part in `save` and `restore`.
+
     Args:
         items: {name: Keras model, optimizer, tf.Variable or list of these}, the state.
         folder: where they are; need not exist yet.
         keep: how many of the last are kept.
+        workers: the `Workers`; None for those of the strategy in scope.
         say: function of a line for the user.
     """
 
-    def __init__(self, items, folder, keep, say=None):
+    def __init__(self, items, folder, keep, workers=None, say=None):
         self._items, self._keep = items, keep
+        self._workers = workers or Workers(tf.distribute.get_strategy())
         self._checkpoint = tf.train.Checkpoint(**items)
         self._folder = epath.Path(folder)
         self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
@@ -51,24 +57,35 @@ class Checkpoints:
     def save(self, step):
         """Saves the state under a step, unless it is there already; removes old ones."""
         step = int(step)
+        is_new = not (self.path(step) / MANIFEST).exists()
+        if self._workers.chiefs(is_new):
+            if self._workers.is_chief:
+                self._write(step)
+            else:
+                # What it writes is not needed, but the chief's counters are sums over all workers.
+                with tempfile.TemporaryDirectory() as folder:
+                    self._checkpoint.write(f"{folder}/{STATE}")
+        if self._workers.is_chief:
+            failpoint("before_removal")
+            self._remove_old()
+        self._workers.wait()
+
+    def _write(self, step):
         folder = self.path(step)
-        if not (folder / MANIFEST).exists():
-            if folder.exists():  # a save that was cut short
-                folder.rmtree()
-            folder.mkdir(parents=True)
-            failpoint("before_state")
-            self._checkpoint.write(str(folder / STATE))
-            failpoint("before_manifest")
-            manifest = {
-                "format": FORMAT,
-                "step": step,
-                "variables": self._shapes(),
-                "files": {path.name: _identity(path) for path in folder.iterdir()},
-                "versions": versions(),
-            }
-            write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        failpoint("before_removal")
-        self._remove_old()
+        if folder.exists():  # a save that was cut short
+            folder.rmtree()
+        folder.mkdir(parents=True)
+        failpoint("before_state")
+        self._checkpoint.write(str(folder / STATE))
+        failpoint("before_manifest")
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "variables": self._shapes(),
+            "files": {path.name: _identity(path) for path in folder.iterdir()},
+            "versions": versions(),
+        }
+        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     def restore(self):
         """Restores the newest checkpoint that is whole.
@@ -79,6 +96,15 @@ class Checkpoints:
         Raises:
             UserError: it is of another architecture, or of a newer version of vim_tf.
         """
+        step = self._find_newest() if self._workers.is_chief else None
+        step = self._workers.chiefs(-1 if step is None else step)
+        if step < 0:
+            return None
+        self._read(self.path(step))
+        return step
+
+    def _find_newest(self):
+        """The step of the newest checkpoint that is whole; None if there is none."""
         for step in reversed(self.steps()):
             folder = self.path(step)
             try:
@@ -92,13 +118,11 @@ class Checkpoints:
                 damage = _find_damage(folder, manifest)
             except (ValueError, KeyError, TypeError):
                 damage = f"{MANIFEST} is cut short"
-            if damage:
-                self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is taken")
-                # It does not count any more, and its step can be saved again.
-                (folder / MANIFEST).replace(folder / f"damaged_{MANIFEST}")
-                continue
-            self._read(folder, manifest)
-            return step
+            if not damage:
+                return step
+            self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is taken")
+            # It does not count any more, and its step can be saved again.
+            (folder / MANIFEST).replace(folder / f"damaged_{MANIFEST}")
         return None
 
     def best(self):
@@ -136,8 +160,14 @@ class Checkpoints:
             for weight in self._items[item].weights
         }
 
-    def _read(self, folder, manifest):
-        ours, theirs = self._shapes(), manifest["variables"]
+    def _read(self, folder):
+        if not folder.exists():
+            raise UserError(
+                f"the chief's checkpoint {folder} is not there on this worker; give a --workdir on "
+                "a disk that all workers share"
+            )
+        ours = self._shapes()
+        theirs = json.loads((folder / MANIFEST).read_text())["variables"]
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 described = [

@@ -7,9 +7,12 @@ until the last step:
     every `checkpoint_every` steps: save everything
 a number that is not finite: back to the last checkpoint, on with the data in another order
 SIGTERM or Ctrl-C: save everything and leave
+
+Several workers do the same in step; the chief alone evaluates, reports and writes.
 """
 
 import contextlib
+import functools
 import io
 
 import numpy as np
@@ -17,10 +20,12 @@ import orbit
 import tensorflow as tf
 
 from vim_tf.errors import Interrupted, UserError
+from vim_tf.replicas import share_batches
 from vim_tf.trainers.checkpoints import Checkpoints
 from vim_tf.trainers.diagnosis import Diagnosis
 from vim_tf.trainers.reporter import Reporter
 from vim_tf.trainers.stop_signal import StopSignal
+from vim_tf.workers import Workers
 
 MOST_ROLLBACKS = 3
 
@@ -36,15 +41,24 @@ class Stopped(Exception):
 class TrainLoop(orbit.StandardTrainer):
     """orbit's inner loop: `strategy.run` of the trainer's step, up to `steps` times in one graph.
 
-    It ends early when `stop` is set, or when a number is not finite any more.
+    It ends early when `stop` is set on any worker, or when a number is not finite any more.
+
+    Args:
+        trainer: a `Trainer`.
+        strategy: the strategy that it was made in.
+        batches: the data set as the strategy distributes it, see `replicas.share_batches`.
+        images_per_epoch: number of training images.
+        stop: bool tf.Variable of this worker; None for never.
     """
 
-    def __init__(self, trainer, strategy, dataset, images_per_epoch, stop=None):
-        super().__init__(strategy.experimental_distribute_dataset(dataset))
+    def __init__(self, trainer, strategy, batches, images_per_epoch, stop=None):
+        super().__init__(batches)
         self.trainer = trainer
         self.strategy = strategy
         self.images_per_epoch = images_per_epoch
+        self.workers = Workers(strategy)
         self.stop = tf.Variable(False, trainable=False) if stop is None else stop
+        self.stopped = tf.Variable(False, trainable=False)  # `stop`, as all workers agree
 
     def _whole_epoch(self):
         return self.trainer.images_counted >= self.images_per_epoch
@@ -54,14 +68,15 @@ class TrainLoop(orbit.StandardTrainer):
 
         @tf.autograph.experimental.do_not_convert
         def loop(iterator, steps):
-            def goes_on(done):
-                return (done < steps) & ~self.stop.read_value() & (self.trainer.bad_step < 0)
+            def goes_on(done, stopped):
+                return (done < steps) & ~stopped & (self.trainer.bad_step < 0)
 
-            def step(done):
+            def step(done, _):
                 self.train_step(iterator)
-                return done + 1
+                return done + 1, self.workers.any(self.stop.read_value())
 
-            tf.while_loop(goes_on, step, [tf.zeros_like(steps)])
+            start = [tf.zeros_like(steps), self.workers.any(self.stop.read_value())]
+            self.stopped.assign(tf.while_loop(goes_on, step, start)[1])
 
         return tf.function(loop)
 
@@ -78,12 +93,12 @@ class TrainLoop(orbit.StandardTrainer):
 
         Raises:
             NotFinite: a number was not finite.
-            Stopped: `stop` was set.
+            Stopped: `stop` was set on a worker.
         """
         found = self.trainer.not_finite()
         if found is not None:
             raise NotFinite(found)
-        if self.stop.numpy():
+        if self.stopped.numpy():
             raise Stopped
         results = self.trainer.train_results()
         if not self._whole_epoch():
@@ -110,10 +125,10 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
 
 
-def make_checkpoints(trainer, run, say=None):
+def make_checkpoints(trainer, run, workers):
     """Returns the `Checkpoints` of a trainer's whole state in a run's folder."""
     keep = trainer.experiment.training.keep_checkpoints
-    return Checkpoints(trainer.checkpoint_items(), run.checkpoint_dir, keep, say)
+    return Checkpoints(trainer.checkpoint_items(), run.checkpoint_dir, keep, workers)
 
 
 def train(stage, run, strategy, on_start=None):
@@ -126,7 +141,7 @@ def train(stage, run, strategy, on_start=None):
         on_start: called with the step at which training begins.
 
     Returns:
-        The last evaluation, as a dict of floats.
+        The last evaluation, as a dict of floats; {} on a worker that is not the chief.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; everything is saved.
@@ -135,7 +150,7 @@ def train(stage, run, strategy, on_start=None):
     """
     trainer = stage.trainer
     config = trainer.experiment.training
-    checkpoints = make_checkpoints(trainer, run)
+    checkpoints = make_checkpoints(trainer, run, Workers(strategy))
     checkpoints.restore()
     first_step = int(trainer.step.numpy())
     if on_start:
@@ -157,9 +172,10 @@ class _Training:
         self.checkpoints, self.reporter = checkpoints, reporter
         self.diagnosis = Diagnosis(self.trainer.experiment, self.trainer.adversarial_start)
         self.loop = TrainLoop(
-            self.trainer, strategy, self._dataset(), stage.images_per_epoch, stop.requested
+            self.trainer, strategy, self._batches(), stage.images_per_epoch, stop.requested
         )
-        self.writer = tf.summary.create_file_writer(str(run.tensorboard_dir))
+        self.workers = self.loop.workers
+        summary_dir = str(run.tensorboard_dir) if self.workers.is_chief else None
         self.controller = orbit.Controller(
             global_step=self.trainer.step,
             trainer=self.loop,
@@ -168,13 +184,13 @@ class _Training:
             train_actions=[self._report_training],
             eval_actions=[self._report_evaluation],
             steps_per_loop=self.config.log_every,
-            summary_dir=str(run.tensorboard_dir),
+            summary_dir=summary_dir,
         )
 
-    def _dataset(self):
-        return self.stage.train_dataset(
-            int(self.trainer.step.numpy()), int(self.trainer.rollbacks.numpy())
-        )
+    def _batches(self):
+        place = int(self.trainer.step.numpy()), int(self.trainer.rollbacks.numpy())
+        make = functools.partial(self.stage.train_dataset, *place)
+        return share_batches(self.strategy, make, self.trainer.experiment.data.batch_size)
 
     def run(self, step):
         """Trains from `step` on; returns the last evaluation."""
@@ -200,20 +216,26 @@ class _Training:
                 self.checkpoints.save(step)
             if self._is_due(step, config.evaluate_every):
                 results = self._evaluate(step)
+        self.workers.wait()  # one that leaves is taken for one that died
         return results
 
     def _is_due(self, step, every):
         return step % every == 0 or step == self.config.steps
 
     def _evaluate(self, step):
-        results = self.controller.evaluate(self.config.evaluate_batches or -1)
-        results = {name: float(value) for name, value in results.items()}
+        """Returns the evaluation, as a dict of floats; the chief alone makes one."""
+        results, is_best = {}, False
         name, sign = self.trainer.judged_by
-        best = self.checkpoints.best()
-        if best is None or sign * results[name] > sign * best[1]:
+        if self.workers.is_chief:
+            results = self.controller.evaluate(self.config.evaluate_batches or -1)
+            results = {name: float(value) for name, value in results.items()}
+            best = self.checkpoints.best()
+            is_best = best is None or sign * results[name] > sign * best[1]
+        if self.workers.chiefs(is_best):
             self.checkpoints.save(step)
-            self.run_folder.save_preset(self.stage.save, best=True)
-            self.checkpoints.mark_best(step, results[name])
+            if self.workers.is_chief:
+                self.run_folder.save_preset(self.stage.save, best=True)
+                self.checkpoints.mark_best(step, results[name])
         return results
 
     def _roll_back(self, found):
@@ -229,7 +251,7 @@ class _Training:
             raise UserError(f"{found}, before the first checkpoint; {advice}")
         self.trainer.rollbacks.assign(rollbacks)
         self.trainer.forget_not_finite()
-        self.loop.train_dataset = self.strategy.experimental_distribute_dataset(self._dataset())
+        self.loop.train_dataset = self._batches()
         self.reporter.restart(step)
         self.reporter.say(
             f"{found}: back to step {step}, on with the data in another order "
@@ -245,11 +267,13 @@ class _Training:
             self.reporter.say(line)
 
     def _report_training(self, values):
-        self._report(values, self.reporter.train, self.diagnosis.training)
+        if self.workers.is_chief:
+            self._report(values, self.reporter.train, self.diagnosis.training)
 
     def _report_evaluation(self, values):
         self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
-        with self.writer.as_default(int(self.trainer.step.numpy())):
+        writer = self.controller.eval_summary_manager.summary_writer()
+        with writer.as_default(int(self.trainer.step.numpy())):
             for name, picture in self.stage.draw(self.run_folder).items():
                 tf.summary.image(name, picture[None])
             for name, values in self.trainer.histograms().items():

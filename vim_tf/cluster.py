@@ -1,0 +1,69 @@
+"""The machines that train one model together, as the environment variable TF_CONFIG names them.
+
+TF_CONFIG='{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
+
+Every machine has the same `cluster` and a `task` of its own. The first worker is the chief, unless
+there is a job `chief`. No TensorFlow is imported.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+
+from vim_tf.errors import UserError
+
+JOBS = ("chief", "worker")  # in the order of the replicas
+_EXAMPLE = (
+    '\'{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, '
+    '"task": {"type": "worker", "index": 0}}\''
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the workers are and which of them this process is.
+
+    Attributes:
+        addresses: "host:port" of each, the chief first.
+        index: this one's place among them.
+    """
+
+    addresses: tuple[str, ...]
+    index: int
+
+
+def read_cluster(environment=os.environ):
+    """Returns the `Cluster` of TF_CONFIG.
+
+    Raises:
+        UserError: it is missing, is no JSON, or does not name a worker of its cluster.
+    """
+    text = environment.get("TF_CONFIG")
+    if not text:
+        raise _wrong("is not set")
+    try:
+        config = json.loads(text)
+        jobs = {job: list(addresses) for job, addresses in config["cluster"].items()}
+        job, index = config["task"]["type"], int(config["task"]["index"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _wrong(f"is {text}, which has another form") from None
+    addresses = [address for name in JOBS for address in jobs.get(name, ())]
+    for address in addresses:
+        if not isinstance(address, str) or not address.rpartition(":")[2].isdecimal():
+            raise _wrong(f"has the address {address}, which is no HOST:PORT")
+    if len(set(addresses)) < len(addresses):
+        raise _wrong(f"has an address twice: {', '.join(addresses)}")
+    if len(jobs.get("chief", ())) > 1:
+        raise _wrong("has more than one chief")
+    if job not in JOBS or not 0 <= index < len(jobs.get(job, ())):
+        known = ", ".join(f"{name} 0 to {len(jobs[name]) - 1}" for name in JOBS if jobs.get(name))
+        raise _wrong(f"has the task {job} {index}, and the cluster has {known or 'no worker'}")
+    before = len(jobs.get("chief", ())) if job == "worker" else 0
+    return Cluster(tuple(addresses), before + index)
+
+
+def _wrong(what):
+    return UserError(
+        f"training.strategy is multi_worker and TF_CONFIG {what}; on every machine set "
+        f"TF_CONFIG={_EXAMPLE} with its own index"
+    )
