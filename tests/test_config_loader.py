@@ -173,8 +173,8 @@ def test_an_override_of_text_is_taken_as_it_stands(load, path):
         (
             "training.strategy",
             "mirorred",
-            'training.strategy is "mirorred"; expected one of one_device, mirrored; '
-            "did you mean mirrored?",
+            'training.strategy is "mirorred"; expected one of one_device, mirrored, multi_worker, '
+            "tpu; did you mean mirrored?",
         ),
         (
             "data.image_size",

@@ -125,7 +125,8 @@ def test_help_names_every_key_with_its_default_and_meaning():
     assert max(map(len, text.splitlines())) <= 100
     words = " ".join(text.split())
     assert "data.batch_size: 256 (a whole number; global: over all replicas)" in words
-    assert 'training.strategy: "one_device" (one of one_device, mirrored)' in words
+    strategies = "one of one_device, mirrored, multi_worker, tpu"
+    assert f'training.strategy: "one_device" ({strategies})' in words
     assert "optimizer.learning_rate: 0.00045 (a number)" in words  # stage 2's own default
 
     def paths(cls, prefix=""):

@@ -1,12 +1,15 @@
 import os
+import urllib.error
 
 import keras
+import pytest
 import tensorflow as tf
 
 import vim_tf
 from vim_tf import devices
 from vim_tf.config import TrainingConfig
 from vim_tf.devices import describe_devices, make_strategy
+from vim_tf.errors import UserError
 
 
 def test_one_device(two_replicas):
@@ -35,6 +38,35 @@ def test_mirrored_takes_logical_cpus(monkeypatch):
     monkeypatch.setattr(devices, "_gpus", lambda: ["GPU"])
     make_strategy(TrainingConfig(strategy="mirrored"))
     assert asked[1] is None
+
+
+def test_a_tpu_takes_its_name(monkeypatch):
+    """What it is built on; there is none here."""
+    resolvers = tf.distribute.cluster_resolver.TPUClusterResolver
+    monkeypatch.setattr(resolvers, "connect", staticmethod(lambda name: ("resolver", name)))
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda resolver: ("strategy", resolver))
+    made = make_strategy(TrainingConfig(strategy="tpu", tpu="mine"))
+    assert made == ("strategy", ("resolver", "mine"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.NotFoundError(None, None, "TPUs not found in the cluster.\nMore."),
+        urllib.error.URLError("Name or service not known"),
+        ValueError("Please provide a TPU Name to connect to."),
+    ],
+)
+def test_a_tpu_that_is_not_there(monkeypatch, error):
+    """The errors that TensorFlow raises here for local, a name, and none."""
+
+    def connect(name):
+        raise error
+
+    resolvers = tf.distribute.cluster_resolver.TPUClusterResolver
+    monkeypatch.setattr(resolvers, "connect", staticmethod(connect))
+    with pytest.raises(UserError, match=r"^training.tpu is local, and no TPU is found there \("):
+        make_strategy(TrainingConfig(strategy="tpu"))
 
 
 def test_versions_devices_and_replicas_are_named(two_replicas):

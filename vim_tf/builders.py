@@ -69,7 +69,8 @@ def make_stage(experiment, strategy, run, sources=None):
     Raises:
         UserError: data, tokenizer and config do not fit each other.
     """
-    check_batch_size(experiment.data.batch_size, strategy)
+    parts = experiment.training.gradient_accumulation_steps
+    check_batch_size(experiment.data.batch_size, strategy, parts)
     keras.utils.set_random_seed(experiment.seed % 2**32)  # NumPy's range; ours is any integer
     makers = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim, "classifier": _make_classifier}
     make = makers[experiment.experiment]

@@ -171,6 +171,7 @@ class DiscriminatorConfig:
     channels: int = 512  # at the coarsest resolution, and the most anywhere
     base_channels: int = 16384  # channels at resolution r are base_channels / r, capped
     start: float = 0  # a step, or below 1 a fraction of the run
+    plateau: float = 0.0  # dB: waits, from start on, until PSNR gains less between evaluations
     ramp_steps: int = 0  # the adversarial weight grows linearly over this many steps
     # The paper names none; its authors advise StyleGAN2's, non-saturating with R1.
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
@@ -182,6 +183,7 @@ class DiscriminatorConfig:
         not_negative(
             "discriminator",
             start=self.start,
+            plateau=self.plateau,
             ramp_steps=self.ramp_steps,
             r1_gamma=self.r1_gamma,
         )
@@ -285,7 +287,7 @@ class OptimizerConfig:
 
 
 OneProcess = Literal["one_device", "mirrored"]
-Strategy = Literal[OneProcess, "multi_worker"]  # of `devices.make_strategy`
+Strategy = Literal[OneProcess, "multi_worker", "tpu"]  # of `devices.make_strategy`
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,11 @@ class TrainingConfig:
     steps: int = 500_000
     strategy: Strategy = "one_device"
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs, each with a share of the batch
+    tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
     jit_compile: bool = False  # XLA for the gradients
+    gradient_accumulation_steps: int = 1  # parts of a replica's batch, one after the other
+    rematerialize: bool = False  # compute each transformer block's inside again, do not keep it
+    query_block: int = 0  # keep no attention weights: so many queries at a time; 0 keeps all
     deterministic: bool = False  # only operations that give the same bits each time; slower on GPUs
     ema_decay: float = 0.999  # MaskGIT's code; the paper names none
     log_every: int = 100
@@ -313,8 +319,11 @@ class TrainingConfig:
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
             cpu_replicas=self.cpu_replicas,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
-        not_negative("training", evaluate_batches=self.evaluate_batches)
+        not_negative(
+            "training", evaluate_batches=self.evaluate_batches, query_block=self.query_block
+        )
         require(
             0 <= self.ema_decay < 1,
             f"training.ema_decay is {self.ema_decay}; it must be from 0 to below 1",

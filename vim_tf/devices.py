@@ -16,12 +16,12 @@ def make_strategy(settings):
         settings: a `TrainingConfig`, or arguments of `command_line.add_strategy`. Their `strategy`
             is "one_device"; "mirrored", which takes every GPU, and without one `cpu_replicas`
             logical CPUs, which also use the cores of a CPU better than one replica does under XLA;
-            or "multi_worker", which takes those of every machine that TF_CONFIG names and waits
-            for them. With `deterministic` TensorFlow takes operations whose results are the same
-            each time.
+            "multi_worker", which takes those of every machine that TF_CONFIG names and waits for
+            them; or "tpu", which takes all cores of the TPU called `tpu`. With `deterministic`
+            TensorFlow takes operations whose results are the same each time.
 
     Raises:
-        UserError: the workers of TF_CONFIG do not come together.
+        UserError: the workers of TF_CONFIG do not come together, or there is no such TPU.
     """
     if getattr(settings, "deterministic", False):
         tf.config.experimental.enable_op_determinism()
@@ -29,6 +29,8 @@ def make_strategy(settings):
         return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
     if settings.strategy == "multi_worker":
         return _connect_workers()
+    if settings.strategy == "tpu":
+        return _connect_tpu(settings.tpu)
     if _gpus():
         return tf.distribute.MirroredStrategy()
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -50,13 +52,27 @@ def _connect_workers():
         ) from None
 
 
-def check_batch_size(batch_size, strategy):
-    """Raises UserError unless the replicas of a strategy can share a training's batch."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
+def _connect_tpu(name):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        reason = getattr(error, "message", None) or str(error)
         raise UserError(
-            f"data.batch_size is {batch_size} and there are {replicas} replicas; "
-            "the batch size must be a multiple of the number of replicas"
+            f"training.tpu is {name}, and no TPU is found there ({reason.splitlines()[0][:200]}); "
+            "on a TPU VM give local, elsewhere the TPU's name or grpc://HOST:PORT, and install the "
+            "extra: pip install vim-tf[tpu]"
+        ) from None
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def check_batch_size(batch_size, strategy, parts=1):
+    """Raises UserError unless a training's batch divides among replicas, and there into parts."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % (replicas * parts):
+        more = f" of training.gradient_accumulation_steps {parts}" if parts > 1 else ""
+        raise UserError(
+            f"data.batch_size is {batch_size} and there are {replicas} replicas{more}; "
+            f"the batch size must be a multiple of {replicas * parts}"
         )
 
 

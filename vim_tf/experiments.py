@@ -55,6 +55,12 @@ class ViTVQGANExperiment:
             f"training.strategy is {self.training.strategy}: replicas cannot average their choices "
             "of codes inside XLA; set training.jit_compile: false or losses.entropy: 0",
         )
+        parts = self.training.gradient_accumulation_steps
+        require(
+            parts == 1 or not self.losses.entropy,
+            f"losses.entropy is {self.losses.entropy} and training.gradient_accumulation_steps is "
+            f"{parts}: that term looks at the whole batch at once; leave one of them out",
+        )
         no_longer_than(self.training, optimizer=self.optimizer)
         if self.losses.adversarial:
             no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)
@@ -112,6 +118,11 @@ class ClassifierExperiment:
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=5_000))
 
     def __post_init__(self):
+        require(
+            not self.training.rematerialize and not self.training.query_block,
+            "training.rematerialize and training.query_block are of transformers, and a classifier "
+            "has none; leave them out",
+        )
         no_longer_than(self.training, optimizer=self.optimizer)
 
 

@@ -2,8 +2,9 @@
 
 Parameters are counted exactly. Activations are the tensors that the forward pass leaves behind for
 the backward pass, operation by operation as `models` and `losses` are written; a test holds them
-against the graph that TensorFlow makes. Not counted: integers, and what an operation needs while it
-runs; XLA, which fuses operations, keeps less. Everything is float32 but masks, of one byte.
+against the graph that TensorFlow makes, and another the total against what steps take. Not counted:
+integers, and what an operation other than attention needs while it runs; XLA, which fuses
+operations, keeps less. Everything is float32 but masks, of one byte.
 """
 
 import math
@@ -11,12 +12,17 @@ from dataclasses import dataclass
 
 FLOAT = 4  # bytes
 MASK = 1
-QUERY_BLOCK = 128
-COLUMNS = ("plain", "rematerialised", "query blocks")
-FOOTNOTE = f"""\
-Estimates, without the working memory of single operations. Two columns are not switchable yet:
-rematerialised: the inside of each transformer block is computed again for its gradient;
-query blocks: so are attention weights, for {QUERY_BLOCK} queries at a time."""
+AT_ONCE = "one transformer block's gradient"
+QUERY_BLOCK = 128  # shown where training.query_block is off
+# Arrays that a gradient needs at once: of attention weights, before and after the softmax, and
+# random bits of dropout in a stretch of queries; of the MLP's hidden layer, around the GELU. Found
+# by measuring.
+SOFTMAX_ARRAYS, DROPOUT_ARRAYS, GELU_ARRAYS = 3, 4, 5
+COLUMNS = ("plain", "rematerialize", "query_block", "both")
+FOOTNOTE = """\
+Estimates, without the working memory of what is no attention. training.rematerialize computes the
+inside of each transformer block again for its gradient; training.query_block its attention weights,
+here for {query_block} queries at a time."""
 
 # Convolutions (of 3 x 3) and their channels between the four halvings of VGG16 (arXiv 1409.1556).
 VGG16_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -31,26 +37,36 @@ class MemoryEstimate:
         batch: images of the replica's share of the batch.
         parameters: network -> number of its trained parameters.
         rows: what -> bytes, one number for each of `COLUMNS`.
+        query_block: queries at a time in the last two columns.
+        column: which of `COLUMNS` is as configured.
     """
 
     batch: int
     parameters: dict[str, int]
-    rows: dict[str, tuple[int, int, int]]
+    rows: dict[str, tuple[int, ...]]
+    query_block: int = QUERY_BLOCK
+    column: int = 0
 
     @property
     def total(self):
         """Sum of the rows, one number for each of `COLUMNS`."""
         return tuple(sum(column) for column in zip(*self.rows.values(), strict=True))
 
+    @property
+    def configured(self):
+        """Bytes of the training as it is configured."""
+        return self.total[self.column]
+
     def format(self):
         """Returns the table as text of several lines."""
         rows = {**self.rows, "total": self.total}
         width = max(38, *map(len, rows))
         title = f"estimate, a replica of {self.batch} images:"
-        lines = [f"{title:{width}}" + "".join(f"{column:>16}" for column in COLUMNS)]
+        lines = [f"{title:{width}}" + "".join(f"{column:>14}" for column in COLUMNS)]
         for name, row in rows.items():
-            lines.append(f"{name:{width}}" + "".join(f"{format_bytes(n):>16}" for n in row))
-        return "\n".join([*lines, FOOTNOTE])
+            lines.append(f"{name:{width}}" + "".join(f"{format_bytes(n):>14}" for n in row))
+        chosen = f"as configured, {COLUMNS[self.column]}: {format_bytes(self.configured)}"
+        return "\n".join([*lines, chosen, FOOTNOTE.format(query_block=self.query_block)])
 
 
 def format_bytes(number):
@@ -176,14 +192,32 @@ def keep_transformer(config, length, causal=False):
     """Bytes that a transformer keeps for one image, one number for each of `COLUMNS`."""
     whole = keep_block(config, length, causal, length)
     without = keep_block(config, length, causal, 0)
-    some = keep_block(config, length, causal, min(QUERY_BLOCK, length))
-    inputs = config.blocks * FLOAT * length * config.dim
+    inputs = FLOAT * length * config.dim
+    return tuple(config.blocks * kept for kept in (whole, inputs, without, inputs))
+
+
+def differentiate_block(config, length, causal=False, query_block=QUERY_BLOCK):
+    """Bytes that one block needs besides for an image while its gradient is computed.
+
+    That is what is computed again, and the temporary arrays of the attention's or the MLP's
+    gradient, whichever are larger. Stretches of queries do not depend on each other: TensorFlow
+    computes two at a time, and each has gradients of all keys and values.
+    """
+    queries = min(query_block, length)
+    inputs = FLOAT * length * config.dim
+    whole = keep_block(config, length, causal, length)
+    some = keep_block(config, length, causal, queries)
+    weights = FLOAT * config.heads * length
+    stretches = -(-length // queries)
+    mlp = GELU_ARRAYS * FLOAT * length * config.mlp_dim
+    temporary = max(SOFTMAX_ARRAYS * weights * length, mlp)
+    arrays = SOFTMAX_ARRAYS + DROPOUT_ARRAYS * bool(config.dropout)
+    cut = max(2 * arrays * weights * queries + stretches * 2 * inputs, mlp)
     return (
-        config.blocks * whole,
-        # Each block's input; and all of the one whose gradient is being taken.
-        inputs + whole - FLOAT * length * config.dim,
-        # One stretch of queries of one block at a time.
-        config.blocks * without + some - without,
+        temporary,
+        whole - inputs + temporary,
+        some - keep_block(config, length, causal, 0) + cut,
+        some - inputs + cut,
     )
 
 
@@ -265,7 +299,9 @@ def keep_discriminator(config, image_size, batch):
 # Both stages ------------------------------------------------------------------------------------
 
 
-def _estimate(batch, trained, averaged, frozen, gradients, activations):
+def _estimate(training, batch, trained, averaged, frozen, gradients, activations):
+    gradients *= 1 + (training.gradient_accumulation_steps > 1)  # the sum, and those of a part
+
     def same(parameters):
         return (FLOAT * parameters,) * len(COLUMNS)
 
@@ -275,9 +311,19 @@ def _estimate(batch, trained, averaged, frozen, gradients, activations):
         "moving average of weights": same(averaged),
         **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
         "gradients": same(gradients),
-        **{f"activations: {name}": kept for name, kept in activations.items()},
+        **{f"activations: {name}": kept for name, kept in activations.items() if name != AT_ONCE},
+        AT_ONCE: activations[AT_ONCE],
     }
-    return MemoryEstimate(batch, trained, rows)
+    column = training.rematerialize + 2 * bool(training.query_block)
+    return MemoryEstimate(batch, trained, rows, _query_block(training), column)
+
+
+def _query_block(training):
+    return training.query_block or QUERY_BLOCK
+
+
+def _images_at_once(experiment, replicas):
+    return experiment.data.batch_size // replicas // experiment.training.gradient_accumulation_steps
 
 
 def estimate_vit_vqgan(experiment, replicas=1):
@@ -291,7 +337,8 @@ def estimate_vit_vqgan(experiment, replicas=1):
         `MemoryEstimate`.
     """
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
-    batch, length = experiment.data.batch_size // replicas, _tokens(config, image_size)
+    training, length = experiment.training, _tokens(config, image_size)
+    batch, query_block = _images_at_once(experiment, replicas), _query_block(training)
     trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
     averaged = gradients = trained["tokenizer"]
 
@@ -304,6 +351,11 @@ def estimate_vit_vqgan(experiment, replicas=1):
         "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim),
         "pixel losses": same(keep_pixel_losses(config, losses, image_size)),
     }
+    blocks = [
+        differentiate_block(size, length, query_block=query_block)
+        for size in (config.encoder, config.decoder)
+    ]
+    activations[AT_ONCE] = tuple(map(max, *blocks))
     frozen = {}
     if losses.perceptual:
         frozen["VGG16"] = count_vgg16()
@@ -317,7 +369,7 @@ def estimate_vit_vqgan(experiment, replicas=1):
         direction = FLOAT * 3 * batch * math.prod(image_size)
         activations["discriminator"] = same(2 * forward + direction)
         activations[f"R1, every {experiment.discriminator.r1_every} steps"] = same(r1)
-    return _estimate(batch, trained, averaged, frozen, gradients, activations)
+    return _estimate(training, batch, trained, averaged, frozen, gradients, activations)
 
 
 def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
@@ -335,16 +387,20 @@ def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
     config, image_size = experiment.model, experiment.data.image_size
     grid = tuple(side // tokenizer_config.patch_size for side in image_size)
     codes, length = tokenizer_config.quantizer.codes, math.prod(grid)
-    batch = experiment.data.batch_size // replicas
+    training, batch = experiment.training, _images_at_once(experiment, replicas)
     parameters = count_vim(config, grid, codes, classes)
     tokenizer = sum(count_vit_vqgan(tokenizer_config, image_size).values())
     size = config.transformer
     ends = length * (_norm(size.dim) + FLOAT * codes)  # the last norm; the logits' gradient
     if size.dropout:
         ends += MASK * length * size.dim  # after the embeddings
+    kept = keep_transformer(size, length, causal=True)
+    at_once = differentiate_block(size, length, True, _query_block(training))
     activations = {
-        "transformer": tuple(batch * n for n in keep_transformer(size, length, causal=True)),
+        "transformer": tuple(batch * n for n in kept),
+        AT_ONCE: tuple(batch * n for n in at_once),
         "embeddings and logits": (batch * ends,) * len(COLUMNS),
     }
     frozen = {"tokenizer": tokenizer}
-    return _estimate(batch, {"VIM": parameters}, parameters, frozen, parameters, activations)
+    trained = {"VIM": parameters}
+    return _estimate(training, batch, trained, parameters, frozen, parameters, activations)

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from vim_tf.models.row_dropout import RowDropout, row_keys
+from vim_tf.models.row_dropout import RowDropout, row_bits, row_keys
 from vim_tf.sampling import mix
 
 KEYS = np.array([3, 7, 7, 2**32 - 1], "uint32")
@@ -28,6 +28,25 @@ def test_a_rows_mask_is_a_function_of_its_key():
     np.testing.assert_array_equal(y[1], y[2])
     assert np.any(y[0] != y[1])
     assert set(np.unique(y)) == {0, 2}
+
+
+def test_a_part_gets_that_part_of_the_mask():
+    layer, places = RowDropout(0.5, salt=0), np.arange(5 * 40, dtype="int32").reshape(5, 40)
+    with row_keys(KEYS):
+        whole = np.asarray(layer(ONES, training=True))
+        part = layer(ONES[:, 1:3, 5:], places[1:3, 5:], training=True)
+    np.testing.assert_array_equal(part, whole[:, 1:3, 5:])
+
+
+def test_bits_are_a_function_of_key_salt_and_place():
+    places = np.int32([0, 5, 5])
+    bits = np.asarray(row_bits(KEYS, 3, places))
+    assert bits.shape == (4, 3) and bits.dtype == "uint32"
+    np.testing.assert_array_equal(bits[:, 1], bits[:, 2])
+    np.testing.assert_array_equal(bits[1], bits[2])
+    assert len({*bits[[0, 1, 3]][:, :2].ravel(), *np.ravel(row_bits(KEYS[:1], 4, places))[:2]}) == 8
+    with row_keys(KEYS):
+        np.testing.assert_array_equal(row_bits(None, 3, places), bits)
 
 
 def test_another_salt_is_another_mask():

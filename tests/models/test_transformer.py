@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.config import TransformerConfig
+from vim_tf.models.row_dropout import row_keys
 from vim_tf.models.transformer import Transformer, TransformerBlock, fan_in_normal
 
 CONFIG = TransformerConfig(blocks=2, heads=3, dim=12, mlp_dim=20)
@@ -232,3 +233,42 @@ def test_every_weight_gets_a_gradient():
     gradients = tape.gradient(loss, [weight.value for weight in transformer.trainable_variables])
     assert len(gradients) == 2 * 11
     assert all(float(tf.reduce_max(tf.abs(gradient))) > 1e-3 for gradient in gradients)
+
+
+# Less memory ------------------------------------------------------------------------------------
+
+
+def gradients(transformer, x):
+    """Of the input and of all weights, with dropout; and the output."""
+    weights = [variable.value for variable in transformer.trainable_variables]
+    with row_keys(np.arange(x.shape[0], dtype="uint32")):  # also of what is computed again
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = transformer(x, training=True)
+            loss = tf.reduce_sum(y**2)
+        return [y, *tape.gradient(loss, [x, *weights])]
+
+
+@pytest.mark.parametrize("compiled", [None, False, True])  # eager, a graph, XLA
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("rematerialize", "query_block"), [(True, 0), (False, 3), (True, 3), (False, 2), (False, 7)]
+)
+def test_what_is_computed_again_is_the_same(causal, compiled, rematerialize, query_block):
+    transformer = make_transformer(causal, dropout=0.4)
+    plain = gradients(transformer, tf.constant(INPUT))
+    transformer.save_memory(rematerialize, query_block)
+    compute = gradients
+    if compiled is not None:
+        compute = tf.function(gradients, jit_compile=compiled, autograph=False)
+    for expected, actual in zip(plain, compute(transformer, tf.constant(INPUT)), strict=True):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_outside_of_training_nothing_is_computed_again(monkeypatch):
+    transformer = make_transformer(causal=True)
+    expected = transformer(INPUT)
+    transformer.save_memory(True, 3)
+    monkeypatch.setattr(keras, "remat", None)
+    np.testing.assert_array_equal(transformer(INPUT), expected)

@@ -1,10 +1,9 @@
-"""A process of test_replicas_agree: twenty steps of one stage on some logical CPUs, into an .npz.
+"""A process of test_replicas_agree: twenty steps of one stage in one of `WAYS`, into an .npz.
 
-python tests/trainers/replica_run.py vit_vqgan 4 out.npz [sum|clip_first]
-
-"two workers" in the place of the number: it is one of those that TF_CONFIG names.
+python tests/trainers/replica_run.py vit_vqgan "4 replicas" out.npz [sum|clip_first]
 """
 
+import copy
 import functools
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import tensorflow as tf
 import yaml
 
 from vim_tf import config_loader
-from vim_tf.config import TrainingConfig
 from vim_tf.devices import make_strategy
 from vim_tf.replicas import share_batches
 from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
@@ -48,15 +46,34 @@ EVERYTHING = {
 }
 
 
-def make_experiment(stage, folder):
+WAYS = {
+    "one replica": {},
+    "2 replicas": {"strategy": "mirrored", "cpu_replicas": 2},
+    "4 replicas": {"strategy": "mirrored", "cpu_replicas": 4},
+    "two workers": {"strategy": "multi_worker"},  # this is one of those that TF_CONFIG names
+    "less memory": {"rematerialize": True, "query_block": 5},
+    # Without the entropy term, which parts of a batch cannot have.
+    "whole batches": {},
+    "parts of batches": {"gradient_accumulation_steps": 2},
+    "parts on 2 replicas": {
+        "gradient_accumulation_steps": 2,
+        "strategy": "mirrored",
+        "cpu_replicas": 2,
+    },
+}
+
+
+def make_experiment(stage, way, folder):
     """Writes and loads the config."""
     config = {
         "experiment": stage,
         "data": {"source": "emoji", "image_size": 16, "batch_size": BATCH},
         "optimizer": RATE,
-        "training": {"steps": STEPS, "ema_decay": 0.9},
-        **EVERYTHING[stage],
+        "training": {"steps": STEPS, "ema_decay": 0.9, **WAYS[way]},
+        **copy.deepcopy(EVERYTHING[stage]),
     }
+    if stage == "vit_vqgan" and ("part" in way or "whole" in way):
+        config["losses"]["entropy"] = 0
     path = folder / f"{stage}.yaml"
     path.write_text(yaml.safe_dump(config))
     return config_loader.load_config([path])
@@ -86,7 +103,7 @@ def make_trainer(stage, experiment, folder):
         from vim_tf.models.vit_vqgan import ViTVQGAN
         from vim_tf.trainers.vim_trainer import VIMTrainer
 
-        tokenizer = ViTVQGAN(make_experiment("vit_vqgan", folder).model, (16, 16))
+        tokenizer = ViTVQGAN(make_experiment("vit_vqgan", "one replica", folder).model, (16, 16))
         made = VIMTrainer(experiment, tokenizer, 2)
     else:
         from vim_tf.trainers.classifier_trainer import ClassifierTrainer
@@ -94,15 +111,6 @@ def make_trainer(stage, experiment, folder):
         made = ClassifierTrainer(experiment, 2)
     made.compile()
     return made
-
-
-def make_training(replicas):
-    """The config's part that names the strategy."""
-    if replicas == "two workers":
-        return TrainingConfig(strategy="multi_worker")
-    if replicas == "1":
-        return TrainingConfig()
-    return TrainingConfig(strategy="mirrored", cpu_replicas=int(replicas))
 
 
 def mutate(mutant):
@@ -122,19 +130,19 @@ def mutate(mutant):
         module.apply_gradients = wrong
 
 
-def main(stage, replicas, out, mutant=None):
+def main(stage, way, out, mutant=None):
     """Trains and writes everything."""
-    strategy = make_strategy(make_training(replicas))
+    folder = out.parent
+    experiment = make_experiment(stage, way, folder)
+    strategy = make_strategy(experiment.training)
     if mutant:
         mutate(mutant)
-    folder = out.parent
-    experiment = make_experiment(stage, folder)
     with strategy.scope():
         made = make_trainer(stage, experiment, folder)
     found = {f"before/{i}": v.numpy() for i, v in enumerate(made.trainable_variables)}
 
     def first_gradients(batch):
-        pairs, _, _ = made._keyed_gradients(batch)
+        pairs, _, _ = made.compute_gradients(batch)
         flat = gradients.densify(tf.nest.flatten(pairs, expand_composites=False))
         context = tf.distribute.get_replica_context()
         return context.all_reduce(tf.distribute.ReduceOp.MEAN, flat)
@@ -148,8 +156,8 @@ def main(stage, replicas, out, mutant=None):
     logs = loop.train(tf.constant(STEPS))
     for i, variable in enumerate(made.trainable_variables):
         found[f"after/{i}"] = variable.numpy()
-        for copy in strategy.experimental_local_results(variable.value):
-            assert np.array_equal(copy, found[f"after/{i}"]), variable.path
+        for value in strategy.experimental_local_results(variable.value):
+            assert np.array_equal(value, found[f"after/{i}"]), variable.path
     for i, variable in enumerate(made.ema_model.weights):
         found[f"average/{i}"] = variable.numpy()
     for name, value in logs.items():

@@ -14,7 +14,7 @@ GUESS = 2 * math.log(2)
 def watch(numbers, start=100, loss="non_saturating", every=100, **fixed):
     """The lines of reports every 100 steps, one a number of `discriminator`, by step."""
     experiment = ViTVQGANExperiment(discriminator=DiscriminatorConfig(loss=loss))
-    diagnosis = Diagnosis(experiment, start)
+    diagnosis = Diagnosis(experiment, None if start is None else lambda: start)
     found = {}
     for i, number in enumerate(numbers):
         step = every * (i + 1)
@@ -55,7 +55,7 @@ def test_what_is_not_for_long_is_not_said():
 
 @pytest.mark.parametrize(("psnr", "said"), [(21.1, False), (20.9, True)])
 def test_a_reconstruction_that_gets_worse(psnr, said):
-    diagnosis = Diagnosis(ViTVQGANExperiment(), 200)
+    diagnosis = Diagnosis(ViTVQGANExperiment(), lambda: 200)
     for step, before in ((100, 22.0), (200, 21.5)):
         assert diagnosis.training(step, {"psnr": before, "discriminator": 0.0}) == []
     lines = diagnosis.training(300, {"psnr": psnr, "discriminator": 1.0})
@@ -65,7 +65,7 @@ def test_a_reconstruction_that_gets_worse(psnr, said):
 
 
 def test_a_resumed_run_knows_no_reconstruction_before():
-    diagnosis = Diagnosis(ViTVQGANExperiment(), 200)
+    diagnosis = Diagnosis(ViTVQGANExperiment(), lambda: 200)
     assert diagnosis.training(300, {"psnr": 1.0, "discriminator": 1.0}) == []
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.trainers.gradients import apply_gradients, densify
+from vim_tf.trainers.gradients import accumulate, apply_gradients, densify
 
 ROWS = np.int32([[0, 1, 1], [2, 1, 0], [4, 4, 4], [3, 0, 1]])
 TARGETS = np.random.default_rng(0).normal(size=(4, 2)).astype("float32")
@@ -123,3 +123,59 @@ def test_missing_gradients_are_named():
     with pytest.raises(ValueError, match="no gradient for .*idle, .*lost"):
         apply_gradients(optimizer, [tf.constant(1.0), None, None], variables, 0.0)
     np.testing.assert_array_equal(variables[0], 1.0)
+
+
+@pytest.mark.parametrize("how", [{"jit_compile": True}, {"input_signature": True}, None])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_of_a_batch_give_the_gradients_of_the_whole(parts, how):
+    """Compiled, of unknown size, and without a graph; repeated rows of an embedding included."""
+    table = tf.Variable(np.random.default_rng(2).normal(size=(5, 2)).astype("float32"))
+    seen = []
+
+    def compute(batch, keys):
+        seen.append(keys.shape[0])
+        with tf.GradientTape() as tape:
+            outputs = tf.reduce_sum(tf.gather(table, batch["rows"]), 1)
+            loss = tf.reduce_mean(tf.square(outputs - batch["targets"]))
+        gradient = tape.gradient(loss, [table])
+        assert isinstance(gradient[0], tf.IndexedSlices)
+        return (gradient, []), {"loss": loss}, {"outputs": outputs, "keys": keys}
+
+    inputs = ({"rows": ROWS, "targets": TARGETS}, tf.range(4))
+    ((expected,), _), logs, extras = compute(*inputs)
+    seen.clear()
+
+    def run(*inputs):
+        return accumulate(compute, inputs, parts)
+
+    if how is not None:
+        if "input_signature" in how:
+            how = {
+                "input_signature": [
+                    {
+                        "rows": tf.TensorSpec([None, 3], tf.int32),
+                        "targets": tf.TensorSpec([None, 2]),
+                    },
+                    tf.TensorSpec([None], tf.int32),
+                ]
+            }
+        run = tf.function(run, autograph=False, **how)
+    ((found,), empty), found_logs, found_extras = run(*inputs)
+    np.testing.assert_allclose(found, tf.convert_to_tensor(expected), rtol=1e-5, atol=1e-7)
+    assert empty == []
+    np.testing.assert_allclose(found_logs["loss"], logs["loss"], rtol=1e-6)
+    np.testing.assert_array_equal(found_extras["keys"], [0, 1, 2, 3])
+    np.testing.assert_allclose(found_extras["outputs"], extras["outputs"], rtol=1e-6)
+    assert set(seen) <= {4 // parts, None}
+
+
+def test_without_extras():
+    x = tf.Variable(2.0)
+
+    def compute(rows):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(rows * x)
+        return [tape.gradient(loss, x)], {}, ()
+
+    gradients, logs, extras = accumulate(compute, (tf.constant([1.0, 3.0]),), 2)
+    assert (float(gradients[0]), logs, extras) == (2.0, {}, ())

@@ -160,3 +160,16 @@ def test_the_best_evaluation_keeps_its_checkpoint_and_its_preset(whole_runs, res
         found = Checkpoints({}, run.checkpoint_dir, keep=3).best()
         assert found == (best["step"], pytest.approx(best[name], rel=1e-5))
         assert vim_tf.load(run.best_preset_dir).metadata["steps"] == best["step"]
+
+
+def test_the_discriminator_waits_for_a_plateau(tiny_configs, tmp_path, capsys):
+    given = ["--config", str(tiny_configs["vit_vqgan"]), "--workdir", str(tmp_path / "run")]
+    settings = ["discriminator.plateau=1000", "discriminator.start=4", "training.steps=9"]
+    train.main([*given, "--set", *settings, "training.log_every=1"])
+    assert "the discriminator takes part from step 6 on" in capsys.readouterr().err
+    weights = {
+        record["step"]: record["adversarial_weight"]
+        for record in Run(tmp_path / "run").read_metrics()
+        if record["kind"] == "train"
+    }
+    assert [weights[step] > 0 for step in range(1, 10)] == [False] * 6 + [True] * 3

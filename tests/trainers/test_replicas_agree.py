@@ -1,4 +1,4 @@
-"""One, two and four replicas, and two processes, train the same model from the same batches.
+"""One, two and four replicas, two processes, and parts of batches train the same model.
 
 With all that draws, counts or looks at more than one row: dropout, label drop, R1, minibatch
 deviation, revival of codes, the entropy of their use. At a constant learning rate: under the
@@ -18,20 +18,17 @@ SCRIPT = Path(__file__).parent / "replica_run.py"
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, two_workers):
-    """A function (stage, replicas, *mutant) -> {name: array} of what a training came to.
-
-    Replicas are a number of logical CPUs, or "two workers".
-    """
+    """A function (stage, way, *mutant) -> {name: array} of what a training came to."""
     folder, done = tmp_path_factory.mktemp("replicas"), {}
 
     def train(*arguments):
         if arguments not in done:
-            stage, replicas, *mutant = arguments
-            environments = two_workers() if replicas == "two workers" else [None]
+            stage, way, *mutant = arguments
+            environments = two_workers() if way == "two workers" else [None]
             outs, runs = [], []
             for number, environment in enumerate(environments):
-                outs.append(folder / f"{'-'.join(map(str, arguments))}-{number}.npz")
-                command = [sys.executable, SCRIPT, stage, replicas, outs[-1], *mutant]
+                outs.append(folder / f"{'-'.join(arguments)}-{number}.npz".replace(" ", "_"))
+                command = [sys.executable, SCRIPT, stage, way, outs[-1], *mutant]
                 run = subprocess.Popen(
                     [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True
                 )
@@ -66,10 +63,29 @@ def movement(found):
     return {k: v - before[i] for i, (k, v) in enumerate(after.items())}
 
 
-@pytest.mark.parametrize("replicas", [2, 4, "two workers"])
-@pytest.mark.parametrize("stage", ["vit_vqgan", "vim", "classifier"])
-def test_replicas_agree(train, stage, replicas):
-    one, many = train(stage, 1), train(stage, replicas)
+WAYS = [
+    ("2 replicas", "one replica"),
+    ("4 replicas", "one replica"),
+    ("two workers", "one replica"),
+    ("less memory", "one replica"),
+    ("parts of batches", "whole batches"),
+    ("parts on 2 replicas", "whole batches"),
+]
+
+
+CASES = [
+    (stage, *ways)
+    for stage in ("vit_vqgan", "vim", "classifier")
+    for ways in WAYS
+    if (stage, ways[0]) != ("classifier", "less memory")  # it has no transformer, and says so
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "way", "plain"), CASES, ids=[" ".join(case[:2]) for case in CASES]
+)
+def test_the_same_model(train, stage, way, plain):
+    one, many = train(stage, plain), train(stage, way)
     assert apart(parts(one, "gradient"), parts(many, "gradient")) < 1e-5
     moved = movement(one)
     assert apart(moved, movement(many)) < 1e-3
@@ -89,9 +105,10 @@ def test_replicas_agree(train, stage, replicas):
 
 def test_a_sum_in_the_place_of_the_mean_would_be_seen(train):
     """In the norm alone: clipped, and by Adam, gradients of any length move the weights alike."""
-    right, wrong = train("vim", 1), train("vim", 2, "sum")
+    right, wrong = train("vim", "one replica"), train("vim", "2 replicas", "sum")
     assert wrong["log/gradient_norm"] > 1.5 * right["log/gradient_norm"]
 
 
 def test_clipping_before_the_reduction_would_be_seen(train):
-    assert apart(movement(train("vim", 1)), movement(train("vim", 2, "clip_first"))) > 1e-2
+    right, wrong = train("vim", "one replica"), train("vim", "2 replicas", "clip_first")
+    assert apart(movement(right), movement(wrong)) > 1e-2

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vim_tf.models.row_dropout import row_keys
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.vim_trainer import VIMTrainer
 
@@ -95,9 +96,15 @@ def test_a_step_moves_every_weight(make):
             assert np.any(old != variable.numpy()), variable.path
 
 
+def drop_labels(trainer, labels):
+    """What the model gets, in replica context."""
+    with row_keys(trainer._row_keys(len(labels))):
+        return trainer._drop_labels(tf.constant(labels))
+
+
 def dropped(trainer, step, labels):
     trainer.optimizer.iterations.assign(step)
-    return trainer._drop_labels(tf.constant(labels)).numpy()
+    return drop_labels(trainer, labels).numpy()
 
 
 def test_labels_are_dropped_to_the_null_label_by_step(make):
@@ -120,7 +127,7 @@ def test_replicas_drop_what_one_would_drop(make, two_replicas):
     halves = two_replicas.experimental_distribute_values_from_function(
         lambda context: tf.constant(labels[8 * context.replica_id_in_sync_group :][:8])
     )
-    parts = two_replicas.run(trainer._drop_labels, (halves,))
+    parts = two_replicas.run(lambda half: drop_labels(trainer, half), (halves,))
     together = np.concatenate(two_replicas.experimental_local_results(parts))
     np.testing.assert_array_equal(together, dropped(trainer, 0, labels))
 

@@ -208,6 +208,46 @@ def test_a_start_below_one_is_a_share_of_the_run(make):
     assert gradients_at(trainer, 3)[1]["discriminator"] > 0
 
 
+def test_a_plateau_of_psnr_starts_the_discriminator(make):
+    trainer = make("discriminator.plateau=0.5", "discriminator.start=200", "training.steps=1000")
+    psnrs = {100: 10.0, 200: 10.1, 300: 11.0, 400: 11.4, 500: 30.0}
+    assert int(trainer.adversarial_start.numpy()) == 1000
+
+    def starts(step):
+        return trainer.after_evaluation(step, {"psnr": psnrs[step]})
+
+    assert starts(100) == 1000  # nothing to compare it with
+    assert starts(200) == starts(200) == 200  # the run was resumed there
+    trainer.adversarial_start.assign(1000)
+    assert [starts(step) for step in (300, 300, 400)] == [1000, 1000, 400]
+    trainer.adversarial_start.assign(400)
+    assert starts(500) == 400  # for good
+
+
+def test_before_its_start_no_plateau_counts_and_without_one_it_has_no_part(make):
+    early = make("discriminator.plateau=0.5", "discriminator.start=0.9", "training.steps=1000")
+    assert [early.after_evaluation(step, {"psnr": 9.0}) for step in (100, 899, 900)] == [
+        *(1000, 1000),
+        900,
+    ]
+    assert make("discriminator.start=7").after_evaluation(100, {"psnr": 9.0}) == 7
+    assert make("losses.adversarial=0").after_evaluation(100, {"psnr": 9.0}) == 0
+
+
+@pytest.mark.large
+def test_a_start_that_moves_is_that_of_the_step_and_of_the_optimizer(make):
+    moved = make("discriminator.plateau=1", "training.steps=20", "discriminator.ramp_steps=1")
+    fixed = make("discriminator.start=2", "training.steps=20", "discriminator.ramp_steps=1")
+    steps = [tf.function(trainer.train_step) for trainer in (moved, fixed)]
+    for number in range(5):
+        if number == 2:
+            moved.adversarial_start.assign(2)
+        logs = [step(BATCH) for step in steps]
+    for a, b in zip(*(t.discriminator.trainable_variables for t in (moved, fixed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert float(logs[0]["adversarial_weight"]) == float(logs[1]["adversarial_weight"]) > 0
+
+
 def test_perceptual_loss_takes_part(make, monkeypatch):
     """With other features than VGG's, whose weights would have to be downloaded."""
     module = "vim_tf.trainers.vit_vqgan_trainer.PerceptualFeatures"

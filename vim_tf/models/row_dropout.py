@@ -1,7 +1,7 @@
-"""Dropout whose masks belong to rows, so that a batch can be shared among replicas.
+"""Draws that belong to rows, so that a batch can be shared among replicas or taken in parts.
 
-Keras draws one mask for the batch that a replica sees: on two replicas the masks are others than on
-one, and so are the weights that come of them.
+Keras' dropout draws one mask for the batch that a replica sees: on two replicas the masks are
+others than on one, and so are the weights that come of them.
 """
 
 import contextlib
@@ -19,13 +19,28 @@ _given = threading.local()  # replicas are traced in threads of their own
 
 @contextlib.contextmanager
 def row_keys(keys):
-    """Inside, every `RowDropout` draws the mask of row i from keys[i]: [B] uint32."""
+    """Inside, `row_bits` and every `RowDropout` draw for row i from keys[i]: [B] uint32."""
     before = getattr(_given, "keys", None)
     _given.keys = keys
     try:
         yield
     finally:
         _given.keys = before
+
+
+def row_bits(keys, salt, places):
+    """Returns random bits [B,M] uint32, a function of a row's key, of `salt`, and of the place.
+
+    Args:
+        keys: [B] unsigned or not negative; None for those of `row_keys`.
+        salt: whoever shares it draws the same.
+        places: [M] int32, not negative.
+    """
+    keys = _given.keys if keys is None else keys
+    rows = mix(ops.bitwise_xor(mix(ops.cast(keys, "uint32")), np.uint32(salt + 1)))
+    # Cast, since XLA has no range of uint32.
+    places = mix(ops.cast(places, "uint32"))
+    return mix(ops.bitwise_xor(ops.expand_dims(rows, 1), places))
 
 
 @keras.saving.register_keras_serializable("vim_tf")
@@ -46,19 +61,24 @@ class RowDropout(layers.Layer):
         self.seed_generator = keras.random.SeedGenerator()
         self.built = True
 
-    def call(self, x, training=None):
-        """[B,...] -> the same shape; all but B known."""
+    def call(self, x, places=None, training=None):
+        """[B,...] -> the same shape; all but B known.
+
+        Args:
+            x: any shape.
+            places: int32 of x's shape without B; None numbers a row's elements. Where x is a part
+                of something, the numbers there.
+            training: whether it drops at all.
+        """
         if not training or self.rate == 0:
             return x
         keys = getattr(_given, "keys", None)
         if keys is None:
             shape = (ops.shape(x)[0],)
             keys = keras.random.randint(shape, 0, 2**31 - 1, "int32", seed=self.seed_generator)
-        rows = mix(ops.bitwise_xor(mix(ops.cast(keys, "uint32")), np.uint32(self.salt + 1)))
-        size = math.prod(x.shape[1:])
-        # Cast, since XLA has no range of uint32.
-        places = mix(ops.cast(ops.arange(size, dtype="int32"), "uint32"))
-        bits = mix(ops.bitwise_xor(ops.expand_dims(rows, 1), places))  # [B,size]
+        if places is None:
+            places = ops.arange(math.prod(x.shape[1:]), dtype="int32")
+        bits = row_bits(keys, self.salt, ops.reshape(places, (-1,)))
         kept = ops.reshape(bits, ops.shape(x)) >= np.uint32(self.rate * 2**32)
         return ops.where(kept, x / (1 - self.rate), ops.zeros((), x.dtype))
 

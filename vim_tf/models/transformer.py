@@ -5,6 +5,8 @@ Paper: https://arxiv.org/abs/2110.04627, sections 3.1 (ViT encoder and decoder, 
 tanh-GELU are ViT's and GPT's, and tanh-GELU converts to TF.js where the exact one does not.
 """
 
+import functools
+
 import keras
 from keras import layers, ops
 
@@ -32,7 +34,13 @@ class Attention(layers.Layer):
         dropout: share of attention weights dropped in training.
         causal: whether position i sees positions 0..i only.
         salt: of its dropout, see `RowDropout`.
+
+    Attributes:
+        query_block: in training, attention weights of so many queries at a time, computed again for
+            their gradient instead of kept; 0 keeps those of all.
     """
+
+    query_block = 0
 
     def __init__(self, dim, heads, dropout, causal, salt=0, **kwargs):
         super().__init__(**kwargs)
@@ -69,10 +77,37 @@ class Attention(layers.Layer):
             scores = ops.where(visible, scores, -1e9)
         return ops.softmax(scores)
 
-    def _attend(self, query, key, value, visible, training):
+    def _attend(self, query, key, value, visible, training, places=None):
         """Queries [B,heads,M,d] over keys and values [B,heads,N,d] -> [B,heads,M,d]."""
         weights = ops.cast(self._weigh(query, key, visible), self.compute_dtype)
-        return ops.matmul(self.dropout(weights, training=training), value)
+        weights = self.dropout(weights, places, training=training)
+        return ops.matmul(weights, value)
+
+    def _attend_in_blocks(self, query, key, value, training):
+        """`_attend` of all queries, `query_block` at a time."""
+        parts = []
+        for start in range(0, query.shape[2], self.query_block):
+            attend = functools.partial(self._attend_stretch, start=start, training=training)
+            # Whole, and cut inside: what is cut outside would be kept.
+            parts.append(keras.remat(attend)(query, key, value))
+        return ops.concatenate(parts, axis=2)
+
+    def _attend_stretch(self, query, key, value, start, training):
+        """`_attend` of the `query_block` queries from `start` on."""
+        length = query.shape[2]
+        stop = min(start + self.query_block, length)
+        seen = stop if self.causal else length  # no key behind it counts
+        visible = self._visible(length)
+        head = ops.reshape(ops.arange(self.heads), (-1, 1, 1)) * length
+        rows = head + ops.reshape(ops.arange(start, stop), (-1, 1))  # [heads,M,1]
+        return self._attend(
+            query[:, :, start:stop],
+            key[:, :, :seen],
+            value[:, :, :seen],
+            None if visible is None else visible[start:stop, :seen],
+            training,
+            places=rows * length + ops.arange(seen),  # as in the weights of all queries
+        )
 
     def _visible(self, length):
         """Which positions each one sees, [N,N]; None if all see all."""
@@ -83,7 +118,10 @@ class Attention(layers.Layer):
         length = x.shape[1]
         # Each [B,heads,N,head_dim].
         query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
-        y = self._attend(query, key, value, self._visible(length), training)
+        if training and 0 < self.query_block < length:
+            y = self._attend_in_blocks(query, key, value, training)
+        else:
+            y = self._attend(query, key, value, self._visible(length), training)
         return self.projection(ops.reshape(ops.swapaxes(y, 1, 2), (-1, length, self.dim)))
 
     def weights_of(self, x):
@@ -171,7 +209,13 @@ class Transformer(layers.Layer):
         config: `TransformerConfig`, its size.
         causal: whether position i sees positions 0..i only.
         salt: of its dropouts; transformers of one model have different ones.
+
+    Attributes:
+        rematerialize: in training, whether the inside of each block is computed again for its
+            gradient instead of kept (arXiv 1604.06174).
     """
+
+    rematerialize = False
 
     def __init__(self, config, causal, salt=0, **kwargs):
         super().__init__(**kwargs)
@@ -191,10 +235,17 @@ class Transformer(layers.Layer):
         for block in self.blocks:
             block.build(input_shape)
 
+    def save_memory(self, rematerialize, query_block):
+        """Sets `rematerialize`, and the `query_block` of each block's attention."""
+        self.rematerialize = rematerialize
+        for block in self.blocks:
+            block.attention.query_block = query_block
+
     def call(self, x, training=None):
         """[B,N,D] -> [B,N,D]."""
         for block in self.blocks:
-            x = block(x, training=training)
+            run = functools.partial(block, training=training)
+            x = keras.remat(run)(x) if training and self.rematerialize else run(x)
         return x
 
     def attention_weights(self, x):

@@ -71,6 +71,11 @@ class VIM(Preset, keras.Model):
         """Number of tokens N of an image."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def transformers(self):
+        """Its one transformer."""
+        return (self.transformer,)
+
     # Forward ------------------------------------------------------------------------------------
 
     def _labels(self, labels, batch):

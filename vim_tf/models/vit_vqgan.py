@@ -58,6 +58,11 @@ class ViTVQGAN(Preset, keras.Model):
         """Number of tokens N of an image."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def transformers(self):
+        """Those of encoder and decoder."""
+        return self.encoder.transformer, self.decoder.transformer
+
     def encode(self, images, training=None):
         """Images [B,H,W,3] in [-1,1] -> `QuantizerOutput`."""
         return self.quantizer(self.encoder(images, training=training))

@@ -25,21 +25,21 @@ class ClassifierTrainer(Trainer):
         names = ("cross_entropy", "accuracy")
         super().__init__(experiment, make_model(), make_model(), (*names, "gradient_norm"), names)
 
-    def compute_gradients(self, batch):
+    def gradients_of(self, batch):
         """Gradients for one replica's batch; changes nothing.
 
         Args:
             batch: dict with "image" [B,H,W,3] in [-1,1] and "label" [B] int32.
 
         Returns:
-            (gradients, logs, None).
+            (gradients, logs, ()).
         """
         with tf.GradientTape() as tape:
             logits = self.model(batch["image"], training=True)
             loss = losses.cross_entropy(logits, batch["label"])
         gradients = tape.gradient(loss, self.model.trainable_variables)
         accuracy = tf.reduce_mean(_hits(logits, batch["label"]))
-        return gradients, {"cross_entropy": loss, "accuracy": accuracy}, None
+        return gradients, {"cross_entropy": loss, "accuracy": accuracy}, ()
 
     def evaluate_batch(self, batch):
         """Loss and hits of the averaged weights.

@@ -16,7 +16,7 @@ class Diagnosis:
 
     Args:
         experiment: the experiment, of any kind.
-        adversarial_start: step at which the discriminator takes part; None for none.
+        adversarial_start: function () -> step at which the discriminator takes part; None for none.
     """
 
     def __init__(self, experiment, adversarial_start=None):
@@ -55,7 +55,7 @@ class Diagnosis:
         )
 
     def _discriminator(self, step, values):
-        if step <= self._start:
+        if step <= self._start():
             psnr = values["psnr"]
             self._before_start = max(psnr, self._before_start or psnr)
             return []

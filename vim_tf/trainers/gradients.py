@@ -26,6 +26,54 @@ def densify(gradients):
     ]
 
 
+def accumulate(compute, inputs, parts):
+    """Computes the gradients of a batch as the mean of those of its parts, one after the other.
+
+    Args:
+        compute: function of tensors [B/parts,...] -> (gradients, logs, extras), as
+            `Trainer.gradients_of`.
+        inputs: tuple of nested tensors [B,...], the function's arguments.
+        parts: number of contiguous stretches of rows; divides B.
+
+    Returns:
+        (gradients, logs, extras): means of the first two; extras [B,...].
+    """
+
+    def compute_dense(*part):
+        gradients, logs, extras = compute(*part)
+        gradients = tf.nest.pack_sequence_as(
+            gradients, densify(tf.nest.flatten(gradients)), expand_composites=False
+        )
+        return (gradients, logs), extras
+
+    graph = tf.function(compute_dense, autograph=False)
+    stretches = tf.nest.map_structure(
+        lambda x: tf.reshape(x, [parts, -1, *x.shape[1:]]),
+        inputs,
+    )
+
+    def take(number):
+        return tf.nest.map_structure(lambda x: x[number], stretches)
+
+    means, extras = graph.get_concrete_function(*take(0)).structured_outputs
+    means = tf.nest.map_structure(lambda x: tf.zeros(x.shape, x.dtype), means)
+    arrays = tf.nest.map_structure(
+        lambda x: tf.TensorArray(x.dtype, parts, element_shape=x.shape), extras
+    )
+
+    def add(number, means, arrays):
+        with tf.control_dependencies(tf.nest.flatten(means)):  # not before the part before is done
+            more, extras = graph(*tf.nest.map_structure(tf.identity, take(number)))
+        means = tf.nest.map_structure(lambda mean, x: mean + x / parts, means, more)
+        arrays = tf.nest.map_structure(lambda array, x: array.write(number, x), arrays, extras)
+        return number + 1, means, arrays
+
+    _, (gradients, logs), arrays = tf.while_loop(
+        lambda number, *_: number < parts, add, (0, means, arrays), parallel_iterations=1
+    )
+    return gradients, logs, tf.nest.map_structure(lambda array: array.concat(), arrays)
+
+
 def gradients_or_zeros(tape, loss, variables):
     """Returns the gradients of a loss by Keras variables; zeros where it does not depend on one.
 

@@ -170,7 +170,10 @@ class _Training:
         self.stage, self.run_folder, self.strategy = stage, run, strategy
         self.trainer, self.config = stage.trainer, stage.trainer.experiment.training
         self.checkpoints, self.reporter = checkpoints, reporter
-        self.diagnosis = Diagnosis(self.trainer.experiment, self.trainer.adversarial_start)
+        start = self.trainer.adversarial_start
+        self.diagnosis = Diagnosis(
+            self.trainer.experiment, None if start is None else lambda: int(start.numpy())
+        )
         self.loop = TrainLoop(
             self.trainer, strategy, self._batches(), stage.images_per_epoch, stop.requested
         )
@@ -224,19 +227,27 @@ class _Training:
 
     def _evaluate(self, step):
         """Returns the evaluation, as a dict of floats; the chief alone makes one."""
-        results, is_best = {}, False
+        results, is_best, start = {}, False, 0
         name, sign = self.trainer.judged_by
         if self.workers.is_chief:
             results = self.controller.evaluate(self.config.evaluate_batches or -1)
             results = {name: float(value) for name, value in results.items()}
             best = self.checkpoints.best()
             is_best = best is None or sign * results[name] > sign * best[1]
+            start = self.trainer.after_evaluation(step, results)
+        self._start_discriminator(self.workers.chiefs(start))
         if self.workers.chiefs(is_best):
             self.checkpoints.save(step)
             if self.workers.is_chief:
                 self.run_folder.save_preset(self.stage.save, best=True)
                 self.checkpoints.mark_best(step, results[name])
         return results
+
+    def _start_discriminator(self, step):
+        variable = self.trainer.adversarial_start
+        if variable is not None and step != int(variable.numpy()):
+            variable.assign(step)
+            self.reporter.say(f"the discriminator takes part from step {step} on")
 
     def _roll_back(self, found):
         rollbacks = int(self.trainer.rollbacks.numpy()) + 1

@@ -23,7 +23,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         final_ratio: share of the peak that is left at `steps`.
         kind: "cosine", "exponential" or "constant".
         start: before this step the rate is 0, so that not even weight decay acts; the warm-up
-            counts from it.
+            counts from it. A number or an integer variable.
     """
 
     def __init__(self, peak, steps, warmup_steps, decay_start, final_ratio, kind, start=0):
@@ -37,16 +37,16 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         """Returns the float32 learning rate of `step`, an integer scalar."""
-        step = ops.cast(step, "float32")
-        started = ops.cast(step >= self.start, "float32")
-        warmup = ops.clip((step - self.start) / max(self.warmup_steps, 1), 0.0, 1.0)
+        step, start = ops.cast(step, "float32"), ops.cast(self.start, "float32")
+        started = ops.cast(step >= start, "float32")
+        warmup = ops.clip((step - start) / max(self.warmup_steps, 1), 0.0, 1.0)
         warmup = warmup if self.warmup_steps else 1.0
-        return self.peak * started * warmup * self._decay(step)
+        return self.peak * started * warmup * self._decay(step, start + self.warmup_steps)
 
-    def _decay(self, step):
+    def _decay(self, step, warm):
         """Share of the peak, without the warm-up; 1 up to the start of the decay."""
-        start = max(self.decay_start, self.start + self.warmup_steps)
-        progress = ops.clip((step - start) / max(self.steps - start, 1), 0.0, 1.0)
+        start = ops.maximum(warm, self.decay_start)
+        progress = ops.clip((step - start) / ops.maximum(self.steps - start, 1), 0.0, 1.0)
         if self.kind == "cosine":
             cosine = (1.0 + ops.cos(math.pi * progress)) / 2.0
             return self.final_ratio + (1.0 - self.final_ratio) * cosine
@@ -63,7 +63,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             "decay_start": self.decay_start,
             "final_ratio": self.final_ratio,
             "kind": self.kind,
-            "start": self.start,
+            "start": int(self.start),
         }
 
 
@@ -73,7 +73,7 @@ def learning_rate_schedule(config, steps, start=0):
     Args:
         config: the `OptimizerConfig`.
         steps: length of the run.
-        start: the step at which what is optimized begins to be trained.
+        start: the step at which what is optimized begins to be trained; a number or a variable.
 
     Returns:
         `WarmupDecay`.
@@ -116,7 +116,7 @@ def make_optimizer(config, steps, start=0):
     Args:
         config: the `OptimizerConfig`.
         steps: length of the run.
-        start: before this step nothing moves.
+        start: before this step nothing moves; a number or a variable.
 
     Returns:
         `KernelAdamW` with the config's learning-rate schedule.
@@ -141,11 +141,12 @@ def ramp(step, start, ramp_steps):
 
     Args:
         step: int or integer scalar tensor.
-        start: first step with a weight above 0.
+        start: first step with a weight above 0; an integer or an integer variable.
         ramp_steps: with 0 the weight is 1 from `start` on.
 
     Returns:
         float32 scalar: 0 before `start`, 1 from `start + ramp_steps` on.
     """
-    since = ops.cast(ops.convert_to_tensor(step) - start + 1, "float32")
+    step = ops.convert_to_tensor(step)
+    since = ops.cast(step - ops.cast(start, step.dtype) + 1, "float32")
     return ops.clip(since / (ramp_steps + 1), 0.0, 1.0)

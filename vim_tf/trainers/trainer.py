@@ -8,14 +8,14 @@ from vim_tf.ema import ExponentialMovingAverage
 from vim_tf.models.row_dropout import row_keys
 from vim_tf.replicas import assign_everywhere
 from vim_tf.sampling import mix
-from vim_tf.trainers.gradients import apply_gradients
+from vim_tf.trainers.gradients import accumulate, apply_gradients
 from vim_tf.trainers.schedules import make_optimizer
 
 
 class Trainer(keras.Model):
     """A model, the moving average of its weights, and the definition of one training step.
 
-    A step has two halves: `compute_gradients(batch)`, pure and compilable, which subclasses
+    A step has two halves: `compute_gradients(batch)`, pure and compilable, whose inside subclasses
     define, and `apply_gradients(gradients)`, which reduces over the replicas, clips and applies.
 
     Attributes:
@@ -26,7 +26,8 @@ class Trainer(keras.Model):
         images_counted: number of images that are in these logs.
         judged_by: (name of an evaluation's number, 1 where more is better or -1): the best one.
         rollbacks: times that the run went back to a checkpoint, an int64 tf.Variable.
-        adversarial_start: step at which a discriminator takes part; None for none.
+        adversarial_start: step at which a discriminator takes part, an int64 tf.Variable; None for
+            none.
         bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 for none.
     """
 
@@ -47,9 +48,13 @@ class Trainer(keras.Model):
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
         # Not the names of logs: fit would report these, which are still 0, in the place of those.
         self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
-        self._gradients = self._keyed_gradients
+        for transformer in getattr(model, "transformers", ()):
+            transformer.save_memory(
+                experiment.training.rematerialize, experiment.training.query_block
+            )
+        self._gradients = self.compute_gradients
         if experiment.training.jit_compile:
-            self._gradients = tf.function(self._keyed_gradients, jit_compile=True, autograph=False)
+            self._gradients = tf.function(self.compute_gradients, jit_compile=True, autograph=False)
         # What the graph found that is not finite; see `_look_for_not_finite`.
         self._watched = (*log_names,)
         self.bad_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
@@ -79,17 +84,41 @@ class Trainer(keras.Model):
         optimizer.build(self.model.trainable_variables)
 
     def compute_gradients(self, batch):
-        """Returns (gradients, logs, what `after_step` needs) of one replica's batch."""
-        raise NotImplementedError
+        """Gradients for one replica's batch; changes nothing.
 
-    def _keyed_gradients(self, batch):
-        """`compute_gradients`, in which dropout's masks are those of (seed, step, global row)."""
-        rows = tf.shape(tf.nest.flatten(batch)[0])[0]
-        context = tf.distribute.get_replica_context()
-        row = rows * context.replica_id_in_sync_group + tf.range(rows)
+        What it draws for a row is a function of (seed, step, row of the global batch).
+
+        Args:
+            batch: dict of tensors [B,...].
+
+        Returns:
+            (gradients, logs, what `after_step` needs).
+        """
+        keys = self._row_keys(tf.shape(tf.nest.flatten(batch)[0])[0])
+        parts = self.experiment.training.gradient_accumulation_steps
+        if parts == 1:
+            return self._compute_part(batch, keys)
+        return accumulate(self._compute_part, (batch, keys), parts)
+
+    def _row_keys(self, rows):
+        """The keys of this replica's rows, [rows] uint32."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        row = rows * replica + tf.range(rows)
         key = mix(tf.cast(self.step, tf.uint32) + np.uint32(self.experiment.seed % 2**32))
-        with row_keys(mix(key + tf.cast(row, tf.uint32))):
-            return self.compute_gradients(batch)
+        return mix(key + tf.cast(row, tf.uint32))
+
+    def _compute_part(self, batch, keys):
+        with row_keys(keys):
+            return self.gradients_of(batch)
+
+    def gradients_of(self, batch):
+        """`compute_gradients`, where the keys of the rows are given; subclasses define it.
+
+        Returns:
+            (gradients, logs, extras): nested tensors; scalars by name, means over the rows; nested
+            tensors [B,...], () for none.
+        """
+        raise NotImplementedError
 
     def apply_gradients(self, gradients):
         """Applies what `compute_gradients` returned; returns their norm, as logs."""
@@ -112,6 +141,10 @@ class Trainer(keras.Model):
     def summarize(self, results):
         """Turns `evaluate_batch`'s results of all images, [M] or [M,N], into named numbers."""
         raise NotImplementedError
+
+    def after_evaluation(self, step, results):
+        """Notes an evaluation; returns the step at which a discriminator takes part, 0 for none."""
+        return 0
 
     def histograms(self):
         """Returns what TensorBoard shows as histograms, by name."""

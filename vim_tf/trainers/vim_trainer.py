@@ -4,8 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.models.row_dropout import row_bits
 from vim_tf.models.vim import VIM
 from vim_tf.trainers.trainer import Trainer
+
+LABEL_DROP_SALT = 2**31  # far from those of the model's dropouts
 
 
 class VIMTrainer(Trainer):
@@ -45,31 +48,26 @@ class VIMTrainer(Trainer):
         return tokens, labels  # without classes the null label is 0
 
     def _drop_labels(self, labels):
-        """Replaces a share of the labels by the null label, keyed by (seed, step, global row)."""
-        context = tf.distribute.get_replica_context()
-        rows = tf.shape(labels)[0]
-        draws = tf.random.stateless_uniform(
-            [rows * context.num_replicas_in_sync],
-            [self.experiment.seed % 2**63, tf.cast(self.step, tf.int64)],
-        )
-        draws = tf.slice(draws, [rows * context.replica_id_in_sync_group], [rows])
+        """Replaces a share of the labels by the null label; which ones, the rows' keys say."""
+        bits = row_bits(None, LABEL_DROP_SALT, tf.range(1))[:, 0]
+        draws = tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) / 2**24  # exact, below 1
         return tf.where(draws < self.experiment.model.label_drop, self.classes, labels)
 
-    def compute_gradients(self, batch):
+    def gradients_of(self, batch):
         """Gradients for one replica's batch; changes nothing.
 
         Args:
             batch: dict with "label" [B] int32 and "token" [B,N] int32 or "image" [B,H,W,3].
 
         Returns:
-            (gradients, logs, None).
+            (gradients, logs, ()).
         """
         tokens, labels = self._tokens_and_labels(batch)
         with tf.GradientTape() as tape:
             logits = self.model(tokens, self._drop_labels(labels), training=True)
             nats = losses.cross_entropy(logits, tokens)
         gradients = tape.gradient(nats, self.model.trainable_variables)
-        return gradients, {"nats": nats, "accuracy": _accuracy(logits, tokens)}, None
+        return gradients, {"nats": nats, "accuracy": _accuracy(logits, tokens)}, ()
 
     def evaluate_batch(self, batch):
         """Loss of the averaged weights on given labels.

@@ -53,9 +53,14 @@ class ViTVQGANTrainer(Trainer):
             self.discriminator_loss, self.generator_loss = losses.ADVERSARIAL_LOSSES[
                 experiment.discriminator.loss
             ]
-            self.adversarial_start = start_step(
-                experiment.discriminator.start, experiment.training.steps
+            steps = experiment.training.steps
+            self.first_start = start_step(experiment.discriminator.start, steps)
+            waits = experiment.discriminator.plateau > 0
+            self.adversarial_start = tf.Variable(
+                steps if waits else self.first_start, trainable=False, dtype=tf.int64
             )
+            # PSNR of the evaluation before the last one, of the last one, and its step.
+            self._evaluated = tf.Variable([np.nan, np.nan, -1.0], trainable=False, dtype=tf.float64)
         if "perceptual" in self.loss_weights:
             self.perceptual = PerceptualFeatures(weights.perceptual_weights)
 
@@ -118,7 +123,7 @@ class ViTVQGANTrainer(Trainer):
                 )
         return terms
 
-    def compute_gradients(self, batch):
+    def gradients_of(self, batch):
         """Gradients of both networks for one replica's batch; changes nothing.
 
         Args:
@@ -249,6 +254,24 @@ class ViTVQGANTrainer(Trainer):
             "token": tokens,
         }
 
+    def after_evaluation(self, step, results):
+        """Notes an evaluation; returns the step at which the discriminator takes part.
+
+        With `discriminator.plateau` that is the first one, from `discriminator.start` on, at which
+        PSNR has gained less since the evaluation before; until then the last step of the run.
+        """
+        if not self.adversarial:
+            return 0
+        start, config = int(self.adversarial_start.numpy()), self.experiment
+        before, last, last_step = self._evaluated.numpy()
+        if step != last_step:  # a resumed run evaluates its first step once more
+            before, last = last, results["psnr"]
+            self._evaluated.assign([before, last, step])
+        waits = config.discriminator.plateau > 0 and start == config.training.steps
+        if waits and step >= self.first_start and last - before < config.discriminator.plateau:
+            return step
+        return start
+
     def reset_logs(self, whole_epoch):
         """Starts new means; the codes' counts go on until an epoch is over."""
         super().reset_logs(whole_epoch)
@@ -272,6 +295,8 @@ class ViTVQGANTrainer(Trainer):
         if self.adversarial:
             items["discriminator"] = self.discriminator
             items["discriminator_optimizer"] = self.discriminator_optimizer
+            items["adversarial_start"] = self.adversarial_start
+            items["evaluated"] = self._evaluated
         if self.revival:
             items["revival_hits"] = self.revival.hits
         return items
