@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf import losses, memory
+from vim_tf import losses, memory, parameter_counts
 from vim_tf.config import (
     DiscriminatorConfig,
     QuantizerConfig,
@@ -46,7 +46,7 @@ def test_it_needs_no_tensorflow():
 def test_tokenizer_parameters(fields):
     config = dataclasses.replace(TOKENIZER, **fields)
     model = ViTVQGAN(config, IMAGE_SIZE)
-    counted = memory.count_vit_vqgan(config, IMAGE_SIZE)
+    counted = parameter_counts.count_vit_vqgan(config, IMAGE_SIZE)
     assert counted == {name: getattr(model, name).count_params() for name in counted}
     assert sum(counted.values()) == model.count_params()
 
@@ -57,13 +57,13 @@ def test_discriminator_parameters(image_size, channels):
     config = DiscriminatorConfig(channels=channels, base_channels=200)
     model = Discriminator(config, image_size)
     model.build()
-    assert sum(memory.count_discriminator(config, image_size)) == model.count_params()
+    assert sum(parameter_counts.count_discriminator(config, image_size)) == model.count_params()
 
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_vim_parameters(conditional):
     config = VIMConfig(ENCODER, conditional=conditional)
-    counted = memory.count_vim(config, (2, 3), 17, 7)
+    counted = parameter_counts.count_vim(config, (2, 3), 17, 7)
     assert counted == VIM(config, (2, 3), 17, 7).count_params()
 
 
@@ -155,7 +155,7 @@ def test_perceptual_loss_keeps():
     )
     assert memory.keep_perceptual(IMAGE_SIZE) == kept
     frozen = sum(int(np.prod(weight.shape)) for weight in features.vgg.weights)
-    assert memory.count_vgg16() == frozen
+    assert parameter_counts.count_vgg16() == frozen
 
 
 @pytest.mark.parametrize(("image_size", "batch"), [((16, 24), 4), ((28, 28), 6), ((7, 9), 5)])
@@ -235,7 +235,7 @@ def test_rows_agree_with_a_trainer(tiny):
     ]
     rows = {name: row[0] for name, row in estimate.rows.items()}
     assert rows["weights"] == 4 * trained
-    assert rows["optimizer, two slots a weight"] == 4 * sum(keras.ops.size(v) for v in slots)
+    assert rows["optimizer's slots"] == 4 * sum(keras.ops.size(v) for v in slots)
     assert rows["moving average of weights"] == 4 * trainer.ema_model.count_params()
     assert estimate.total[0] == sum(rows.values())
 
@@ -265,6 +265,15 @@ def test_the_column_is_that_of_the_config(tiny):
         estimate = memory.estimate_vit_vqgan(tiny("vit_vqgan", *overrides))
         assert estimate.configured == estimate.total[column]
         assert estimate.query_block == (128 if column < 2 else 5)
+
+
+def test_a_factored_moment_is_left_out(tiny):
+    full, factored = (
+        memory.estimate_vim(tiny("vim", f"optimizer.second_moment={name}"), TOKENIZER, 2)
+        for name in ("full", "factored")
+    )
+    assert factored.rows["optimizer's slots"] == factored.rows["weights"]
+    assert full.total[0] - factored.total[0] == full.rows["weights"][0]
 
 
 def test_parts_of_a_batch_share_it_and_need_a_sum_of_gradients(tiny):

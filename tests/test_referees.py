@@ -15,7 +15,8 @@ from vim_tf.evaluation.fid import FeatureStatistics, frechet_distance
 from vim_tf.evaluation.inception_score import InceptionScore
 from vim_tf.evaluation.kid import draw_subsets, kid
 from vim_tf.evaluation.precision_recall import precision_recall
-from vim_tf.trainers.schedules import learning_rate_schedule, make_optimizer
+from vim_tf.trainers.optimizers import make_optimizer
+from vim_tf.trainers.schedules import learning_rate_schedule
 
 SUBSETS, SUBSET_SIZE, SEED = 4, 150, 11
 

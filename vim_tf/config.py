@@ -262,6 +262,7 @@ class OptimizerConfig:
     beta_1: float = 0.9
     beta_2: float = 0.99
     weight_decay: float = 1e-4
+    second_moment: Literal["full", "factored"] = "full"  # factored: Adafactor's, half the slots
     clip_norm: float = 0.0  # of the gradients' global norm, after the all-reduce; 0 is off
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     warmup_steps: int = 50_000

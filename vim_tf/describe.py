@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import builders, sampling
-from vim_tf.memory import count_vgg16
 from vim_tf.models.classifier import Classifier
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.patches import patchify
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.parameter_counts import count_vgg16
 
 MOST_IMAGES = 8  # so that a large model answers on a CPU
 REPEATS = 3

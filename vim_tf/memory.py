@@ -10,8 +10,19 @@ operations, keeps less. Everything is float32 but masks, of one byte.
 import math
 from dataclasses import dataclass
 
+from vim_tf.parameter_counts import (
+    VGG16_STAGES,
+    count_discriminator,
+    count_tokens,
+    count_vgg16,
+    count_vim,
+    count_vit_vqgan,
+    discriminator_layers,
+)
+
 FLOAT = 4  # bytes
 MASK = 1
+SLOTS = "optimizer's slots"
 AT_ONCE = "one transformer block's gradient"
 QUERY_BLOCK = 128  # shown where training.query_block is off
 # Arrays that a gradient needs at once: of attention weights, before and after the softmax, and
@@ -24,8 +35,6 @@ Estimates, without the working memory of what is no attention. training.remateri
 inside of each transformer block again for its gradient; training.query_block its attention weights,
 here for {query_block} queries at a time."""
 
-# Convolutions (of 3 x 3) and their channels between the four halvings of VGG16 (arXiv 1409.1556).
-VGG16_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 VGG16_MIN_SIDE = 32
 
 
@@ -74,88 +83,6 @@ def format_bytes(number):
     units = ("bytes", "KiB", "MiB", "GiB")
     power = min(int(math.log(max(number, 1), 1024)), len(units) - 1)
     return f"{number / 1024**power:,.{1 if power else 0}f} {units[power]}"
-
-
-# Parameters -------------------------------------------------------------------------------------
-
-
-def count_transformer(config):
-    """Parameters of a `Transformer`: attention without bias on queries, keys and values."""
-    dim, mlp_dim = config.dim, config.mlp_dim
-    attention = 3 * dim * dim + dim * dim + dim
-    mlp = dim * mlp_dim + mlp_dim + mlp_dim * dim + dim
-    norms = 2 * 2 * dim
-    return config.blocks * (attention + mlp + norms)
-
-
-def _count_coder(config, fan_in, units, positions):
-    """Embedding, positions, transformer and tanh head of an encoder or a decoder."""
-    dim, hidden = config.dim, config.mlp_dim
-    embedding = fan_in * dim + dim
-    head = 2 * dim + dim * hidden + hidden + hidden * units + units
-    return embedding + positions * dim + count_transformer(config) + head
-
-
-def count_vit_vqgan(config, image_size):
-    """Parameters of a `ViTVQGAN` by part: {"encoder": ..., "quantizer": ..., "decoder": ...}."""
-    patch = config.patch_size**2
-    learned = _tokens(config, image_size) if config.positions == "learned" else 0
-    codes, code_dim = config.quantizer.codes, config.quantizer.code_dim
-    dim, channels = config.encoder.dim, _channels(config)
-    return {
-        "encoder": _count_coder(config.encoder, 3 * patch, dim, learned),
-        "quantizer": dim * code_dim + code_dim + codes * code_dim,
-        "decoder": _count_coder(config.decoder, code_dim, channels * patch, learned),
-    }
-
-
-def count_discriminator(config, image_size):
-    """Parameters of a `Discriminator`: (kernels, biases)."""
-    sizes, widths = _discriminator_layers(config, image_size)
-    pixels, width = math.prod(sizes[-1]), widths[-1]
-    kernels, biases = 3 * widths[0], widths[0]
-    for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
-        kernels += 9 * fine * fine + 9 * fine * coarse + fine * coarse
-        biases += fine + coarse
-    # The last convolution sees the minibatch deviation too; then the dense layers.
-    kernels += 9 * (width + 1) * width + pixels * width * width + width
-    return kernels, biases + 2 * width + 1
-
-
-def count_vgg16():
-    """Parameters of VGG16 without its dense layers."""
-    total, fan_in = 0, 3
-    for convolutions, width in VGG16_STAGES:
-        for _ in range(convolutions):
-            total += 9 * fan_in * width + width
-            fan_in = width
-    return total
-
-
-def count_vim(config, grid, codes, classes):
-    """Parameters of a `VIM`; arguments as of its constructor."""
-    dim = config.transformer.dim
-    labels = (classes if config.conditional else 0) + 1  # and the null label
-    embeddings = (codes + labels + sum(grid)) * dim
-    norm_and_head = 2 * dim + dim * codes + codes
-    return embeddings + count_transformer(config.transformer) + norm_and_head
-
-
-def _tokens(config, image_size):
-    return math.prod(side // config.patch_size for side in image_size)
-
-
-def _channels(config):
-    return 6 if config.output == "logit_laplace" else 3
-
-
-def _discriminator_layers(config, image_size):
-    """Sizes and widths of the discriminator's levels, fine to coarse."""
-    sizes = [tuple(image_size)]
-    while min(sizes[-1]) >= 8:
-        sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
-    widths = [max(1, min(config.channels, config.base_channels // max(size))) for size in sizes]
-    return sizes, widths
 
 
 # Activations of one image, in bytes -------------------------------------------------------------
@@ -270,7 +197,7 @@ def keep_discriminator(config, image_size, batch):
     R1 (every `r1_every` steps) is a forward pass, the gradient by its images, and the tensors that
     this leaves behind to be differentiated once more.
     """
-    sizes, widths = _discriminator_layers(config, image_size)
+    sizes, widths = discriminator_layers(config, image_size)
     pixels = [math.prod(size) for size in sizes]
     group = next(size for size in (4, 3, 2, 1) if batch % size == 0)
     last, width = pixels[-1] * widths[-1], widths[-1]
@@ -299,7 +226,7 @@ def keep_discriminator(config, image_size, batch):
 # Both stages ------------------------------------------------------------------------------------
 
 
-def _estimate(training, batch, trained, averaged, frozen, gradients, activations):
+def _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations):
     gradients *= 1 + (training.gradient_accumulation_steps > 1)  # the sum, and those of a part
 
     def same(parameters):
@@ -307,7 +234,7 @@ def _estimate(training, batch, trained, averaged, frozen, gradients, activations
 
     rows = {
         "weights": same(sum(trained.values())),
-        "optimizer, two slots a weight": same(2 * sum(trained.values())),
+        SLOTS: same(slots),
         "moving average of weights": same(averaged),
         **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
         "gradients": same(gradients),
@@ -316,6 +243,11 @@ def _estimate(training, batch, trained, averaged, frozen, gradients, activations
     }
     column = training.rematerialize + 2 * bool(training.query_block)
     return MemoryEstimate(batch, trained, rows, _query_block(training), column)
+
+
+def _slots(optimizer, parameters):
+    """Numbers that an optimizer keeps; without a factored moment's rows and columns, below 1%."""
+    return parameters * (1 if optimizer.second_moment == "factored" else 2)
 
 
 def _query_block(training):
@@ -337,10 +269,11 @@ def estimate_vit_vqgan(experiment, replicas=1):
         `MemoryEstimate`.
     """
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
-    training, length = experiment.training, _tokens(config, image_size)
+    training, length = experiment.training, count_tokens(config, image_size)
     batch, query_block = _images_at_once(experiment, replicas), _query_block(training)
     trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
     averaged = gradients = trained["tokenizer"]
+    slots = _slots(experiment.optimizer, trained["tokenizer"])
 
     def same(kept):
         return (kept,) * len(COLUMNS)
@@ -363,13 +296,14 @@ def estimate_vit_vqgan(experiment, replicas=1):
     activations = {name: tuple(batch * n for n in kept) for name, kept in activations.items()}
     if losses.adversarial:
         trained["discriminator"] = sum(count_discriminator(experiment.discriminator, image_size))
+        slots += _slots(experiment.discriminator_optimizer, trained["discriminator"])
         gradients += 2 * trained["discriminator"]  # of its loss, and of R1
         forward, r1 = keep_discriminator(experiment.discriminator, image_size, batch)
         # Real and fake; and the adversarial term's gradient by the reconstruction.
         direction = FLOAT * 3 * batch * math.prod(image_size)
         activations["discriminator"] = same(2 * forward + direction)
         activations[f"R1, every {experiment.discriminator.r1_every} steps"] = same(r1)
-    return _estimate(training, batch, trained, averaged, frozen, gradients, activations)
+    return _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations)
 
 
 def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
@@ -403,4 +337,5 @@ def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
     }
     frozen = {"tokenizer": tokenizer}
     trained = {"VIM": parameters}
-    return _estimate(training, batch, trained, parameters, frozen, parameters, activations)
+    slots = _slots(experiment.optimizer, parameters)
+    return _estimate(training, batch, trained, slots, parameters, frozen, parameters, activations)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from vim_tf.config import OptimizerConfig, QuantizerConfig
 from vim_tf.models.quantizer import QuantizerOutput, VectorQuantizer
 from vim_tf.trainers.codebook_health import CodebookRevival, CodebookUsage, mean_angle
-from vim_tf.trainers.schedules import make_optimizer
+from vim_tf.trainers.optimizers import make_optimizer
 
 CODES, DIM = 8, 3
 SEED = -(2**40)  # a config's may be any integer

@@ -9,7 +9,6 @@ from vim_tf.config import OptimizerConfig
 from vim_tf.trainers.schedules import (
     WarmupDecay,
     learning_rate_schedule,
-    make_optimizer,
     ramp,
     start_step,
 )
@@ -89,66 +88,6 @@ def test_schedule_survives_serialisation_and_int64_steps():
     step = tf.constant(37, tf.int64)
     assert copy(step).dtype == tf.float32
     np.testing.assert_array_equal(copy(step), schedule(step))
-
-
-def weights():
-    return {
-        name: keras.Variable(np.full(shape, 2.0, "float32"), name=name)
-        for name, shape in (
-            ("kernel", (3, 2)),
-            ("bias", (2,)),
-            ("gamma", (2,)),
-            ("embeddings", (4, 3)),
-            ("codebook", (4, 3)),
-        )
-    }
-
-
-def test_weight_decay_is_decoupled_and_for_kernels_only():
-    optimizer = make_optimizer(
-        config(schedule="constant", warmup_steps=0, learning_rate=0.1, weight_decay=0.5), steps=10
-    )
-    variables = weights()
-    optimizer.build(list(variables.values()))
-    for _ in range(2):
-        optimizer.apply([tf.zeros(variable.shape) for variable in variables.values()])
-    for name, variable in variables.items():
-        expected = 2.0 * (1 - 0.1 * 0.5) ** 2 if name == "kernel" else 2.0
-        np.testing.assert_allclose(variable, expected, rtol=1e-6, err_msg=name)
-
-
-def test_adam_equals_numpy():
-    optimizer = make_optimizer(
-        config(schedule="cosine", warmup_steps=4, beta_1=0.8, beta_2=0.95, weight_decay=0.3), 12
-    )
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=(3, 2))
-    variable = keras.Variable(weight.astype("float32"), name="kernel")
-    optimizer.build([variable])
-    mean, square = np.zeros((3, 2)), np.zeros((3, 2))
-    for step in range(12):
-        # Tiny gradients: with Keras' default epsilon of 1e-7 the steps would be half as long.
-        gradient = 1e-7 * rng.normal(size=(3, 2))
-        rate = float(learning_rate_schedule(config(warmup_steps=4), 12)(step))
-        mean = 0.8 * mean + 0.2 * gradient
-        square = 0.95 * square + 0.05 * gradient**2
-        corrected = math.sqrt(1 - 0.95 ** (step + 1)) / (1 - 0.8 ** (step + 1))
-        weight = weight * (1 - rate * 0.3)
-        weight = weight - rate * corrected * mean / (np.sqrt(square) + 1e-8)
-        optimizer.apply([tf.constant(gradient, tf.float32)])
-    np.testing.assert_allclose(variable, weight, rtol=2e-5, atol=1e-6)
-
-
-def test_optimizer_never_clips_by_itself():
-    optimizer = make_optimizer(config(clip_norm=1.0), steps=100)
-    assert optimizer.global_clipnorm is optimizer.clipnorm is optimizer.clipvalue is None
-
-
-def test_optimizer_survives_serialisation():
-    optimizer = make_optimizer(config(weight_decay=0.3), steps=100)
-    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert type(copy) is type(optimizer)
-    np.testing.assert_array_equal(copy.learning_rate, optimizer.learning_rate)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What depends on the step alone: learning rates, the optimizer that uses them, and ramps."""
+"""What depends on the step alone: learning rates and ramps."""
 
 import math
 
@@ -86,48 +86,6 @@ def learning_rate_schedule(config, steps, start=0):
         final_ratio=config.final_ratio,
         kind=config.schedule,
         start=start,
-    )
-
-
-@keras.saving.register_keras_serializable(package="vim_tf")
-class KernelAdamW(keras.optimizers.AdamW):
-    """AdamW (arXiv 1711.05101) that decays variables named `kernel` and no others.
-
-    Kernels are the matrices of dense and convolution layers. Biases, the norms' scales, the
-    codebook, and the embeddings of tokens, labels and positions keep their values: for these
-    smaller is not simpler, and a row that is rarely used would fade between its uses.
-    """
-
-    def build(self, variables):
-        """Creates the slots; call it inside `strategy.scope()`, before the first step."""
-        if not self.built:
-            self.exclude_from_weight_decay(
-                var_list=[variable for variable in variables if variable.name != "kernel"]
-            )
-        super().build(variables)
-
-
-def make_optimizer(config, steps, start=0):
-    """Builds the optimizer of an `OptimizerConfig` for a run of `steps` steps.
-
-    It does not clip: Keras would do so before gradients are summed over replicas; see
-    `gradients.apply_gradients`. Call `build(variables)` inside `strategy.scope()`.
-
-    Args:
-        config: the `OptimizerConfig`.
-        steps: length of the run.
-        start: before this step nothing moves; a number or a variable.
-
-    Returns:
-        `KernelAdamW` with the config's learning-rate schedule.
-    """
-    return KernelAdamW(
-        learning_rate=learning_rate_schedule(config, steps, start),
-        beta_1=config.beta_1,
-        beta_2=config.beta_2,
-        # Below Keras' 1e-7: losses are means over pixels, and gradients of 1e-6 are usual.
-        epsilon=1e-8,
-        weight_decay=config.weight_decay,
     )
 
 

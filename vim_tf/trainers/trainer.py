@@ -9,7 +9,7 @@ from vim_tf.models.row_dropout import row_keys
 from vim_tf.replicas import assign_everywhere
 from vim_tf.sampling import mix
 from vim_tf.trainers.gradients import accumulate, apply_gradients
-from vim_tf.trainers.schedules import make_optimizer
+from vim_tf.trainers.optimizers import make_optimizer
 
 
 class Trainer(keras.Model):

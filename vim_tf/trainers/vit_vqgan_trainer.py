@@ -14,7 +14,8 @@ from vim_tf.trainers.gradients import (
     gradients_or_zeros,
     mean_over_replicas,
 )
-from vim_tf.trainers.schedules import make_optimizer, ramp, start_step
+from vim_tf.trainers.optimizers import make_optimizer
+from vim_tf.trainers.schedules import ramp, start_step
 from vim_tf.trainers.trainer import Trainer
 
 DISCRIMINATOR_LOGS = ("adversarial", "discriminator", "real_logit", "fake_logit", "r1")

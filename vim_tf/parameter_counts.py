@@ -1,0 +1,83 @@
+"""The number of parameters of each model, worked out from its config, without TensorFlow."""
+
+import math
+
+# Convolutions (of 3 x 3) and their channels between the four halvings of VGG16 (arXiv 1409.1556).
+VGG16_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+
+
+def count_transformer(config):
+    """Parameters of a `Transformer`: attention without bias on queries, keys and values."""
+    dim, mlp_dim = config.dim, config.mlp_dim
+    attention = 3 * dim * dim + dim * dim + dim
+    mlp = dim * mlp_dim + mlp_dim + mlp_dim * dim + dim
+    norms = 2 * 2 * dim
+    return config.blocks * (attention + mlp + norms)
+
+
+def _count_coder(config, fan_in, units, positions):
+    """Embedding, positions, transformer and tanh head of an encoder or a decoder."""
+    dim, hidden = config.dim, config.mlp_dim
+    embedding = fan_in * dim + dim
+    head = 2 * dim + dim * hidden + hidden + hidden * units + units
+    return embedding + positions * dim + count_transformer(config) + head
+
+
+def count_vit_vqgan(config, image_size):
+    """Parameters of a `ViTVQGAN` by part: {"encoder": ..., "quantizer": ..., "decoder": ...}."""
+    patch = config.patch_size**2
+    learned = count_tokens(config, image_size) if config.positions == "learned" else 0
+    codes, code_dim = config.quantizer.codes, config.quantizer.code_dim
+    dim = config.encoder.dim
+    channels = 6 if config.output == "logit_laplace" else 3
+    return {
+        "encoder": _count_coder(config.encoder, 3 * patch, dim, learned),
+        "quantizer": dim * code_dim + code_dim + codes * code_dim,
+        "decoder": _count_coder(config.decoder, code_dim, channels * patch, learned),
+    }
+
+
+def count_discriminator(config, image_size):
+    """Parameters of a `Discriminator`: (kernels, biases)."""
+    sizes, widths = discriminator_layers(config, image_size)
+    pixels, width = math.prod(sizes[-1]), widths[-1]
+    kernels, biases = 3 * widths[0], widths[0]
+    for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
+        kernels += 9 * fine * fine + 9 * fine * coarse + fine * coarse
+        biases += fine + coarse
+    # The last convolution sees the minibatch deviation too; then the dense layers.
+    kernels += 9 * (width + 1) * width + pixels * width * width + width
+    return kernels, biases + 2 * width + 1
+
+
+def count_vgg16():
+    """Parameters of VGG16 without its dense layers."""
+    total, fan_in = 0, 3
+    for convolutions, width in VGG16_STAGES:
+        for _ in range(convolutions):
+            total += 9 * fan_in * width + width
+            fan_in = width
+    return total
+
+
+def count_vim(config, grid, codes, classes):
+    """Parameters of a `VIM`; arguments as of its constructor."""
+    dim = config.transformer.dim
+    labels = (classes if config.conditional else 0) + 1  # and the null label
+    embeddings = (codes + labels + sum(grid)) * dim
+    norm_and_head = 2 * dim + dim * codes + codes
+    return embeddings + count_transformer(config.transformer) + norm_and_head
+
+
+def count_tokens(config, image_size):
+    """Tokens of an image of `image_size`."""
+    return math.prod(side // config.patch_size for side in image_size)
+
+
+def discriminator_layers(config, image_size):
+    """Sizes and widths of the discriminator's levels, fine to coarse."""
+    sizes = [tuple(image_size)]
+    while min(sizes[-1]) >= 8:
+        sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
+    widths = [max(1, min(config.channels, config.base_channels // max(size))) for size in sizes]
+    return sizes, widths

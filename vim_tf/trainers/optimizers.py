@@ -1,0 +1,103 @@
+"""The optimizers of both stages."""
+
+import keras
+from keras import ops
+
+from vim_tf.trainers.schedules import learning_rate_schedule
+
+TINY = 1e-30  # of a gradient of zeros, whose shares are nothing
+
+
+@keras.saving.register_keras_serializable(package="vim_tf")
+class KernelAdamW(keras.optimizers.AdamW):
+    """AdamW (arXiv 1711.05101) that decays variables named `kernel` and no others.
+
+    Kernels are the matrices of dense and convolution layers. Biases, the norms' scales, the
+    codebook, and the embeddings of tokens, labels and positions keep their values: for these
+    smaller is not simpler, and a row that is rarely used would fade between its uses.
+    """
+
+    def build(self, variables):
+        """Creates the slots; call it inside `strategy.scope()`, before the first step."""
+        if not self.built:
+            self.exclude_from_weight_decay(
+                var_list=[variable for variable in variables if variable.name != "kernel"]
+            )
+            self._make_slots(variables)
+
+    def _make_slots(self, variables):
+        super().build(variables)
+
+
+@keras.saving.register_keras_serializable(package="vim_tf")
+class FactoredAdamW(KernelAdamW):
+    """`KernelAdamW` with Adafactor's second moment of matrices (arXiv 1804.04235, algorithm 4).
+
+    Of a matrix [...,R,C] it keeps moving averages of the squared gradient's means over rows and
+    over columns, R + C numbers in the place of R * C; their product over the mean of the first is
+    the second moment. Everything else is AdamW's: the first moment, the bias corrections, the
+    learning rate. The codebook has a whole second moment, since revival resets it code by code.
+    """
+
+    def _make_slots(self, variables):
+        keras.optimizers.Optimizer.build(self, variables)
+        self._momentums, self._velocities, self._means = [], [], []
+        for variable in variables:
+            self._momentums.append(self.add_variable_from_reference(variable, name="momentum"))
+            if len(variable.shape) < 2 or variable.name == "codebook":
+                velocity = self.add_variable_from_reference(variable, name="velocity")
+                self._velocities.append(velocity)
+                self._means.append(None)
+                continue
+            shapes = variable.shape[:-1], (*variable.shape[:-2], variable.shape[-1])
+            self._velocities.append(None)
+            self._means.append(
+                [
+                    self.add_variable(shape, "zeros", variable.dtype, name=f"{name}_means")
+                    for name, shape in zip(("row", "column"), shapes, strict=True)
+                ]
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Moves one variable."""
+        index = self._get_variable_index(variable)
+        if self._means[index] is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        momentum, (rows, columns) = self._momentums[index], self._means[index]
+        square = ops.square(gradient)
+        for mean, axis in ((rows, -1), (columns, -2)):
+            self.assign_add(mean, (ops.mean(square, axis) - mean) * (1 - self.beta_2))
+        self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        # Both means lack the same factor at first, and so do their products over a mean.
+        scale = ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
+        share = rows / ops.maximum(ops.mean(rows, -1, keepdims=True), TINY)
+        second = ops.expand_dims(share, -1) * ops.expand_dims(columns, -2)
+        change = momentum * learning_rate * scale / (ops.sqrt(second) + self.epsilon)
+        self.assign_sub(variable, change)
+
+
+def make_optimizer(config, steps, start=0):
+    """Builds the optimizer of an `OptimizerConfig` for a run of `steps` steps.
+
+    It does not clip: Keras would do so before gradients are summed over replicas; see
+    `gradients.apply_gradients`. Call `build(variables)` inside `strategy.scope()`.
+
+    Args:
+        config: the `OptimizerConfig`.
+        steps: length of the run.
+        start: before this step nothing moves; a number or a variable.
+
+    Returns:
+        `KernelAdamW`, or `FactoredAdamW`, with the config's learning-rate schedule.
+    """
+    optimizer = FactoredAdamW if config.second_moment == "factored" else KernelAdamW
+    return optimizer(
+        learning_rate=learning_rate_schedule(config, steps, start),
+        beta_1=config.beta_1,
+        beta_2=config.beta_2,
+        # Below Keras' 1e-7: losses are means over pixels, and gradients of 1e-6 are usual.
+        epsilon=1e-8,
+        weight_decay=config.weight_decay,
+    )
