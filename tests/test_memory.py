@@ -334,22 +334,18 @@ PARTS = "training.gradient_accumulation_steps=2"
 
 @pytest.mark.large
 @pytest.mark.parametrize(
-    ("stage", "side", "batch", "overrides", "tolerance"),
+    ("stage", "side", "batch", "overrides"),
     [
-        ("vit_vqgan", 256, 4, (), 0.15),
-        ("vit_vqgan", 256, 4, (REMATERIALIZE,), 0.15),
-        ("vit_vqgan", 256, 4, (QUERY_BLOCK,), 0.15),
-        ("vit_vqgan", 64, 128, (REMATERIALIZE,), 0.15),  # few tokens: the MLP's share is larger
-        ("vim", 256, 4, (), 0.15),
-        ("vim", 256, 4, (REMATERIALIZE,), 0.15),
-        # What these take varies by a sixth from run to run, with the order of operations.
-        ("vit_vqgan", 256, 4, (REMATERIALIZE, QUERY_BLOCK), 0.25),
-        ("vim", 256, 4, (PARTS,), 0.25),
+        ("vit_vqgan", 256, 4, ()),
+        ("vit_vqgan", 256, 4, (REMATERIALIZE,)),
+        ("vit_vqgan", 256, 4, (QUERY_BLOCK,)),
+        ("vit_vqgan", 64, 128, (REMATERIALIZE,)),  # few tokens: the MLP's share is larger
+        ("vim", 256, 4, ()),
     ],
 )
-def test_the_estimate_is_what_steps_take(measure, stage, side, batch, overrides, tolerance):
+def test_the_estimate_is_what_steps_take(measure, stage, side, batch, overrides):
     found = measure(stage, side, batch, *overrides)
-    assert found["estimated"] == pytest.approx(found["taken"], rel=tolerance)
+    assert found["estimated"] == pytest.approx(found["taken"], rel=0.15)
 
 
 @pytest.mark.large

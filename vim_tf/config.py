@@ -300,6 +300,7 @@ class TrainingConfig:
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs, each with a share of the batch
     tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
     jit_compile: bool = False  # XLA for the gradients
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"  # of the model that is trained
     gradient_accumulation_steps: int = 1  # parts of a replica's batch, one after the other
     rematerialize: bool = False  # compute each transformer block's inside again, do not keep it
     query_block: int = 0  # keep no attention weights: so many queries at a time; 0 keeps all

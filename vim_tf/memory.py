@@ -31,9 +31,9 @@ QUERY_BLOCK = 128  # shown where training.query_block is off
 SOFTMAX_ARRAYS, DROPOUT_ARRAYS, GELU_ARRAYS = 3, 4, 5
 COLUMNS = ("plain", "rematerialize", "query_block", "both")
 FOOTNOTE = """\
-Estimates, without the working memory of what is no attention. training.rematerialize computes the
-inside of each transformer block again for its gradient; training.query_block its attention weights,
-here for {query_block} queries at a time."""
+Estimates for float32, without the working memory of what is no transformer block.
+training.rematerialize computes the inside of each block again for its gradient;
+training.query_block its attention weights, here for {query_block} queries at a time."""
 
 VGG16_MIN_SIDE = 32
 

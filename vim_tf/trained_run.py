@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 
 from vim_tf.data.images import make_image_dataset
@@ -15,6 +14,7 @@ from vim_tf.generator import ImageGenerator, to_uint8
 from vim_tf.models.preset import read_json
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.precision import computing_in
 from vim_tf.presets import load
 from vim_tf.runs import Run
 
@@ -114,9 +114,7 @@ def open_run(path, overrides=()):
             )
     run = Run(path)
     experiment = run.load_experiment(overrides)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with computing_in("float32"):
         model = load(run.path)
         if not isinstance(model, ViTVQGAN | VIM):
             raise UserError(
@@ -128,6 +126,4 @@ def open_run(path, overrides=()):
         else:
             generator = ImageGenerator.around(model, run.path)
             tokenizer, vim, names = generator.tokenizer, generator.vim, generator.class_names
-    finally:
-        keras.config.set_dtype_policy(policy)
     return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names))

@@ -23,7 +23,7 @@ class ClassifierTrainer(Trainer):
             return Classifier(experiment.model, experiment.data.image_size, classes)
 
         names = ("cross_entropy", "accuracy")
-        super().__init__(experiment, make_model(), make_model(), (*names, "gradient_norm"), names)
+        super().__init__(experiment, make_model, (*names, "gradient_norm"), names)
 
     def gradients_of(self, batch):
         """Gradients for one replica's batch; changes nothing.

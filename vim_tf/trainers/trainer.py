@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from vim_tf.ema import ExponentialMovingAverage
 from vim_tf.models.row_dropout import row_keys
+from vim_tf.precision import computing_in
 from vim_tf.replicas import assign_everywhere
 from vim_tf.sampling import mix
 from vim_tf.trainers.gradients import accumulate, apply_gradients
@@ -20,8 +21,8 @@ class Trainer(keras.Model):
 
     Attributes:
         experiment: the configuration.
-        model: the model that is trained.
-        ema_model: the same model with averaged weights, for evaluation and sampling.
+        model: the model that is trained, in `training.precision`.
+        ema_model: the same model with averaged weights, for evaluation and sampling, in float32.
         epoch_logs: names of logs that mean something only over a whole epoch.
         images_counted: number of images that are in these logs.
         judged_by: (name of an evaluation's number, 1 where more is better or -1): the best one.
@@ -36,11 +37,13 @@ class Trainer(keras.Model):
     judged_by = ()
     adversarial_start = None
 
-    def __init__(self, experiment, model, ema_model, log_names, test_names):
+    def __init__(self, experiment, make_model, log_names, test_names):
         super().__init__()
         self.experiment = experiment
-        self.model = model
-        self.ema_model = ema_model
+        with computing_in(experiment.training.precision):
+            self.model = model = make_model()
+        with computing_in("float32"):
+            self.ema_model = ema_model = make_model()
         ema_model.trainable = False
         self.ema = ExponentialMovingAverage(
             model.trainable_variables, ema_model.weights, experiment.training.ema_decay

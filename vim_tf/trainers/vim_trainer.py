@@ -32,8 +32,7 @@ class VIMTrainer(Trainer):
 
         super().__init__(
             experiment,
-            make_model(),
-            make_model(),
+            make_model,
             ("nats", "accuracy", "gradient_norm"),
             ("nats", "accuracy"),
         )

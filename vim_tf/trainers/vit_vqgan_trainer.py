@@ -43,7 +43,7 @@ class ViTVQGANTrainer(Trainer):
         if self.adversarial:
             names += [*DISCRIMINATOR_LOGS, "adversarial_weight", "discriminator_gradient_norm"]
         make_model = lambda: ViTVQGAN(experiment.model, experiment.data.image_size)  # noqa: E731
-        super().__init__(experiment, make_model(), make_model(), names, ("psnr", "l1", "l2"))
+        super().__init__(experiment, make_model, names, ("psnr", "l1", "l2"))
         self.usage = CodebookUsage(experiment.model.quantizer.codes)
         quantizer = self.model.quantizer
         self.first_codes = tf.math.l2_normalize(quantizer.initial_codebook(), -1)
