@@ -52,9 +52,8 @@ WAYS = {
     "4 replicas": {"strategy": "mirrored", "cpu_replicas": 4},
     "two workers": {"strategy": "multi_worker"},  # this is one of those that TF_CONFIG names
     "less memory": {"rematerialize": True, "query_block": 5},
-    # Without the entropy term, which parts of a batch cannot have.
+    # Both without the entropy term, which parts of a batch cannot have.
     "whole batches": {},
-    "parts of batches": {"gradient_accumulation_steps": 2},
     "parts on 2 replicas": {
         "gradient_accumulation_steps": 2,
         "strategy": "mirrored",
