@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when TensorFlow
 import numpy as np
 import pytest
 import tensorflow as tf
+from etils.epath import backend, gpath, register
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -36,6 +37,29 @@ def two_replicas():
     and TensorFlow would take them for those of the first ("Shape mismatch in the collective").
     """
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A folder of TensorFlow's file system in memory, which is reached as a bucket is."""
+    opened = type(backend.tf_backend).open
+
+    def open_anew(self, path, mode):
+        if "w" in mode and tf.io.gfile.exists(path):
+            tf.io.gfile.remove(path)  # unlike a bucket's, a file in memory would be appended to
+        return opened(self, path, mode)
+
+    monkeypatch.setattr(type(backend.tf_backend), "open", open_anew)
+    monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "ram://", gpath.PosixGPath)
+    monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
+    monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
+    monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
+    yield "ram://bucket"
+    for parent, _, names in tf.io.gfile.walk("ram://bucket", topdown=False):
+        for name in names:
+            if tf.io.gfile.exists(f"{parent}/{name}"):
+                tf.io.gfile.remove(f"{parent}/{name}")
 
 
 # Tiny models and runs ---------------------------------------------------------------------------

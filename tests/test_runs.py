@@ -32,14 +32,6 @@ def test_a_file_is_the_old_one_or_the_whole_new_one(tmp_path, monkeypatch):
     assert path.read_bytes() == b"bytes"
 
 
-def test_a_bucket_is_refused(tmp_path, monkeypatch):
-    """As a path it would be the folder "gs:" in the present one."""
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="gs://bucket/run is in a bucket, .* folder on a disk"):
-        Run("gs://bucket/run")
-    assert not any(tmp_path.iterdir())
-
-
 def test_the_config_is_kept_and_read_back(run, tiny):
     experiment = tiny("vit_vqgan", "seed=7")
     run.start(experiment)

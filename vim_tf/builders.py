@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -24,6 +23,7 @@ from vim_tf.workers import Workers
 
 SHOWN_IMAGES = 32  # in a grid of reconstructions
 SHOWN_PER_CLASS = 8
+SHOWN_SIDE = 64  # pixels, about, so that small images can be seen
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,6 @@ def make_stage(experiment, strategy, run, sources=None):
     return make(experiment, strategy, run, *(sources or open_sources(experiment, strategy)))
 
 
-def _zoom(images):
-    """How much larger images [n,H,W,3] are drawn, so that small ones can be seen."""
-    return max(1, 64 // images.shape[1])
-
-
 def _order_seed(seed, rollbacks):
     """The seed of the data's order: another one after each rollback."""
     return seed + 1_000_003 * rollbacks
@@ -116,7 +111,9 @@ def _make_vit_vqgan(experiment, strategy, run, _, data):
     def draw(run):
         reconstructions = trainer.ema_model(shown)
         grid = pictures.reconstruction_grid(
-            to_uint8(shown), to_uint8(reconstructions), zoom=_zoom(shown)
+            to_uint8(shown),
+            to_uint8(reconstructions),
+            zoom=pictures.zoom_to(SHOWN_SIDE, shown.shape[1:3]),
         )
         pictures.write_png(run.picture_dir / "reconstructions.png", grid)
         plots.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
@@ -167,7 +164,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
         train_dataset, evaluation = _image_order(data), data.evaluation()
         size = data.train_size
     else:
-        folder = Path(experiment.tokenizer.cache or run.path / "tokens")
+        folder = experiment.tokenizer.cache or run.path / "tokens"
         with Workers(strategy).chief_first():
             cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
         batch_size = experiment.data.batch_size
@@ -192,7 +189,11 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
 
     def draw(run):
         images = generator.generate(n=64)
-        drawn = {"samples": pictures.image_grid(images, columns=16, zoom=_zoom(images))}
+        drawn = {
+            "samples": pictures.image_grid(
+                images, columns=16, zoom=pictures.zoom_to(SHOWN_SIDE, images.shape[1:3])
+            )
+        }
         if class_names:
             shown = min(len(class_names), 20)
             labels = np.repeat(np.arange(shown), SHOWN_PER_CLASS)
@@ -200,7 +201,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
             drawn["samples_by_class"] = pictures.labelled_rows(
                 images.reshape(shown, SHOWN_PER_CLASS, *images.shape[1:]),
                 class_names[:shown],
-                _zoom(images),
+                pictures.zoom_to(SHOWN_SIDE, images.shape[1:3]),
             )
         for name, picture in drawn.items():
             pictures.write_png(run.picture_dir / f"{name}.png", picture)
@@ -238,7 +239,7 @@ def _make_classifier(experiment, strategy, run, _, data):
         for i, row in enumerate(rows):
             found = images[taken_for == i][:SHOWN_PER_CLASS]
             row[: len(found)] = found
-        grid = pictures.labelled_rows(rows, names, _zoom(images))
+        grid = pictures.labelled_rows(rows, names, pictures.zoom_to(SHOWN_SIDE, images.shape[1:3]))
         pictures.write_png(run.picture_dir / "taken_for.png", grid)
         plots.draw_curves(run.read_metrics(), CLASSIFIER_PANELS, run.picture_dir / "curves.png")
         return {"taken_for": grid}

@@ -8,13 +8,19 @@
 <run>/metrics.jsonl      one JSON object a report: step, kind ("train", "evaluation"), numbers
 <run>/tensorboard/       the same for TensorBoard, with pictures and histograms
 <run>/pictures/          PNG files
+
+A run can be in a bucket, gs://...: there a preset is replaced file by file, its config.json last,
+and there is no lock.
 """
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 from etils import epath
@@ -22,10 +28,17 @@ from etils import epath
 from vim_tf import config_loader
 from vim_tf.errors import UserError
 
+PRESET_CONFIG = "config.json"
+
+
+def is_in_bucket(path):
+    """Whether a path is a URL such as gs://bucket/run."""
+    return "://" in os.fspath(path)
+
 
 def write_atomically(path, data):
     """Writes bytes or text so that the file is either the old one or the whole new one."""
-    if "://" in os.fspath(path):  # objects of a bucket are always so
+    if is_in_bucket(path):  # objects are always so
         bucket_path = epath.Path(path)
         write = bucket_path.write_bytes if isinstance(data, bytes) else bucket_path.write_text
         write(data)
@@ -49,18 +62,10 @@ class Run:
 
     Args:
         path: the folder; need not exist yet.
-
-    Raises:
-        UserError: it is in a bucket, where only checkpoints can be so far.
     """
 
     def __init__(self, path):
-        if "://" in os.fspath(path):
-            raise UserError(
-                f"{path} is in a bucket, and a run needs a folder on a disk; give one, for example "
-                "a mounted bucket"
-            )
-        self.path = Path(path)
+        self.path = epath.Path(path)
         self.config_path = self.path / "config.yaml"
         self.checkpoint_dir = self.path / "checkpoints"
         self.preset_dir = self.path / "preset"
@@ -128,6 +133,11 @@ class Run:
             best: it is that of the best evaluation so far.
         """
         place = self.best_preset_dir if best else self.preset_dir
+        if is_in_bucket(place):
+            with tempfile.TemporaryDirectory() as folder:
+                save(Path(folder))
+                _copy_preset(Path(folder), place)
+            return
         new, old = place.with_name(f"{place.name}.new"), place.with_name(f"{place.name}.old")
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
@@ -142,11 +152,15 @@ class Run:
         """Keeps other processes from training in this folder.
 
         The operating system frees the lock when its process ends in any way. It may not know of
-        processes on other machines; then the name of the machine in the file counts.
+        processes on other machines; then the name of the machine in the file counts. In a bucket
+        there is no lock.
 
         Raises:
             UserError: another process has it.
         """
+        if is_in_bucket(self.path):
+            yield
+            return
         import fcntl  # not on Windows, where everything but training works
 
         self._make_folder()
@@ -178,6 +192,10 @@ class Run:
     def append_metrics(self, step, kind, values):
         """Adds one line to metrics.jsonl."""
         line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
+        if is_in_bucket(self.metrics_path):  # nothing can be appended to there
+            before = self.metrics_path.read_text() if self.metrics_path.exists() else ""
+            self.metrics_path.write_text(before + line)
+            return
         with open(self.metrics_path, "a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -200,17 +218,44 @@ class Run:
 
 
 def find_preset(path):
-    """Returns the preset folder of a run folder or of a preset folder.
+    """Returns the preset folder of a run folder or of a preset folder, on a disk.
+
+    That of a bucket is copied into a temporary folder, which lives as long as the process.
 
     Raises:
         UserError: neither is there, or the run has not saved a preset yet.
     """
-    path = Path(path)
-    if (path / "config.json").exists():
-        return path
-    for name in ("preset", "preset.old"):  # the old one remains if a run was killed between
-        if (path / name / "config.json").exists():
-            return path / name
+    path = epath.Path(path)
+    # The old one remains if a run was killed between.
+    for folder in (path, path / "preset", path / "preset.old"):
+        if (folder / PRESET_CONFIG).exists():
+            return _fetch_preset(folder) if is_in_bucket(folder) else folder
     if (path / "config.yaml").exists():
         raise UserError(f"{path} has saved no preset yet; let its training run on")
     raise UserError(f"{path} is neither a run nor a preset; give the --workdir of a training")
+
+
+def _copy_preset(source, target):
+    """Copies a preset; while that goes on there is none, because its config.json comes last."""
+    (target / PRESET_CONFIG).unlink(missing_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == PRESET_CONFIG):
+        if path.is_dir():
+            _copy_preset(path, target / path.name)
+        elif path.is_file():
+            (target / path.name).write_bytes(path.read_bytes())
+
+
+@functools.cache
+def _temporary_folder():
+    """A folder that is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="vim_tf_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _fetch_preset(folder):
+    """Copies a preset of a bucket onto a disk; returns where it is."""
+    place = Path(tempfile.mkdtemp(dir=_temporary_folder()))
+    _copy_preset(folder, place)
+    return place

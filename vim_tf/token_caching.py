@@ -1,9 +1,9 @@
 """Making a data set's tokens once, with a tokenizer, and finding them again."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import tensorflow as tf
+from etils import epath
 from tqdm import tqdm
 
 from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
@@ -31,7 +31,7 @@ def open_or_make_cache(folder, tokenizer, data, passes):
     Raises:
         UserError: the cache there is another tokenizer's or of other pictures, or is damaged.
     """
-    folder = Path(folder)
+    folder = epath.Path(folder)
     described = {**describe_data(data.config, data.seed), "passes": passes}
     tokenizer_hash = tokenizer.weights_hash()
     if not (folder / HEADER_FILE).exists():

@@ -16,7 +16,7 @@ from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.precision import computing_in
 from vim_tf.presets import load
-from vim_tf.runs import Run
+from vim_tf.runs import Run, is_in_bucket
 
 PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
 COMPARED = 16  # held-out pictures that each format is held against Keras on
@@ -112,6 +112,8 @@ def open_run(path, overrides=()):
                 f"--set {override} would change the trained model; only keys of the data can be "
                 "set here, such as data.path=..."
             )
+    if is_in_bucket(path):
+        raise UserError(f"{path} is in a bucket; copy the run to a disk and give its folder there")
     run = Run(path)
     experiment = run.load_experiment(overrides)
     with computing_in("float32"):

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from etils.epath import backend, gpath, register
 
 from vim_tf.errors import UserError
 from vim_tf.trainers.checkpoints import Checkpoints
@@ -213,20 +212,8 @@ def test_all_replicas_come_back(two_replicas, tmp_path):
             np.testing.assert_array_equal(copy, value)
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """A folder of TensorFlow's file system in memory, which is reached as a bucket is."""
-    monkeypatch.setitem(register._URI_PREFIXES_TO_CLS, "ram://", gpath.PosixGPath)
-    monkeypatch.setattr(gpath, "_URI_PREFIXES", (*gpath._URI_PREFIXES, "ram://"))
-    monkeypatch.setattr(gpath, "_URI_SCHEMES", gpath._URI_SCHEMES | {"ram"})
-    monkeypatch.setitem(gpath._URI_MAP_ROOT, "ram://", "/ram/")
-    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "ram", backend.tf_backend)
-    yield "ram://bucket/checkpoints"
-    tf.io.gfile.rmtree("ram://bucket")
-
-
 def test_a_bucket(bucket):
-    items = make_items()
+    bucket, items = f"{bucket}/checkpoints", make_items()
     found = Checkpoints(items, bucket, keep=2)
     assert found.restore() is None
     for step in (1, 2, 3):

@@ -11,14 +11,14 @@ takes 2.6 GB a pass, the built-in pictures in 8 x 8 half a megabyte.
 import contextlib
 import json
 import os
-import shutil
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 
 from vim_tf.data import hashing
 from vim_tf.errors import UserError
+from vim_tf.runs import is_in_bucket
 
 HEADER_FILE = "header.json"
 FORMAT = 1  # of the files; another one is refused
@@ -47,11 +47,14 @@ def write_token_cache(folder, splits, header):
     """
     if set(header) != _GIVEN:
         raise ValueError(f"header has the keys {sorted(header)}; it needs {sorted(_GIVEN)}")
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = epath.Path(folder)
+    if _is_taken(folder):
         raise UserError(f"{folder} exists already; delete it, or choose another tokenizer.cache")
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    if is_in_bucket(folder):  # no folder can be renamed there; the header, written last, decides
+        partial = folder
     with _writing(folder):
+        partial.rmtree(missing_ok=True)
         partial.mkdir(parents=True)
     try:
         shards = {
@@ -70,9 +73,17 @@ def write_token_cache(folder, splits, header):
         with _writing(folder):
             content = {"format": FORMAT, **header, "shards": shards}
             (partial / HEADER_FILE).write_text(json.dumps(content, indent=1) + "\n")
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            if partial != folder:
+                os.rename(partial, folder)
+    except BaseException:
+        partial.rmtree(missing_ok=True)
+        raise
+
+
+def _is_taken(folder):
+    if is_in_bucket(folder):
+        return (folder / HEADER_FILE).exists()
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 @contextlib.contextmanager
@@ -171,7 +182,7 @@ class TokenCache:
         Raises:
             UserError: no cache there, another tokenizer's or other data's, or a damaged file.
         """
-        folder = Path(folder)
+        folder = epath.Path(folder)
         header = _read_header(folder)
         advice = "delete the folder to make it anew, or give another tokenizer.cache"
         if header["tokenizer_hash"] != tokenizer_hash:
