@@ -99,7 +99,8 @@ def test_the_walk_sees_the_tree():
         ("sampling", ["config", "errors"]),
         ("replicas", []),
         ("compilation", ["replicas"]),
-        ("data", ["data", "config", "errors"]),
+        ("buckets", []),
+        ("data", ["data", "buckets", "config", "errors"]),
         ("models", ["models", "sampling", "compilation", "config", "errors"]),
     ],
 )

@@ -16,6 +16,7 @@ import types
 import typing
 
 import yaml
+from etils import epath
 
 from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig
 from vim_tf.errors import UserError
@@ -130,8 +131,7 @@ def config_help():
 
 def _read_document(path):
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = epath.Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read config {path}: {reason}") from error

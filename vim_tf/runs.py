@@ -26,14 +26,10 @@ from pathlib import Path
 from etils import epath
 
 from vim_tf import config_loader
+from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import UserError
 
 PRESET_CONFIG = "config.json"
-
-
-def is_in_bucket(path):
-    """Whether a path is a URL such as gs://bucket/run."""
-    return "://" in os.fspath(path)
 
 
 def write_atomically(path, data):

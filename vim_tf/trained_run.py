@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vim_tf.buckets import is_in_bucket
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
@@ -16,7 +17,7 @@ from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.precision import computing_in
 from vim_tf.presets import load
-from vim_tf.runs import Run, is_in_bucket
+from vim_tf.runs import Run
 
 PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
 COMPARED = 16  # held-out pictures that each format is held against Keras on

@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from vim_tf.buckets import is_in_bucket
 from vim_tf.data import hashing
 from vim_tf.errors import UserError
-from vim_tf.runs import is_in_bucket
 
 HEADER_FILE = "header.json"
 FORMAT = 1  # of the files; another one is refused
