@@ -24,7 +24,7 @@ help:
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
 	@echo "make lint               ruff: rules and format"
 	@echo "make wheel              build dist/*.whl"
-	@echo "make test-wheel         the quick tests on the installed wheel, without the sources"
+	@echo "make test-wheel         quick tests on the installed wheel, without the sources"
 	@echo "make venv               only make $(VENV) and install"
 	@echo "make clean              delete $(VENV)*, dist and caches; runs/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -133,7 +133,8 @@ wheel: venv-test
 	rm -rf build dist
 	$(python) -m build --outdir dist .
 
-# A copy of what git tracks, less the packages: only the installed wheel can be imported there.
+# A copy of what git tracks, less the packages: only the installed wheel can be imported there. Of the
+# tests those that a file which is missing from the wheel can break; what models compute is no such.
 test-wheel: wheel
 	rm -rf $(VENV)-wheel build/outside
 	$(PYTHON) -m venv $(VENV)-wheel
@@ -141,7 +142,8 @@ test-wheel: wheel
 	$(VENV)-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
 	mkdir -p build/outside
 	git ls-files -- . ':!vim_tf' ':!export' | tar -cf - -T - | tar -xf - -C build/outside
-	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest $(TWO_AT_A_TIME)
+	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest $(TWO_AT_A_TIME) \
+	    tests/test_*.py tests/data tests/export
 
 clean:
 	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference build dist *.egg-info .pytest_cache .ruff_cache

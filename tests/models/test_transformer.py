@@ -249,7 +249,8 @@ def gradients(transformer, x):
         return [y, *tape.gradient(loss, [x, *weights])]
 
 
-@pytest.mark.parametrize("compiled", [None, False, True])  # eager, a graph, XLA
+# Eager, a graph, XLA.
+@pytest.mark.parametrize("compiled", [None, False, pytest.param(True, marks=pytest.mark.large)])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("rematerialize", "query_block"), [(True, 0), (False, 3), (True, 3), (False, 2), (False, 7)]

@@ -80,6 +80,7 @@ def arguments(tiny_configs, tiny_runs, workdir, *more):
     return [*given, "--set", f"tokenizer.run={tiny_runs['vit_vqgan']}", *more]
 
 
+@pytest.mark.large
 def test_a_run_goes_back_and_on_in_another_order(
     tiny_configs, tiny_runs, tmp_path, monkeypatch, capsys
 ):

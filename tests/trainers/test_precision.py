@@ -47,7 +47,7 @@ def make_batch(stage):
     return batch
 
 
-@pytest.mark.parametrize("jit_compile", ["false", "true"])
+@pytest.mark.parametrize("jit_compile", ["false", pytest.param("true", marks=pytest.mark.large)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_gradients_are_those_of_float32_but_for_rounding(make, stage, jit_compile):
     found = []
