@@ -15,7 +15,10 @@ def refuses(experiment, match, strategy=None, path="nowhere"):
 
 
 def test_the_batch_must_divide_among_replicas(tiny, two_replicas):
-    refuses(tiny("vit_vqgan", "data.batch_size=7"), "is 7 and there are 2 replicas", two_replicas)
+    refuses(tiny("vit_vqgan", "data.batch_size=7"), "is 7, replicas: 2; .* of 2$", two_replicas)
+    thirds = "training.gradient_accumulation_steps=3"
+    refuses(tiny("vit_vqgan", thirds), "is 8, replicas: 1 and .*_steps is 3; .* a multiple of 3$")
+    refuses(tiny("vim", thirds), "is 8, replicas: 2 and .*_steps is 3; .* of 6$", two_replicas)
 
 
 def test_a_tokenizer_must_be_named(tiny, tiny_runs, tmp_path):

@@ -53,6 +53,17 @@ def test_a_disk_that_is_full_for_tensorflow(capsys):
     assert text.count("\n") == 1
 
 
+def test_a_bucket_that_cannot_be_reached(capsys):
+    message = (
+        "Error executing an HTTP request: libcurl code 6\n\t when reading metadata of gs://b/x"
+    )
+    error = tf.errors.FailedPreconditionError(None, None, message)
+    code, text = outcome(raising(error), capsys)
+    assert code == 2
+    assert text.startswith("error: gs://b/x cannot be reached (Error executing an HTTP request")
+    assert text.count("\n") == 1
+
+
 def test_a_disk_that_is_full_for_h5py(capsys):
     """Keras saves weights by h5py, whose errors may have no number."""
     error = OSError("Unable to write (errno = 28, error message = 'No space left on device')")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import get_args
@@ -185,6 +186,12 @@ def _as_user_error(error):
         for number, reason in _DISK_ERRORS.items():
             if os.strerror(number) in text:
                 return UserError(f"{reason} ({text.splitlines()[0]})")
+        bucket = re.search(r"\b(gs|s3)://\S+", text)
+        if bucket and type(error).__module__.startswith("tensorflow."):
+            return UserError(
+                f"{bucket[0]} cannot be reached ({text.splitlines()[0]}); look at its name, the "
+                "network and the credentials"
+            )
     return mistake
 
 

@@ -69,10 +69,10 @@ def check_batch_size(batch_size, strategy, parts=1):
     """Raises UserError unless a training's batch divides among replicas, and there into parts."""
     replicas = strategy.num_replicas_in_sync
     if batch_size % (replicas * parts):
-        more = f" of training.gradient_accumulation_steps {parts}" if parts > 1 else ""
+        parted = f" and training.gradient_accumulation_steps is {parts}" if parts > 1 else ""
         raise UserError(
-            f"data.batch_size is {batch_size} and there are {replicas} replicas{more}; "
-            f"the batch size must be a multiple of {replicas * parts}"
+            f"data.batch_size is {batch_size}, replicas: {replicas}{parted}; the batch size must "
+            f"be a multiple of {replicas * parts}"
         )
 
 
