@@ -61,7 +61,9 @@ class ViTVQGANTrainer(Trainer):
                 steps if waits else self.first_start, trainable=False, dtype=tf.int64
             )
             # PSNR of the evaluation before the last one, of the last one, and its step.
-            self._evaluated = tf.Variable([np.nan, np.nan, -1.0], trainable=False, dtype=tf.float64)
+            self._evaluated = tf.Variable(
+                [-np.inf, -np.inf, -1.0], trainable=False, dtype=tf.float64
+            )
         if "perceptual" in self.loss_weights:
             self.perceptual = PerceptualFeatures(weights.perceptual_weights)
 
