@@ -69,12 +69,16 @@ def make_stage(experiment, strategy, run, sources=None):
     Raises:
         UserError: data, tokenizer and config do not fit each other.
     """
-    parts = experiment.training.gradient_accumulation_steps
-    check_batch_size(experiment.data.batch_size, strategy, parts)
+    check_batch_size(experiment, strategy)
     keras.utils.set_random_seed(experiment.seed % 2**32)  # NumPy's range; ours is any integer
     makers = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim, "classifier": _make_classifier}
     make = makers[experiment.experiment]
     return make(experiment, strategy, run, *(sources or open_sources(experiment, strategy)))
+
+
+def _zoom(images):
+    """How much larger images [n,H,W,3] are drawn."""
+    return pictures.zoom_to(SHOWN_SIDE, images.shape[1:3])
 
 
 def _order_seed(seed, rollbacks):
@@ -113,7 +117,7 @@ def _make_vit_vqgan(experiment, strategy, run, _, data):
         grid = pictures.reconstruction_grid(
             to_uint8(shown),
             to_uint8(reconstructions),
-            zoom=pictures.zoom_to(SHOWN_SIDE, shown.shape[1:3]),
+            zoom=_zoom(shown),
         )
         pictures.write_png(run.picture_dir / "reconstructions.png", grid)
         plots.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
@@ -189,11 +193,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
 
     def draw(run):
         images = generator.generate(n=64)
-        drawn = {
-            "samples": pictures.image_grid(
-                images, columns=16, zoom=pictures.zoom_to(SHOWN_SIDE, images.shape[1:3])
-            )
-        }
+        drawn = {"samples": pictures.image_grid(images, columns=16, zoom=_zoom(images))}
         if class_names:
             shown = min(len(class_names), 20)
             labels = np.repeat(np.arange(shown), SHOWN_PER_CLASS)
@@ -201,7 +201,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
             drawn["samples_by_class"] = pictures.labelled_rows(
                 images.reshape(shown, SHOWN_PER_CLASS, *images.shape[1:]),
                 class_names[:shown],
-                pictures.zoom_to(SHOWN_SIDE, images.shape[1:3]),
+                _zoom(images),
             )
         for name, picture in drawn.items():
             pictures.write_png(run.picture_dir / f"{name}.png", picture)
@@ -239,7 +239,7 @@ def _make_classifier(experiment, strategy, run, _, data):
         for i, row in enumerate(rows):
             found = images[taken_for == i][:SHOWN_PER_CLASS]
             row[: len(found)] = found
-        grid = pictures.labelled_rows(rows, names, pictures.zoom_to(SHOWN_SIDE, images.shape[1:3]))
+        grid = pictures.labelled_rows(rows, names, _zoom(images))
         pictures.write_png(run.picture_dir / "taken_for.png", grid)
         plots.draw_curves(run.read_metrics(), CLASSIFIER_PANELS, run.picture_dir / "curves.png")
         return {"taken_for": grid}

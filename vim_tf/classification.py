@@ -130,7 +130,7 @@ def _train(experiment, pictures, labels, run):
     keras.utils.set_random_seed(experiment.seed % 2**32)
     trainer = ClassifierTrainer(experiment, len(run.class_names))
     trainer.compile()
-    check_batch_size(config.batch_size, tf.distribute.get_strategy())
+    check_batch_size(experiment, tf.distribute.get_strategy())
     steps = experiment.training.steps
     with tqdm(total=steps, unit="step", desc="classifier of samples", disable=None) as bar:
         count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())

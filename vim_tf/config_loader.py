@@ -131,7 +131,7 @@ def config_help():
 
 def _read_document(path):
     try:
-        text = epath.Path(path).read_text()
+        text = epath.Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"cannot read config {path}: {reason}") from error

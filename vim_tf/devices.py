@@ -65,8 +65,9 @@ def _connect_tpu(name):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def check_batch_size(batch_size, strategy, parts=1):
+def check_batch_size(experiment, strategy):
     """Raises UserError unless a training's batch divides among replicas, and there into parts."""
+    batch_size, parts = experiment.data.batch_size, experiment.training.gradient_accumulation_steps
     replicas = strategy.num_replicas_in_sync
     if batch_size % (replicas * parts):
         parted = f" and training.gradient_accumulation_steps is {parts}" if parts > 1 else ""

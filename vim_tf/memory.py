@@ -22,8 +22,6 @@ from vim_tf.parameter_counts import (
 
 FLOAT = 4  # bytes
 MASK = 1
-SLOTS = "optimizer's slots"
-AT_ONCE = "one transformer block's gradient"
 QUERY_BLOCK = 128  # shown where training.query_block is off
 # Arrays that a gradient needs at once: of attention weights, before and after the softmax, and
 # random bits of dropout in a stretch of queries; of the MLP's hidden layer, around the GELU. Found
@@ -226,7 +224,7 @@ def keep_discriminator(config, image_size, batch):
 # Both stages ------------------------------------------------------------------------------------
 
 
-def _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations):
+def _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations, at_once):
     gradients *= 1 + (training.gradient_accumulation_steps > 1)  # the sum, and those of a part
 
     def same(parameters):
@@ -234,12 +232,12 @@ def _estimate(training, batch, trained, slots, averaged, frozen, gradients, acti
 
     rows = {
         "weights": same(sum(trained.values())),
-        SLOTS: same(slots),
+        "optimizer's slots": same(slots),
         "moving average of weights": same(averaged),
         **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
         "gradients": same(gradients),
-        **{f"activations: {name}": kept for name, kept in activations.items() if name != AT_ONCE},
-        AT_ONCE: activations[AT_ONCE],
+        **{f"activations: {name}": kept for name, kept in activations.items()},
+        "one transformer block's gradient": tuple(batch * n for n in at_once),
     }
     column = training.rematerialize + 2 * bool(training.query_block)
     return MemoryEstimate(batch, trained, rows, _query_block(training), column)
@@ -288,7 +286,7 @@ def estimate_vit_vqgan(experiment, replicas=1):
         differentiate_block(size, length, query_block=query_block)
         for size in (config.encoder, config.decoder)
     ]
-    activations[AT_ONCE] = tuple(map(max, *blocks))
+    at_once = tuple(map(max, *blocks))
     frozen = {}
     if losses.perceptual:
         frozen["VGG16"] = count_vgg16()
@@ -303,7 +301,9 @@ def estimate_vit_vqgan(experiment, replicas=1):
         direction = FLOAT * 3 * batch * math.prod(image_size)
         activations["discriminator"] = same(2 * forward + direction)
         activations[f"R1, every {experiment.discriminator.r1_every} steps"] = same(r1)
-    return _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations)
+    return _estimate(
+        training, batch, trained, slots, averaged, frozen, gradients, activations, at_once
+    )
 
 
 def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
@@ -332,10 +332,11 @@ def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
     at_once = differentiate_block(size, length, True, _query_block(training))
     activations = {
         "transformer": tuple(batch * n for n in kept),
-        AT_ONCE: tuple(batch * n for n in at_once),
         "embeddings and logits": (batch * ends,) * len(COLUMNS),
     }
     frozen = {"tokenizer": tokenizer}
     trained = {"VIM": parameters}
     slots = _slots(experiment.optimizer, parameters)
-    return _estimate(training, batch, trained, slots, parameters, frozen, parameters, activations)
+    return _estimate(
+        training, batch, trained, slots, parameters, frozen, parameters, activations, at_once
+    )
