@@ -178,5 +178,5 @@ def _load_and_draw(stage, run, data, report):
     image = report.time(f"{what} made", draw)[0]
     pictures.write_png(path, image)
     report.say(
-        f"  {image.shape[0]} x {image.shape[1]} pixels, {path.stat().st_size:,} bytes of PNG"
+        f"  {image.shape[0]} x {image.shape[1]} pixels, {path.stat().length:,} bytes of PNG"
     )
