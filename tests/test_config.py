@@ -82,6 +82,7 @@ RANGES = [
     (OptimizerConfig, "final_ratio", [0, 1.1], [1, 1e-6], "it must be above 0 and at most 1"),
     (TrainingConfig, "steps", [0, -1], [1], ABOVE_0),
     (TrainingConfig, "cpu_replicas", [0, -1], [1], ABOVE_0),
+    (TrainingConfig, "cpu_replicas", [2], [], "strategy is one_device; only mirrored has more"),
     (TrainingConfig, "gradient_accumulation_steps", [0, -1], [1, 8], ABOVE_0),
     (TrainingConfig, "query_block", [-1], [0, 1], FROM_0),
     (TrainingConfig, "log_every", [0, -1], [1], ABOVE_0),
@@ -102,6 +103,8 @@ RANGES = [
     (SGDHeadConfig, "warmup_epochs", [-1], [0, 89], FROM_0),
     (SGDHeadConfig, "warmup_epochs", [90], [], "and sgd.epochs is 90; the warm-up must be shorter"),
     (LinearProbeExperiment, "validation_fraction", [0, 1], [0.5], "lie between 0 and 1"),
+    (LinearProbeExperiment, "cpu_replicas", [0, -1], [1], ABOVE_0),
+    (LinearProbeExperiment, "cpu_replicas", [2], [], "strategy is one_device; only mirrored has"),
 ]
 
 

@@ -185,13 +185,26 @@ def test_blocks_seed_and_part_can_be_chosen(vim_run, tmp_path):
     assert (found["pictures"]["validation"], found["seed"], found["block"]) == (12, 3, 1)
 
 
-def test_the_head_in_batches(vim_run, tmp_path):
-    given = ["--run", str(vim_run), "--head", "sgd", "--out", str(tmp_path / "p")]
-    sgd = ["optimizer=sgd", "epochs=60", "warmup_epochs=2", "batch_size=8"]
-    probe.main([*given, "--set", *(f"sgd.{setting}" for setting in sgd)])
+def test_the_head_in_batches(vim_run, tmp_path, two_replicas, monkeypatch):
+    """Alone, and with replicas that share the features' pictures and the head's batches."""
+    given = ["--run", str(vim_run), "--head", "sgd", "--set", "sgd.optimizer=sgd"]
+    given += [f"sgd.{setting}" for setting in ("epochs=60", "warmup_epochs=2", "batch_size=8")]
+    probe.main([*given, "--out", str(tmp_path / "p")])
     found = json.loads((tmp_path / "p" / "probe.json").read_text())
     assert found["head"] == "sgd"
     assert found["test"]["pixels"] > 0.8  # red or blue
+    alone = {path.parent.name: np.load(path) for path in vim_run.glob("features/*/block_1.npy")}
+    shutil.rmtree(vim_run / "features")
+    asked = []
+    monkeypatch.setattr(probing, "make_strategy", lambda e: asked.append(e) or two_replicas)
+    shared = ["--strategy", "mirrored", "--cpu-replicas", "2", "--out", str(tmp_path / "shared")]
+    probe.main([*given, *shared])
+    assert (asked[0].strategy, asked[0].cpu_replicas) == ("mirrored", 2)
+    for path in vim_run.glob("features/*/block_1.npy"):
+        np.testing.assert_allclose(np.load(path), alone[path.parent.name], atol=2e-3)
+    other = json.loads((tmp_path / "shared" / "probe.json").read_text())
+    assert other["test"] == found["test"]
+    assert other["features"].keys() == found["features"].keys()
 
 
 def test_a_config_is_probed_by_train(vim_run, tmp_path, capsys):
@@ -218,6 +231,7 @@ def test_a_config_is_probed_by_train(vim_run, tmp_path, capsys):
         (["--run", "VIM", "--blocks", "first"], "blocks is first; it must be all, or numbers"),
         (["--run", "VIM", "--head", "mlp"], 'head is "mlp"; expected one of logistic_regression'),
         (["--run", "VIM", "--set", "data.path=/none"], "/none"),
+        (["--run", "VIM", "--cpu-replicas", "2"], "cpu_replicas is 2 and strategy is one_device"),
     ],
 )
 def test_mistakes_are_one_line(tiny_runs, vim_run, tmp_path, monkeypatch, arguments, message):

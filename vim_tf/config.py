@@ -8,7 +8,7 @@ and a bad config answer at once. Where a default is not the paper's, a comment s
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vim_tf.config_checks import fraction, not_negative, positive, require
+from vim_tf.config_checks import cpu_replicas, fraction, not_negative, positive, require
 
 # Data -----------------------------------------------------------------------------------------
 
@@ -320,7 +320,6 @@ class TrainingConfig:
             evaluate_every=self.evaluate_every,
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
-            cpu_replicas=self.cpu_replicas,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
         not_negative(
@@ -330,11 +329,7 @@ class TrainingConfig:
             0 <= self.ema_decay < 1,
             f"training.ema_decay is {self.ema_decay}; it must be from 0 to below 1",
         )
-        require(
-            self.cpu_replicas == 1 or self.strategy == "mirrored",
-            f"training.cpu_replicas is {self.cpu_replicas} and training.strategy is "
-            f"{self.strategy}; only mirrored has more than one in a process",
-        )
+        cpu_replicas(self, "training.")
 
 
 @dataclass(frozen=True)

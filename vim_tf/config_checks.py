@@ -27,6 +27,18 @@ def fraction(section, **values):
         require(0 <= value <= 1, f"{section}.{name} is {value}; it must be from 0 to 1")
 
 
+def cpu_replicas(settings, prefix=""):
+    """`settings.cpu_replicas` is positive, and 1 unless `settings.strategy` is mirrored."""
+    replicas, strategy = settings.cpu_replicas, settings.strategy
+    name = f"{prefix}cpu_replicas"
+    require(replicas > 0, f"{name} is {replicas}; it must be greater than 0")
+    require(
+        replicas == 1 or strategy == "mirrored",
+        f"{name} is {replicas} and {prefix}strategy is {strategy}; only mirrored has more than one "
+        "in a process",
+    )
+
+
 def no_longer_than(training, **optimizers):
     """No warm-up or plateau of an `OptimizerConfig` is longer than the run."""
     for section, optimizer in optimizers.items():

@@ -177,6 +177,4 @@ def _load_and_draw(stage, run, data, report):
     path = run.picture_dir / "dry_run.png"
     image = report.time(f"{what} made", draw)[0]
     pictures.write_png(path, image)
-    report.say(
-        f"  {image.shape[0]} x {image.shape[1]} pixels, {path.stat().length:,} bytes of PNG"
-    )
+    report.say(f"  {image.shape[0]} x {image.shape[1]} pixels, {path.stat().length:,} bytes of PNG")

@@ -10,6 +10,7 @@ from vim_tf.config import (
     ClassifierConfig,
     DataConfig,
     DiscriminatorConfig,
+    OneProcess,
     OptimizerConfig,
     SGDHeadConfig,
     TokenizerConfig,
@@ -18,7 +19,7 @@ from vim_tf.config import (
     ViTVQGANConfig,
     ViTVQGANLossConfig,
 )
-from vim_tf.config_checks import no_longer_than, require
+from vim_tf.config_checks import cpu_replicas, no_longer_than, require
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ class LinearProbeExperiment:
     blocks: str = "all"  # or numbers separated by commas; 0 is the embeddings
     head: Literal["logistic_regression", "sgd"] = "logistic_regression"
     validation_fraction: float = 0.1  # of the training pictures, by which the block is chosen
+    strategy: OneProcess = "one_device"  # mirrored shares features and the head sgd among GPUs
+    cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs
     sgd: SGDHeadConfig = field(default_factory=SGDHeadConfig)
 
     def __post_init__(self):
@@ -144,6 +147,7 @@ class LinearProbeExperiment:
             f"validation_fraction is {self.validation_fraction}; "
             "it must lie between 0 and 1, for example 0.1",
         )
+        cpu_replicas(self)
         parts = [part.strip() for part in self.blocks.split(",")]
         require(
             self.blocks == "all" or all(part.isdecimal() for part in parts),

@@ -24,7 +24,9 @@ def parse_arguments(arguments=None):
         parser, "keys of the experiment, or of the run's data if the pictures have moved: "
         "--set data.path=..."
     )  # fmt: skip
+    command_line.add_strategy(parser)
     parser.add_argument("--out", metavar="DIR", help="for the result (default <run>/probe)")
+    parser.set_defaults(strategy=None, cpu_replicas=None)  # what the config says
     parsed = parser.parse_args(arguments)
     parsed.command_line = sys.argv[1:] if arguments is None else list(arguments)
     return parsed
@@ -35,7 +37,7 @@ def main(arguments=None):
     arguments = parse_arguments(arguments)
     moved = [text for text in arguments.set if text.startswith("data.")]
     overrides = [text for text in arguments.set if text not in moved]
-    for key in ("run", "blocks", "head"):
+    for key in ("run", "blocks", "head", "strategy", "cpu_replicas"):
         if getattr(arguments, key) is not None:
             overrides.append(f"{key}={getattr(arguments, key)}")
     experiment = config_loader.load_config(

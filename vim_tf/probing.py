@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vim_tf import plots
+from vim_tf.devices import make_strategy
 from vim_tf.errors import UserError
 from vim_tf.evaluation import protocol
 from vim_tf.evaluation.probe_features import open_features, without_copied_channels
@@ -48,6 +49,11 @@ def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_
         raise UserError(
             f"{out / PROBE_FILE} exists; delete it, or give another folder for the result"
         )
+    with make_strategy(experiment).scope():
+        return _probe(experiment, out, overrides, command)
+
+
+def _probe(experiment, out, overrides, command):
     run = open_run(experiment.run, overrides)
     if run.vim is None:
         raise UserError(

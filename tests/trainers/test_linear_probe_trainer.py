@@ -161,6 +161,31 @@ def test_a_file_of_float16_is_read_in_parts(tmp_path, monkeypatch):
     assert np.mean(found == labels) > 0.8
 
 
+@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+def test_replicas_train_the_same_head(optimizer, two_replicas):
+    """Norm over whole batches, with means that are far from 0; a last batch that is odd."""
+    features, labels = gaussians(101, 0.5)
+    features += 1000
+    config = SGDHeadConfig(optimizer, 3.0, batch_size=102, epochs=10, warmup_epochs=2)
+    even = SGDHeadConfig(optimizer, 3.0, batch_size=100, epochs=10, warmup_epochs=2)
+    alone = train_head(features, labels, 4, even, seed=0)
+    with two_replicas.scope():
+        shared = train_head(features, labels, 4, config, seed=0)
+        np.testing.assert_array_equal(predict(shared, features), predict(alone, features))
+    for a, b in zip(shared.weights, alone.weights, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_batches_that_replicas_cannot_share_are_refused(two_replicas):
+    features, labels = gaussians(100, 0.5)
+    config = SGDHeadConfig("sgd", 0.1, batch_size=33, epochs=1, warmup_epochs=0)
+    with two_replicas.scope():
+        with pytest.raises(UserError, match="sgd.batch_size is 33, replicas: 2; .* multiple of 2"):
+            train_head(features, labels, 4, config, seed=0)
+        with pytest.raises(UserError, match="1 pictures to fit the probe on, replicas: 2"):
+            train_head(features[:1], labels[:1], 4, QUICK["sgd"], seed=0)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_features_that_are_not_finite_are_refused(monkeypatch, value):
     monkeypatch.setattr(linear_probe_trainer, "ROWS", 32)

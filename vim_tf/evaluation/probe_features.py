@@ -19,6 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from vim_tf.errors import UserError
+from vim_tf.replicas import over_replicas
 from vim_tf.runs import write_atomically
 from vim_tf.token_caching import describe_data
 
@@ -109,7 +110,10 @@ def _write(run, split, folder, identity):
             "blocks": run.vim.block_features(tokens),  # [B,blocks+1,D]
         }
 
-    compute = tf.function(features_of, jit_compile=True, autograph=False)
+    def on_one_replica(images):  # XLA wants a function for each, with that replica's weights
+        return tf.function(features_of, jit_compile=True, autograph=False)(images)
+
+    compute = over_replicas(on_one_replica)
     folder.mkdir(parents=True)
     arrays, labels, done = {}, np.zeros(size, "int32"), 0
     with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:

@@ -26,6 +26,9 @@ def train_head(features, labels, classes, config, seed):
     rows, is read at a time. The norm trains with each batch's statistics and is left with the exact
     ones of all features, not with running means, which are far off after few steps.
 
+    The replicas of the strategy in scope share the rows of each batch, and the norm's statistics
+    are those of all of them: the same head as on one.
+
     LARS at the literature's rate needs thousands of steps, as ImageNet gives it: each step changes
     the weights by a share of themselves, and on little data they stay near their start. Take "sgd"
     there.
@@ -34,7 +37,8 @@ def train_head(features, labels, classes, config, seed):
         features: [M,D] float16 or float32, an array or a memmap.
         labels: [M] integers from 0 to classes - 1.
         classes: number of classes K.
-        config: `SGDHeadConfig`. A batch larger than M is cut to M. The learning rate of 256
+        config: `SGDHeadConfig`. A batch larger than M is cut to M, or to what the replicas can
+            share of it. The learning rate of 256
             pictures is scaled with the batch, grows linearly over the warm-up's epochs, and falls
             to 0 along a cosine.
         seed: any integer; with it the weights are the same again.
@@ -44,12 +48,14 @@ def train_head(features, labels, classes, config, seed):
 
     Raises:
         ValueError: the shapes do not fit.
-        UserError: a feature is NaN or infinite, or a label is no class.
+        UserError: a feature is NaN or infinite, a label is no class, or the batch does not divide
+            among the replicas.
     """
     count, dim = features.shape
     labels = _check_labels(labels, count, classes)
     mean, variance = _statistics(features)
-    batch = min(config.batch_size, count)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    batch = _batch_size(config.batch_size, count, replicas)
     steps = count // batch
     rate = WarmupDecay(
         peak=config.learning_rate * batch / 256,
@@ -63,7 +69,9 @@ def train_head(features, labels, classes, config, seed):
         "lars": lambda: LARS(rate, MOMENTUM),
         "sgd": lambda: keras.optimizers.SGD(rate, MOMENTUM),
     }[config.optimizer]()
-    norm = keras.layers.BatchNormalization(center=False, scale=False, epsilon=1e-6)
+    norm = keras.layers.BatchNormalization(
+        center=False, scale=False, epsilon=1e-6, synchronized=replicas > 1
+    )
     # Small but not zero: LARS' steps are in proportion to the weights.
     first = keras.initializers.TruncatedNormal(stddev=0.01, seed=seed % 2**32)
     linear = keras.layers.Dense(classes, kernel_initializer=first)
@@ -73,7 +81,13 @@ def train_head(features, labels, classes, config, seed):
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,  # compiling takes longer than it saves, for so small a network
     )
-    batches = _shuffled_batches(features, labels, batch, config.epochs, seed)
+    batches = tf.data.Dataset.from_generator(
+        lambda: _shuffled_batches(features, labels, mean, batch, config.epochs, seed),
+        output_signature=(
+            tf.TensorSpec([batch, dim], tf.float32),
+            tf.TensorSpec([batch], tf.int32),
+        ),
+    )
     head.fit(
         batches,
         steps_per_epoch=steps,
@@ -94,8 +108,21 @@ def predict(head, features):
         features: [M,D] float16 or float32, an array or a memmap.
     """
     return np.concatenate(
-        [np.argmax(head.predict_on_batch(block), axis=-1) for block in _blocks(features)]
+        [np.argmax(head(block, training=False), axis=-1) for block in _blocks(features)]
     )
+
+
+def _batch_size(wanted, count, replicas):
+    if count < replicas:
+        raise UserError(
+            f"{count} pictures to fit the probe on, replicas: {replicas}; leave --strategy out"
+        )
+    if wanted % replicas:
+        raise UserError(
+            f"sgd.batch_size is {wanted}, replicas: {replicas}; the batch size must be a multiple "
+            f"of {replicas}"
+        )
+    return min(wanted, count - count % replicas)
 
 
 def _check_labels(labels, count, classes):
@@ -131,8 +158,12 @@ def _statistics(features):
     return origin + offset, square / len(features) - offset**2
 
 
-def _shuffled_batches(features, labels, batch, epochs, seed):
-    """Yields (features [batch,D] float32, labels [batch] int32) of all epochs."""
+def _shuffled_batches(features, labels, mean, batch, epochs, seed):
+    """Yields (features - mean [batch,D] float32, labels [batch] int32) of all epochs.
+
+    The norm takes a batch's mean off anyway. But its statistics over replicas are of squares, in
+    which a large mean would drown a small variance.
+    """
     count = len(features)
     for epoch in range(epochs):
         epoch_of_places = tf.fill([count], tf.constant(epoch, tf.int64))
@@ -140,4 +171,4 @@ def _shuffled_batches(features, labels, batch, epochs, seed):
         for start in range(0, count - batch + 1, batch):
             # In the order of the file, which is faster to read; a step does not see the order.
             rows = np.sort(order[start : start + batch])
-            yield np.asarray(features[rows], "float32"), labels[rows]
+            yield (features[rows] - mean).astype("float32"), labels[rows]
