@@ -1,15 +1,13 @@
-"""A process of test_memory: how much memory two steps of a training take, beside the estimate.
+"""A process of test_memory: how much memory steps of a training take, beside the estimate.
 
 python tests/memory_run.py vit_vqgan 128 32 [training.rematerialize=true ...]
 
 The arguments are the stage, the pictures' side, the batch, and overrides. Prints a line of JSON.
-The memory is the greatest resident size of the process (Linux), less that before the model was
-made; a tiny model has been trained before, so that TensorFlow's own memory does not count.
+The memory is that of tensors, the greatest sum that TensorFlow's allocator has given out at a time
+since the model was made. The process takes more: code, graphs, and gaps between tensors.
 """
 
-import gc
 import json
-import re
 import sys
 import tempfile
 import time
@@ -24,11 +22,8 @@ from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
-
-def resident(which):
-    """VmRSS, the present, or VmHWM, the greatest since it was reset, in bytes."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{which}:\s+(\d+)", status)[1])
+DEVICE = "CPU:0"
+STEPS = 4  # what is alive at a time differs from step to step with the order of operations
 
 
 def make_experiment(stage, side, batch, dim, overrides):
@@ -50,8 +45,8 @@ def make_experiment(stage, side, batch, dim, overrides):
         return config_loader.load_config([path], overrides)
 
 
-def train(experiment, tokenizer_config):
-    """Two steps; returns the estimate, and the second one's seconds."""
+def make_step(experiment, tokenizer_config):
+    """Returns (a function that makes a step, the estimate)."""
     side, batch = experiment.data.image_size[0], experiment.data.batch_size
     rng = np.random.default_rng(0)
     data = {"label": tf.zeros([batch], tf.int32)}
@@ -65,22 +60,21 @@ def train(experiment, tokenizer_config):
         estimate = memory.estimate_vim(experiment, tokenizer_config, 2)
     trainer.compile()
     step = tf.function(trainer.train_step, autograph=False)
-    step(data)
-    started = time.monotonic()
-    step(data)
-    return estimate, time.monotonic() - started
+    return lambda: step(data), estimate
 
 
 def main(stage, side, batch, *overrides):
     """The command line."""
     tokenizer = make_experiment("vit_vqgan", 32, 1, 16, ["model.quantizer.codes=1024"]).model
-    train(make_experiment(stage, 32, 2, 16, overrides), tokenizer)
-    gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     experiment = make_experiment(stage, int(side), int(batch), 256, overrides)
-    estimate, seconds = train(experiment, tokenizer)
-    taken = resident("VmHWM") - before
+    step, estimate = make_step(experiment, tokenizer)
+    step()
+    tf.config.experimental.reset_memory_stats(DEVICE)
+    started = time.monotonic()
+    for _ in range(STEPS):
+        step()
+    seconds = (time.monotonic() - started) / STEPS
+    taken = tf.config.experimental.get_memory_info(DEVICE)["peak"]
     found = {"taken": taken, "estimated": estimate.configured, "seconds": round(seconds, 2)}
     sys.stdout.write(json.dumps(found) + "\n")
 

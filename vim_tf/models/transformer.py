@@ -88,20 +88,25 @@ class Attention(layers.Layer):
         parts = []
         for start in range(0, query.shape[2], self.query_block):
             attend = functools.partial(self._attend_stretch, start=start, training=training)
-            # Whole, and cut inside: what is cut outside would be kept.
-            parts.append(keras.remat(attend)(query, key, value))
+            stretch = query[:, :, start : start + self.query_block]
+            if parts:
+                # Else several would be computed at once, here and for the gradient.
+                stretch = stretch + 0 * parts[-1][:, :1, :1, :1]
+            # Keys and values whole, and cut inside: what is cut outside would be kept.
+            parts.append(keras.remat(attend)(stretch, key, value))
         return ops.concatenate(parts, axis=2)
 
     def _attend_stretch(self, query, key, value, start, training):
-        """`_attend` of the `query_block` queries from `start` on."""
-        length = query.shape[2]
-        stop = min(start + self.query_block, length)
+        """`_attend` of the queries from `start` on, [B,heads,M,d]."""
+        length, stop = key.shape[2], start + query.shape[2]
         seen = stop if self.causal else length  # no key behind it counts
         visible = self._visible(length)
         head = ops.reshape(ops.arange(self.heads), (-1, 1, 1)) * length
-        rows = head + ops.reshape(ops.arange(start, stop), (-1, 1))  # [heads,M,1]
+        # Or these, which depend on no data, would lie about from the step's first moment on.
+        first = start + 0 * ops.cast(query[0, 0, 0, 0], "int32")
+        rows = head + ops.reshape(first + ops.arange(stop - start), (-1, 1))  # [heads,M,1]
         return self._attend(
-            query[:, :, start:stop],
+            query,
             key[:, :, :seen],
             value[:, :, :seen],
             None if visible is None else visible[start:stop, :seen],

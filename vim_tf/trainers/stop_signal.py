@@ -1,10 +1,13 @@
 """SIGTERM, a cloud's notice that the machine goes, and Ctrl-C, as a flag for a graph."""
 
+import contextlib
 import os
 import signal
 import threading
 
 import tensorflow as tf
+
+from vim_tf.trainers import cloud_notice
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -14,7 +17,9 @@ class StopSignal:
 
     Python's own handlers wait for the main thread, which is inside of a graph for `log_every`
     steps. A thread hears of the signal meanwhile and sets the variable, which the graph reads
-    before each step. Outside of the main thread signals cannot be had and `requested` stays False.
+    before each step. Outside of the main thread signals cannot be had.
+
+    A notice of the cloud (`cloud_notice`) sets `requested`, too, and counts as no signal.
 
     Args:
         say: function of a line for the user.
@@ -26,8 +31,10 @@ class StopSignal:
     def __init__(self, say):
         self._say = say
         self.requested = tf.Variable(False, trainable=False)
+        self._watched = contextlib.ExitStack()
 
     def __enter__(self):
+        self._watched.enter_context(cloud_notice.watch(self._request))
         self._listens = threading.current_thread() is threading.main_thread()
         if self._listens:
             self._reader, self._writer = os.pipe()
@@ -46,6 +53,11 @@ class StopSignal:
             signal.set_wakeup_fd(self._old_writer)
             os.close(self._writer)  # which ends the thread, once it has said what it heard
             self._thread.join()
+        self._watched.close()
+
+    def _request(self, why, more=""):
+        self.requested.assign(True)
+        self._say(f"{why}: saving behind this step{more}")
 
     def _listen(self):
         heard = False
@@ -55,7 +67,6 @@ class StopSignal:
             if heard:
                 os._exit(128 + number[0])
             heard = True
-            self.requested.assign(True)
             name = signal.Signals(number[0]).name
-            self._say(f"{name}: saving behind this step; once more to leave without it")
+            self._request(name, "; once more to leave without it")
         os.close(self._reader)
