@@ -23,6 +23,7 @@ from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.transformer import Transformer
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.precision import computing_in
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
 IMAGE_SIZE = (16, 24)
@@ -71,10 +72,15 @@ def test_vim_parameters(conditional):
 
 ALIASES = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient"}
 NOT_KEPT = {"Const", "Placeholder", "ReadVariableOp"}
+KEPT = (tf.float32, tf.bfloat16, tf.bool)
+PRECISIONS = {"float32": memory.FLOAT, "mixed_bfloat16": memory.HALF}
 
 
 def kept_bytes(forward, variables, *shapes):
-    """Bytes of floats and masks that pass from forward to backward; the graph is not run."""
+    """Bytes of floats and masks that pass from forward to backward; the graph is not run.
+
+    Not those of weights, which are cast for bfloat16, nor of numbers.
+    """
     kept = {}
 
     def trace(*inputs):
@@ -95,7 +101,8 @@ def kept_bytes(forward, variables, *shapes):
                     continue
                 while tensor.op.type in ALIASES:
                     tensor = tensor.op.inputs[0]
-                if tensor.op.type not in NOT_KEPT and tensor.dtype in (tf.float32, tf.bool):
+                of_weights = tensor.op.type == "Cast" and tensor.op.inputs[0].op.type in NOT_KEPT
+                if tensor.op.type not in NOT_KEPT and tensor.dtype in KEPT and not of_weights:
                     kept[tensor.name] = tensor.shape.num_elements() * tensor.dtype.size
         return gradients
 
@@ -110,13 +117,16 @@ def values(model):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("size", [ENCODER, DROPOUT])
-def test_transformer_keeps(size, causal):
-    model = Transformer(size, causal)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_transformer_keeps(size, causal, precision):
+    with computing_in(precision):
+        model = Transformer(size, causal)
     model.build((None, 6, 20))
-    x = tf.Variable(tf.zeros([1, 6, 20]))
+    x = tf.Variable(tf.zeros([1, 6, 20], model.compute_dtype))
     kept = kept_bytes(lambda: model(x, training=True), [x, *values(model)])
     # The input is a variable here, and a tensor in a network.
-    assert memory.keep_transformer(size, 6, causal)[0] == kept + 4 * 6 * 20
+    kept += 4 * 6 * 20
+    assert memory.keep_transformer(size, 6, causal, PRECISIONS[precision])[0] == kept
 
 
 @pytest.mark.parametrize(
@@ -191,7 +201,7 @@ def test_vim_keeps(tiny, size):
     )
     rows = memory.estimate_vim(experiment, TOKENIZER, 2).rows
     estimated = sum(row[0] for name, row in rows.items() if name.startswith("activations"))
-    assert estimated == kept
+    assert estimated == kept - 4 * 24 * 17  # the logits' gradient, which is gone at once
 
 
 def test_what_is_computed_again_is_not_kept():
@@ -207,14 +217,51 @@ def test_what_is_computed_again_is_not_kept():
 
 @pytest.mark.parametrize("queries", [128, 50, 400])
 def test_a_blocks_gradient(queries):
+    """Its longest moment is the MLP's gradient, or the attention's, when the MLP's is done."""
     plain, whole, some, both = memory.differentiate_block(DROPOUT, 300, query_block=queries)
-    kept, inputs, without, _ = memory.keep_transformer(dataclasses.replace(DROPOUT, blocks=1), 300)
-    assert plain == memory.SOFTMAX_ARRAYS * 4 * DROPOUT.heads * 300**2
-    assert memory.differentiate_block(DROPOUT, 3)[0] == memory.GELU_ARRAYS * 4 * 3 * DROPOUT.mlp_dim
-    assert whole - plain == kept - inputs
-    assert both - some == without - inputs
-    smaller = memory.differentiate_block(DROPOUT, 300, query_block=25)
-    assert (smaller[2] < some) == (queries < 300 or queries == 400)
+    queries = min(queries, 300)
+    mlp, inputs = memory.keep_mlp(DROPOUT, 300), 4 * 300 * 20
+    hidden, weights = 2 * 4 * 300 * 28, 2 * 4 * 5 * 300 * 300
+    attention, none, stretch = (
+        memory.keep_attention(DROPOUT, 300, False, n) for n in (300, 0, queries)
+    )
+    stretches = {128: 3, 50: 6, 300: 1}[queries]
+    rest = weights * queries // 300 + stretches * 2 * inputs  # with gradients of keys and values
+    assert plain == weights - mlp
+    assert whole == attention + weights - inputs
+    assert some == max(hidden, stretch - none + rest - mlp)
+    assert both == max(none + mlp + hidden, stretch + rest) - inputs
+
+
+def test_a_wide_mlp_takes_more_than_few_tokens_weights():
+    wide = dataclasses.replace(ENCODER, mlp_dim=1000)
+    plain, whole, *_ = memory.differentiate_block(wide, 10)
+    assert plain == 2 * 4 * 10 * 1000
+    kept = memory.keep_transformer(dataclasses.replace(wide, blocks=1), 10)[0]
+    assert whole == kept + plain - 4 * 10 * 20
+
+
+def test_many_codes_take_more_than_a_block(tiny):
+    experiment = tiny("vim", "data.batch_size=1", "data.image_size=[16,24]")
+    experiment = dataclasses.replace(experiment, model=VIMConfig(ENCODER))
+    many = dataclasses.replace(TOKENIZER, quantizer=QuantizerConfig(codes=10_000, code_dim=3))
+    for precision, size in (("float32", 4 + 4), ("mixed_bfloat16", 4 + 4 + 2)):
+        training = dataclasses.replace(experiment.training, precision=precision)
+        rows = memory.estimate_vim(dataclasses.replace(experiment, training=training), many, 2).rows
+        assert rows["a gradient's arrays at once"] == (24 * 10_000 * size,) * 4
+
+
+def test_bfloat16_casts_weights(tiny):
+    plain, cast = (
+        memory.estimate_vim(tiny("vim", f"training.precision={name}"), TOKENIZER, 2)
+        for name in ("float32", "mixed_bfloat16")
+    )
+    name = "activations: weights in bfloat16"
+    assert name not in plain.rows
+    whole, one, *again = cast.rows[name]
+    assert whole == 2 * cast.parameters["VIM"]
+    assert one == whole // tiny("vim").model.transformer.blocks
+    assert again == [whole, one]
 
 
 # The table --------------------------------------------------------------------------------------
@@ -329,7 +376,8 @@ def measure():
 
 
 REMATERIALIZE, QUERY_BLOCK = "training.rematerialize=true", "training.query_block=128"
-PARTS = "training.gradient_accumulation_steps=2"
+PARTS, HALF = "training.gradient_accumulation_steps=2", "training.precision=mixed_bfloat16"
+GAN = "losses.adversarial=0.1", "discriminator.r1_every=1"
 
 
 @pytest.mark.large
@@ -339,8 +387,15 @@ PARTS = "training.gradient_accumulation_steps=2"
         ("vit_vqgan", 256, 4, ()),
         ("vit_vqgan", 256, 4, (REMATERIALIZE,)),
         ("vit_vqgan", 256, 4, (QUERY_BLOCK,)),
+        ("vit_vqgan", 256, 4, (REMATERIALIZE, QUERY_BLOCK)),
+        ("vit_vqgan", 256, 4, (HALF, QUERY_BLOCK)),
         ("vit_vqgan", 64, 128, (REMATERIALIZE,)),  # few tokens: the MLP's share is larger
+        ("vit_vqgan", 64, 4, GAN),
         ("vim", 256, 4, ()),
+        ("vim", 256, 4, (REMATERIALIZE,)),
+        ("vim", 256, 4, (REMATERIALIZE, QUERY_BLOCK)),
+        ("vim", 256, 4, (HALF,)),
+        ("vim", 256, 4, (PARTS,)),
     ],
 )
 def test_the_estimate_is_what_steps_take(measure, stage, side, batch, overrides):
@@ -350,7 +405,7 @@ def test_the_estimate_is_what_steps_take(measure, stage, side, batch, overrides)
 
 @pytest.mark.large
 @pytest.mark.parametrize(
-    ("overrides", "share"), [((REMATERIALIZE,), 0.5), ((QUERY_BLOCK,), 0.6), ((PARTS,), 0.7)]
+    ("overrides", "share"), [((REMATERIALIZE,), 0.5), ((QUERY_BLOCK,), 0.6), ((PARTS,), 0.75)]
 )
 def test_the_switches_save_memory(measure, overrides, share):
     plain, saved = (measure("vit_vqgan", 256, 4, *more)["taken"] for more in ((), overrides))

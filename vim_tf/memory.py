@@ -4,7 +4,8 @@ Parameters are counted exactly. Activations are the tensors that the forward pas
 the backward pass, operation by operation as `models` and `losses` are written; a test holds them
 against the graph that TensorFlow makes, and another the total against what steps take. Not counted:
 integers, and what an operation other than attention needs while it runs; XLA, which fuses
-operations, keeps less. Everything is float32 but masks, of one byte.
+operations, keeps less. Arrays are of float32, those of what computes in bfloat16 (`compute`, the
+bytes of a number) of two bytes, and masks of one.
 """
 
 import math
@@ -20,16 +21,15 @@ from vim_tf.parameter_counts import (
     discriminator_layers,
 )
 
-FLOAT = 4  # bytes
-MASK = 1
+FLOAT, HALF, MASK = 4, 2, 1  # bytes
 QUERY_BLOCK = 128  # shown where training.query_block is off
-# Arrays that a gradient needs at once: of attention weights, before and after the softmax, and
-# random bits of dropout in a stretch of queries; of the MLP's hidden layer, around the GELU. Found
-# by measuring.
-SOFTMAX_ARRAYS, DROPOUT_ARRAYS, GELU_ARRAYS = 3, 4, 5
+# Arrays that are there at once besides those that are kept: of attention weights, for the gradient
+# or as random bits of the dropout; of the MLP's hidden layer. From what TensorFlow allocates.
+WEIGHTS_ARRAYS, HIDDEN_ARRAYS = 2, 2
+SLACK = 0.08  # share by which TensorFlow's allocator gives out more than it is asked for
 COLUMNS = ("plain", "rematerialize", "query_block", "both")
 FOOTNOTE = """\
-Estimates for float32, without the working memory of what is no transformer block.
+Estimates. Convolutions may need more, on a GPU, than what they keep.
 training.rematerialize computes the inside of each block again for its gradient;
 training.query_block its attention weights, here for {query_block} queries at a time."""
 
@@ -86,70 +86,80 @@ def format_bytes(number):
 # Activations of one image, in bytes -------------------------------------------------------------
 
 
-def _norm(dim):
+def _norm(dim, compute):
     """A LayerNorm's input, scaled deviation and output; mean, its negative, and deviation."""
-    return FLOAT * (3 * dim + 3)
+    return FLOAT * (2 * dim + 3) + compute * dim
 
 
-def keep_block(config, length, causal, queries):
-    """Bytes that one transformer block keeps, for one image of `length` tokens.
+def keep_attention(config, length, causal, queries, compute=FLOAT):
+    """Bytes that the attention of one transformer block keeps, for one image of `length` tokens.
 
     Args:
         config: `TransformerConfig`.
         length: number of tokens.
         causal: whether there is a mask; it is the batch's, and counted with each image here.
         queries: number of queries whose attention weights are kept.
+        compute: bytes of a number where it may be bfloat16.
     """
-    dim, mlp_dim = config.dim, config.mlp_dim
+    dim = config.dim
     # Queries (scaled), keys and values; the heads' outputs, which the projection takes.
-    token = 2 * _norm(dim) + FLOAT * (3 * dim + dim)
-    # tanh-GELU of x: x, tanh, x / 2, 1 + tanh, and the product, which the last layer takes.
-    token += FLOAT * 5 * mlp_dim
+    token = _norm(dim, compute) + compute * (3 * dim + dim)
     weight = FLOAT  # softmax
+    if config.dropout or compute != FLOAT:
+        weight += compute  # after dropout, or after the cast
     if config.dropout:
-        weight += FLOAT + MASK  # after dropout; its mask
-        token += MASK * (mlp_dim + 2 * dim)  # activation; both residuals
+        weight += MASK
+        token += MASK * dim  # of the residual
     weights = queries * length * config.heads * weight
     return length * token + weights + (MASK * queries * length if causal else 0)
 
 
-def keep_transformer(config, length, causal=False):
+def keep_mlp(config, length, compute=FLOAT):
+    """Bytes that the MLP of one transformer block keeps, for one image of `length` tokens."""
+    # tanh-GELU of x: x, tanh, x / 2, 1 + tanh, and the product, which the last layer takes.
+    token = _norm(config.dim, compute) + compute * 5 * config.mlp_dim
+    if config.dropout:
+        token += MASK * (config.mlp_dim + config.dim)  # of the activation and of the residual
+    return length * token
+
+
+def keep_transformer(config, length, causal=False, compute=FLOAT):
     """Bytes that a transformer keeps for one image, one number for each of `COLUMNS`."""
-    whole = keep_block(config, length, causal, length)
-    without = keep_block(config, length, causal, 0)
-    inputs = FLOAT * length * config.dim
+    mlp = keep_mlp(config, length, compute)
+    whole = keep_attention(config, length, causal, length, compute) + mlp
+    without = keep_attention(config, length, causal, 0, compute) + mlp
+    inputs = compute * length * config.dim
     return tuple(config.blocks * kept for kept in (whole, inputs, without, inputs))
 
 
-def differentiate_block(config, length, causal=False, query_block=QUERY_BLOCK):
+def differentiate_block(config, length, causal=False, query_block=QUERY_BLOCK, compute=FLOAT):
     """Bytes that one block needs besides for an image while its gradient is computed.
 
-    That is what is computed again, and the temporary arrays of the attention's or the MLP's
-    gradient, whichever are larger. Stretches of queries do not depend on each other: TensorFlow
-    computes two at a time, and each has gradients of all keys and values.
+    That is what is computed again, and temporary arrays: first those of the MLP, all of the block
+    being there; then those of the attention, when what the MLP kept is gone. Stretches of queries
+    come one after the other, and each leaves gradients of all keys and values.
     """
     queries = min(query_block, length)
-    inputs = FLOAT * length * config.dim
-    whole = keep_block(config, length, causal, length)
-    some = keep_block(config, length, causal, queries)
-    weights = FLOAT * config.heads * length
-    stretches = -(-length // queries)
-    mlp = GELU_ARRAYS * FLOAT * length * config.mlp_dim
-    temporary = max(SOFTMAX_ARRAYS * weights * length, mlp)
-    arrays = SOFTMAX_ARRAYS + DROPOUT_ARRAYS * bool(config.dropout)
-    cut = max(2 * arrays * weights * queries + stretches * 2 * inputs, mlp)
+    inputs = compute * length * config.dim
+    mlp = keep_mlp(config, length, compute)
+    hidden = HIDDEN_ARRAYS * compute * length * config.mlp_dim
+    row = WEIGHTS_ARRAYS * FLOAT * config.heads * length  # temporary arrays of one query's weights
+    none, some, whole = (
+        keep_attention(config, length, causal, n, compute) for n in (0, queries, length)
+    )
+    gradients = -(-length // queries) * 2 * inputs
     return (
-        temporary,
-        whole - inputs + temporary,
-        some - keep_block(config, length, causal, 0) + cut,
-        some - inputs + cut,
+        max(hidden, row * length - mlp),
+        max(whole + mlp + hidden, whole + row * length) - inputs,
+        max(hidden, some - none + row * queries + gradients - mlp),
+        max(none + mlp + hidden, some + row * queries + gradients) - inputs,
     )
 
 
-def _keep_coder(config, length, fan_in):
+def _keep_coder(config, length, fan_in, compute):
     """Inputs of the embedding, transformer, and the tanh head's norm and hidden layer."""
-    ends = length * (FLOAT * fan_in + _norm(config.dim) + FLOAT * config.mlp_dim)
-    return tuple(ends + kept for kept in keep_transformer(config, length))
+    ends = length * (compute * (fan_in + config.mlp_dim) + _norm(config.dim, compute))
+    return tuple(ends + kept for kept in keep_transformer(config, length, compute=compute))
 
 
 def keep_quantizer(config, losses, dim, length):
@@ -237,8 +247,10 @@ def _estimate(training, batch, trained, slots, averaged, frozen, gradients, acti
         **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
         "gradients": same(gradients),
         **{f"activations: {name}": kept for name, kept in activations.items()},
-        "one transformer block's gradient": tuple(batch * n for n in at_once),
+        "a gradient's arrays at once": tuple(batch * n for n in at_once),
     }
+    steps = [row for name, row in rows.items() if name.startswith(("activations", "a gradient's"))]
+    rows["slack"] = tuple(round(SLACK * sum(column)) for column in zip(*steps, strict=True))
     column = training.rematerialize + 2 * bool(training.query_block)
     return MemoryEstimate(batch, trained, rows, _query_block(training), column)
 
@@ -250,6 +262,18 @@ def _slots(optimizer, parameters):
 
 def _query_block(training):
     return training.query_block or QUERY_BLOCK
+
+
+def _compute(training):
+    return HALF if training.precision == "mixed_bfloat16" else FLOAT
+
+
+def _cast(parameters, blocks, compute):
+    """{name: bytes} of the weights cast for a step; of one block where it is computed again."""
+    if compute == FLOAT:
+        return {}
+    whole, one = compute * parameters, compute * parameters // blocks
+    return {"weights in bfloat16": (whole, one, whole, one)}
 
 
 def _images_at_once(experiment, replicas):
@@ -269,6 +293,7 @@ def estimate_vit_vqgan(experiment, replicas=1):
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
     training, length = experiment.training, count_tokens(config, image_size)
     batch, query_block = _images_at_once(experiment, replicas), _query_block(training)
+    compute = _compute(training)
     trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
     averaged = gradients = trained["tokenizer"]
     slots = _slots(experiment.optimizer, trained["tokenizer"])
@@ -277,13 +302,13 @@ def estimate_vit_vqgan(experiment, replicas=1):
         return (kept,) * len(COLUMNS)
 
     activations = {
-        "encoder": _keep_coder(config.encoder, length, 3 * config.patch_size**2),
+        "encoder": _keep_coder(config.encoder, length, 3 * config.patch_size**2, compute),
         "quantizer": same(keep_quantizer(config.quantizer, losses, config.encoder.dim, length)),
-        "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim),
+        "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim, compute),
         "pixel losses": same(keep_pixel_losses(config, losses, image_size)),
     }
     blocks = [
-        differentiate_block(size, length, query_block=query_block)
+        differentiate_block(size, length, query_block=query_block, compute=compute)
         for size in (config.encoder, config.decoder)
     ]
     at_once = tuple(map(max, *blocks))
@@ -292,6 +317,7 @@ def estimate_vit_vqgan(experiment, replicas=1):
         frozen["VGG16"] = count_vgg16()
         activations["perceptual loss"] = same(keep_perceptual(image_size))
     activations = {name: tuple(batch * n for n in kept) for name, kept in activations.items()}
+    activations |= _cast(averaged, config.encoder.blocks + config.decoder.blocks, compute)
     if losses.adversarial:
         trained["discriminator"] = sum(count_discriminator(experiment.discriminator, image_size))
         slots += _slots(experiment.discriminator_optimizer, trained["discriminator"])
@@ -322,17 +348,22 @@ def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
     grid = tuple(side // tokenizer_config.patch_size for side in image_size)
     codes, length = tokenizer_config.quantizer.codes, math.prod(grid)
     training, batch = experiment.training, _images_at_once(experiment, replicas)
+    compute = _compute(training)
     parameters = count_vim(config, grid, codes, classes)
     tokenizer = sum(count_vit_vqgan(tokenizer_config, image_size).values())
     size = config.transformer
-    ends = length * (_norm(size.dim) + FLOAT * codes)  # the last norm; the logits' gradient
+    ends = length * _norm(size.dim, compute)
+    # They, their gradient, and in bfloat16 a cast.
+    logits = length * codes * (2 * FLOAT + compute * (compute != FLOAT))
     if size.dropout:
         ends += MASK * length * size.dim  # after the embeddings
-    kept = keep_transformer(size, length, causal=True)
-    at_once = differentiate_block(size, length, True, _query_block(training))
+    kept = keep_transformer(size, length, True, compute)
+    blocks = differentiate_block(size, length, True, _query_block(training), compute)
+    at_once = tuple(max(logits, block) for block in blocks)
     activations = {
         "transformer": tuple(batch * n for n in kept),
-        "embeddings and logits": (batch * ends,) * len(COLUMNS),
+        "embeddings and last norm": (batch * ends,) * len(COLUMNS),
+        **_cast(parameters, size.blocks, compute),
     }
     frozen = {"tokenizer": tokenizer}
     trained = {"VIM": parameters}

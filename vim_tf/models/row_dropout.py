@@ -43,6 +43,14 @@ def row_bits(keys, salt, places):
     return mix(ops.bitwise_xor(ops.expand_dims(rows, 1), places))
 
 
+def zeros_behind(x, dtype):
+    """Returns zeros of x's shape that are not known before x is: what takes them waits for it.
+
+    Not 0 * x, which optimizers of graphs make a constant of. A NaN in x gives a 1.
+    """
+    return ops.cast(ops.isnan(x), dtype)
+
+
 @keras.saving.register_keras_serializable("vim_tf")
 class RowDropout(layers.Layer):
     """Sets a share of the elements of x [B,...] to 0 in training, and scales up the others.
@@ -78,6 +86,10 @@ class RowDropout(layers.Layer):
             keys = keras.random.randint(shape, 0, 2**31 - 1, "int32", seed=self.seed_generator)
         if places is None:
             places = ops.arange(math.prod(x.shape[1:]), dtype="int32")
+        # Else a mask would be there from the step's first moment on, and be kept for a gradient for
+        # which x is computed again.
+        first = ops.reshape(x, (ops.shape(x)[0], -1))[:, 0]
+        keys = ops.cast(keys, "uint32") + zeros_behind(first, "uint32")
         bits = row_bits(keys, self.salt, ops.reshape(places, (-1,)))
         kept = ops.reshape(bits, ops.shape(x)) >= np.uint32(self.rate * 2**32)
         return ops.where(kept, x / (1 - self.rate), ops.zeros((), x.dtype))

@@ -10,7 +10,7 @@ import functools
 import keras
 from keras import layers, ops
 
-from vim_tf.models.row_dropout import RowDropout
+from vim_tf.models.row_dropout import RowDropout, zeros_behind
 
 DROPOUTS = 4  # in a block
 
@@ -102,8 +102,8 @@ class Attention(layers.Layer):
         seen = stop if self.causal else length  # no key behind it counts
         visible = self._visible(length)
         head = ops.reshape(ops.arange(self.heads), (-1, 1, 1)) * length
-        # Or these, which depend on no data, would lie about from the step's first moment on.
-        first = start + 0 * ops.cast(query[0, 0, 0, 0], "int32")
+        # Else TensorFlow makes these numbers, as many as weights, constants of its graph.
+        first = start + zeros_behind(query[0, 0, 0, 0], "int32")
         rows = head + ops.reshape(first + ops.arange(stop - start), (-1, 1))  # [heads,M,1]
         return self._attend(
             query,
