@@ -1,10 +1,23 @@
 """Several workers on this machine."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 
 import pytest
+
+
+def _free_ports(count):
+    """Not of those that the system gives to connections, such as the first worker's."""
+    found = set()
+    while len(found) < count:
+        port = random.SystemRandom().randint(15_000, 30_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("localhost", port))
+            found.add(port)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -12,10 +25,7 @@ def two_workers():
     """A function () -> the environments of two processes that TF_CONFIG makes one cluster."""
 
     def environments():
-        with socket.socket() as first, socket.socket() as second:
-            for free in (first, second):
-                free.bind(("localhost", 0))
-            addresses = [f"localhost:{free.getsockname()[1]}" for free in (first, second)]
+        addresses = [f"localhost:{port}" for port in _free_ports(2)]
         return [
             {
                 **os.environ,

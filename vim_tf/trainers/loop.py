@@ -20,7 +20,7 @@ import orbit
 import tensorflow as tf
 
 from vim_tf.errors import Interrupted, UserError
-from vim_tf.replicas import share_batches
+from vim_tf.replicas import over_replicas, share_batches
 from vim_tf.trainers.checkpoints import Checkpoints
 from vim_tf.trainers.diagnosis import Diagnosis
 from vim_tf.trainers.reporter import Reporter
@@ -107,14 +107,23 @@ class TrainLoop(orbit.StandardTrainer):
 
 
 class EvaluationLoop(orbit.AbstractEvaluator):
-    """Evaluates the averaged weights on a finite dataset, on one replica."""
+    """Evaluates the averaged weights on a finite dataset; the replicas of this process share it.
 
-    def __init__(self, trainer, dataset):
+    Args:
+        trainer: a `Trainer`.
+        strategy: the strategy that it was made in.
+        dataset: finite batches, dicts.
+    """
+
+    def __init__(self, trainer, strategy, dataset):
         self.trainer = trainer
         self.dataset = dataset
-        self.evaluate_batch = tf.function(
-            trainer.evaluate_batch, reduce_retracing=True, autograph=False
-        )
+        names = sorted(dataset.element_spec)
+        with strategy.scope():
+            evaluate = over_replicas(
+                lambda *rows: trainer.evaluate_batch(dict(zip(names, rows, strict=True)))
+            )
+        self.evaluate_batch = lambda batch: evaluate(*(batch[name] for name in names))
 
     def evaluate(self, num_steps):
         """Returns the trainer's summary of all batches, or of the first `num_steps`."""
@@ -182,7 +191,7 @@ class _Training:
         self.controller = orbit.Controller(
             global_step=self.trainer.step,
             trainer=self.loop,
-            evaluator=EvaluationLoop(self.trainer, stage.evaluation_dataset),
+            evaluator=EvaluationLoop(self.trainer, strategy, stage.evaluation_dataset),
             strategy=strategy,
             train_actions=[self._report_training],
             eval_actions=[self._report_evaluation],
