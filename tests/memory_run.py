@@ -1,4 +1,4 @@
-"""A process of test_memory: how much memory steps of a training take, beside the estimate.
+"""A process of test_memory_taken: how much memory steps of a training take, beside the estimate.
 
 python tests/memory_run.py vit_vqgan 128 32 [training.rematerialize=true ...]
 

@@ -187,8 +187,8 @@ def test_blocks_seed_and_part_can_be_chosen(vim_run, tmp_path):
 
 def test_the_head_in_batches(vim_run, tmp_path, two_replicas, monkeypatch):
     """Alone, and with replicas that share the features' pictures and the head's batches."""
-    given = ["--run", str(vim_run), "--head", "sgd", "--set", "sgd.optimizer=sgd"]
-    given += [f"sgd.{setting}" for setting in ("epochs=60", "warmup_epochs=2", "batch_size=8")]
+    given = ["--run", str(vim_run), "--head", "sgd", "--blocks", "1", "--set", "sgd.optimizer=sgd"]
+    given += [f"sgd.{setting}" for setting in ("epochs=30", "warmup_epochs=2", "batch_size=8")]
     probe.main([*given, "--out", str(tmp_path / "p")])
     found = json.loads((tmp_path / "p" / "probe.json").read_text())
     assert found["head"] == "sgd"

@@ -55,6 +55,17 @@ def test_the_cache_holds_each_pass_as_the_tokenizer_sees_it(folder, tokenizer, d
     assert cache.grid == (4, 4)
 
 
+def test_replicas_share_the_pictures(folder, tokenizer, data, tmp_path, two_replicas):
+    alone = open_or_make_cache(folder, tokenizer, data, passes=2)
+    with two_replicas.scope():
+        same = ViTVQGAN.from_config(tokenizer.get_config())
+        same.set_weights(tokenizer.get_weights())
+        shared = open_or_make_cache(tmp_path / "shared", same, data, passes=2)
+    assert shared.header == alone.header
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(shared.tokens[split], alone.tokens[split])
+
+
 def test_another_tokenizers_cache_is_refused(folder, tokenizer, data):
     other = ViTVQGAN.from_config(tokenizer.get_config())
     before = sorted(path.name for path in folder.iterdir())

@@ -29,6 +29,15 @@ def test_a_cache_by_hand_is_the_one_that_training_makes(arguments, tiny_runs, tm
         np.testing.assert_array_equal(*(cache.tokens[split] for cache in caches))
 
 
+def test_one_machine_makes_it(arguments, tmp_path):
+    with pytest.raises(
+        UserError, match="strategy is multi_worker, .* by one machine; set mirrored"
+    ):
+        tokenize_dataset.main(
+            [*arguments, "training.strategy=multi_worker", "--out", str(tmp_path / "cache")]
+        )
+
+
 def test_training_refuses_another_tokenizers_cache(arguments, tiny_runs, tmp_path):
     cache = tiny_runs["vim"] / "tokens"
     header = (cache / "header.json").read_text()

@@ -54,7 +54,7 @@ def open_sources(experiment, strategy):
     if experiment.experiment != "vim":
         return None, make_image_dataset(experiment.data, experiment.seed)
     with strategy.scope():
-        return open_tokenizer_and_data(experiment)
+        return _open_tokenizer_and_data(experiment)
 
 
 def make_stage(experiment, strategy, run, sources=None):
@@ -151,7 +151,7 @@ def open_tokenizer(experiment):
     return tokenizer
 
 
-def open_tokenizer_and_data(experiment):
+def _open_tokenizer_and_data(experiment):
     """Opens what a `VIMExperiment` names: (`ViTVQGAN`, `ImageData`); UserError if they misfit."""
     tokenizer = open_tokenizer(experiment)
     data = make_image_dataset(experiment.data, experiment.seed)
@@ -169,7 +169,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
         size = data.train_size
     else:
         folder = experiment.tokenizer.cache or run.path / "tokens"
-        with Workers(strategy).chief_first():
+        with Workers(strategy).chief_first(), strategy.scope():
             cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
         batch_size = experiment.data.batch_size
         size = cache.train_size

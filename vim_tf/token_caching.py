@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 
-import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
 from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
+from vim_tf.replicas import over_replicas
 
 
 def describe_data(config, seed):
@@ -18,6 +18,8 @@ def describe_data(config, seed):
 
 def open_or_make_cache(folder, tokenizer, data, passes):
     """Opens the cache at `folder`, or tokenizes the pictures into a new one there.
+
+    The replicas of the strategy in scope, in which the tokenizer was made, share the pictures.
 
     Args:
         folder: of the cache.
@@ -59,7 +61,7 @@ def open_or_make_cache(folder, tokenizer, data, passes):
 
 def _tokens(tokenizer, dataset, size, name):
     """Yields (tokens [B,N], labels [B]) of each batch, with a progress bar on a terminal."""
-    tokenize = tf.function(tokenizer.tokenize, reduce_retracing=True, autograph=False)
+    tokenize = over_replicas(tokenizer.tokenize)
     with tqdm(total=size, unit="img", desc=f"tokenizing, {name}", disable=None) as bar:
         for batch in dataset:
             yield tokenize(batch["image"]).numpy(), batch["label"].numpy()

@@ -28,11 +28,20 @@ def main(arguments=None):
     if not folder:
         raise UserError("no folder for the cache; give --out or tokenizer.cache")
 
+    if experiment.training.strategy == "multi_worker":
+        raise UserError(
+            "training.strategy is multi_worker, and a cache is made by one machine; set mirrored, "
+            "which takes all of its GPUs"
+        )
+
     from vim_tf import builders
+    from vim_tf.devices import make_strategy
     from vim_tf.token_caching import open_or_make_cache
 
-    tokenizer, data = builders.open_tokenizer_and_data(experiment)
-    cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
+    strategy = make_strategy(experiment.training)
+    tokenizer, data = builders.open_sources(experiment, strategy)
+    with strategy.scope():
+        cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
     for name, value in cache.statistics().items():
         sys.stdout.write(
             f"{name}: {value:.4g}\n" if isinstance(value, float) else f"{name}: {value}\n"

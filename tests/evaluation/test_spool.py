@@ -1,5 +1,4 @@
 import contextlib
-import gc
 import os
 
 import numpy as np
@@ -65,7 +64,6 @@ def test_nothing_is_left(tmp_path):
     forgotten = FeatureSpool(5, tmp_path)
     forgotten.append(ROWS)
     del rows, spool, forgotten
-    gc.collect()
     assert open_files(tmp_path) == 0
 
 
