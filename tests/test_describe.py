@@ -1,8 +1,11 @@
 import io
+import itertools
 import re
 
 import pytest
 
+from vim_tf import describe as module
+from vim_tf import operation_counts
 from vim_tf.describe import MOST_IMAGES, describe
 from vim_tf.errors import UserError
 from vim_tf.models.classifier import Classifier
@@ -15,17 +18,20 @@ SIZES = ("data.image_size=[16,24]", "data.batch_size=12")
 
 
 def table_of(experiment):
-    """The rows {call: (shape, dtype, parameters, ms)} and the lines without a shape."""
+    """The rows {call: (shape, dtype, parameters, ms, GFLOP/s)} and the lines without a shape."""
     stream = io.StringIO()
     describe(experiment, stream)
     rows, others = {}, []
     for line in stream.getvalue().splitlines():
-        found = re.match(r"(.+?) +\[([\d,]+)\] +(\w+) *([\d,]*?) *([\d,]+\.\d)?$", line)
+        found = re.match(
+            r"(.+?) +\[([\d,]+)\] +(\w+) *([\d,]*?) *([\d,]+\.\d)?(?: +([\d,]+\.\d))?$", line
+        )
         if found:
-            call, shape, dtype, parameters, milliseconds = found.groups()
+            call, shape, dtype, parameters, *numbers = found.groups()
             shape = tuple(map(int, shape.split(",")))
             parameters = int(parameters.replace(",", "") or 0)
-            rows[call] = (shape, dtype, parameters, float(milliseconds or "nan"))
+            numbers = [float((number or "nan").replace(",", "")) for number in numbers]
+            rows[call] = (shape, dtype, parameters, *numbers)
         else:
             others.append(line)
     return rows, others
@@ -95,6 +101,24 @@ def test_vim(tiny, tokenizer):
     assert sum(row[2] for call, row in rows.items() if call.startswith("VIM")) == vim.count_params()
     assert rows["ViTVQGAN.tokenize(images)"][2] == model.count_params()
     assert f"VIM: {vim.count_params():,} parameters" in others
+
+
+def test_the_rate_is_of_all_images(tiny, tokenizer, monkeypatch):
+    """By a clock that goes on a thousandth of a second each time it is looked at."""
+    clock = itertools.count()
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock) / 1000)
+    experiment = tiny("vit_vqgan", "model.encoder.dim=2000", *SIZES)
+    rows, _ = table_of(experiment)
+    size = experiment.model, (16, 24)
+    for call, count in (
+        ("ViTEncoder(images)", operation_counts.count_encoder_operations),
+        ("VectorQuantizer(features).latents", operation_counts.count_quantizer_operations),
+        ("ViTVQGAN.decode(codes)", operation_counts.count_decoder_operations),
+    ):
+        assert rows[call][3] == 1
+        assert rows[call][4] == round(8 * count(*size) / 1e6, 1) > 0, call
+    rows, _ = table_of(tiny("vim", f"tokenizer.run={tokenizer[1]}", *SIZES))
+    assert 0 < rows["VIM: transformer blocks"][4] < rows["VIM(tokens, labels): logits"][4]
 
 
 def test_classifier(tiny):

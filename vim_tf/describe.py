@@ -1,4 +1,7 @@
-"""One synthetic batch through a stage, call by call: what comes out, how large, how fast."""
+"""One synthetic batch through a stage, call by call: what comes out, how large, how fast.
+
+GFLOP/s are of products of matrices and convolutions alone, see `operation_counts`.
+"""
 
 import statistics
 import sys
@@ -8,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vim_tf import builders, sampling
+from vim_tf import builders, operation_counts, sampling
 from vim_tf.models.classifier import Classifier
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.patches import patchify
@@ -19,7 +22,7 @@ from vim_tf.parameter_counts import count_vgg16
 MOST_IMAGES = 8  # so that a large model answers on a CPU
 REPEATS = 3
 DRAWN_TOKENS = 4  # a picture; all 1,024 of the paper's would take minutes on a CPU
-COLUMNS = "{:<46} {:<18} {:<8} {:>14} {:>10}\n"
+COLUMNS = "{:<46} {:<18} {:<8} {:>14} {:>10} {:>8}\n"
 
 
 def describe(experiment, stream=None):
@@ -62,15 +65,19 @@ class _Table:
         self.stream.write(f"{text}\n")
 
     def start(self):
-        self.stream.write(COLUMNS.format("call", "shape", "dtype", "parameters", "ms"))
+        self.stream.write(COLUMNS.format("call", "shape", "dtype", "parameters", "ms", "GFLOP/s"))
 
-    def show(self, name, output, parameters="", milliseconds=""):
+    def show(self, name, output, parameters="", milliseconds="", rate=""):
         shape = f"[{','.join(map(str, output.shape))}]"
         dtype = keras.backend.standardize_dtype(output.dtype)
-        self.stream.write(COLUMNS.format(name, shape, dtype, parameters, milliseconds))
+        line = COLUMNS.format(name, shape, dtype, parameters, milliseconds, rate)
+        self.stream.write(f"{line.rstrip()}\n")
 
-    def call(self, name, function, *inputs, parameters=0, fields=()):
-        """Runs a call a few times, shows its output, or its named fields, and returns it."""
+    def call(self, name, function, *inputs, parameters=0, operations=0, fields=()):
+        """Runs a call a few times, shows its output, or its named fields, and returns it.
+
+        `operations` are those of one image.
+        """
         function = tf.function(function, autograph=False)
         output = function(*inputs)
         seconds = []
@@ -80,8 +87,12 @@ class _Table:
             output = function(*inputs)
             tf.test.experimental.sync_devices()
             seconds.append(time.perf_counter() - started)
-        milliseconds = f"{1000 * statistics.median(seconds):,.1f}"
-        first = (f"{parameters:,}" if parameters else "", milliseconds)
+        taken = statistics.median(seconds)
+        first = (
+            f"{parameters:,}" if parameters else "",
+            f"{1000 * taken:,.1f}",
+            f"{inputs[0].shape[0] * operations / taken / 1e9:,.1f}" if operations else "",
+        )
         if not fields:
             self.show(name, output, *first)
         for i, field in enumerate(fields):
@@ -93,17 +104,23 @@ def _describe_vit_vqgan(experiment, images, table):
     model = ViTVQGAN(experiment.model, experiment.data.image_size)
     networks = {"ViTVQGAN": model}
     patch_size = experiment.model.patch_size
+    sizes = experiment.model, experiment.data.image_size
     table.start()
     table.show("images", images)
     table.call("patchify(images)", lambda x: patchify(x, patch_size), images)
     features = table.call(
-        "ViTEncoder(images)", model.encoder, images, parameters=model.encoder.count_params()
+        "ViTEncoder(images)",
+        model.encoder,
+        images,
+        parameters=model.encoder.count_params(),
+        operations=operation_counts.count_encoder_operations(*sizes),
     )
     output = table.call(
         "VectorQuantizer(features)",
         model.quantizer,
         features,
         parameters=model.quantizer.count_params(),
+        operations=operation_counts.count_quantizer_operations(*sizes),
         fields=("latents", "codes", "tokens"),
     )
     table.call(
@@ -111,6 +128,7 @@ def _describe_vit_vqgan(experiment, images, table):
         model.decode,
         output.codes,
         parameters=model.decoder.count_params(),
+        operations=operation_counts.count_decoder_operations(*sizes),
     )
     table.call("ViTVQGAN.decode_tokens(tokens)", model.decode_tokens, output.tokens)
     if experiment.losses.adversarial:
@@ -122,6 +140,9 @@ def _describe_vit_vqgan(experiment, images, table):
             discriminator,
             images,
             parameters=discriminator.count_params(),
+            operations=operation_counts.count_discriminator_operations(
+                experiment.discriminator, experiment.data.image_size
+            ),
         )
     for name, network in networks.items():
         table.say(f"{name}: {network.count_params():,} parameters")
@@ -156,8 +177,21 @@ def _describe_vim(experiment, images, table):
         labels,
         parameters=model.count_params() - blocks - ends,
     )
-    table.call("VIM: transformer blocks", model.transformer, embeddings, parameters=blocks)
-    table.call("VIM(tokens, labels): logits", model, tokens, labels, parameters=ends)
+    table.call(
+        "VIM: transformer blocks",
+        model.transformer,
+        embeddings,
+        parameters=blocks,
+        operations=operation_counts.count_transformer_operations(model.config.transformer, length),
+    )
+    table.call(
+        "VIM(tokens, labels): logits",
+        model,
+        tokens,
+        labels,
+        parameters=ends,
+        operations=operation_counts.count_vim_operations(model.config, length, config.codes),
+    )
     last = len(model.transformer.blocks)
     table.call(
         f"VIM.features(tokens, block={last})", lambda tokens: model.features(tokens, last), tokens

@@ -3,9 +3,9 @@
 Parameters are counted exactly. Activations are the tensors that the forward pass leaves behind for
 the backward pass, operation by operation as `models` and `losses` are written; a test holds them
 against the graph that TensorFlow makes, and another the total against what steps take. Not counted:
-integers, and what an operation other than attention needs while it runs; XLA, which fuses
-operations, keeps less. Arrays are of float32, those of what computes in bfloat16 (`compute`, the
-bytes of a number) of two bytes, and masks of one.
+integers, and what operations outside of transformers and logits need while they run; XLA, which
+fuses operations, keeps less. Arrays are of float32, those of what computes in bfloat16 (`compute`,
+the bytes of a number) of two bytes, and masks of one.
 """
 
 import math
