@@ -73,6 +73,7 @@ def test_of_a_file_nobody_knows_how_it_was_trained(run, tmp_path):
     )
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("labels_are", ["right", "swapped"])
 def test_the_score_is_of_what_samples_teach(tiny_runs, tiny_classifier, labels_are):
     """Samples as red and blue as the pictures; then those with the labels the wrong way round."""

@@ -110,6 +110,7 @@ def logit_laplace(tokenizer, images):
     return np.mean(distance / np.exp(log_scale) + log_scale + np.log(y * (1 - y)))
 
 
+@pytest.mark.large
 def test_pixels_without_a_density_have_no_logit_laplace(tiny, tmp_path, run):
     experiment = tiny("vit_vqgan", "model.output=rgb", "losses.logit_laplace=0")
     folder = Run(tmp_path / "run")
@@ -121,6 +122,7 @@ def test_pixels_without_a_density_have_no_logit_laplace(tiny, tmp_path, run):
     assert "rgb" in result["missing"]["logit-laplace"]
 
 
+@pytest.mark.large
 def test_reconstruction_with_lpips(own_runs, run, lpips_file):
     result = run("reconstruction", own_runs["vit_vqgan"], "--lpips", lpips_file, "--n", "5")
     images = pictures_of(own_runs["vit_vqgan"])[:5]
@@ -205,6 +207,7 @@ def test_generation(own_runs, run, classifier):
     assert "label mode balanced, seed 3, temperature 0.9" in result["markdown"]
 
 
+@pytest.mark.large
 def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
     path, features = classifier
     generator = ImageGenerator.load(own_runs["vim"])
@@ -228,6 +231,7 @@ def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
     assert result["model_index"][0]["results"][0]["task"]["type"].startswith("unconditional-image")
 
 
+@pytest.mark.large
 def test_generation_of_samples_that_a_classifier_kept(
     own_runs, run, classifier, tiny_classifier, tmp_path
 ):
@@ -245,6 +249,7 @@ def test_generation_of_samples_that_a_classifier_kept(
     assert pictures["rejected_by"] == judge.sha256
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("kind", ["reconstruction", "generation"])
 def test_replicas_share_the_work(
     own_runs, run, classifier, tiny_classifier, lpips_file, kind, two_replicas, monkeypatch

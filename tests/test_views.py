@@ -65,6 +65,7 @@ def nearest_distances(folder, samples):
     }
 
 
+@pytest.mark.large
 def test_a_run_of_stage_2_has_all_and_settings_reach_the_samples(run, tiny_runs, monkeypatch):
     asked, samples = [], np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), "uint8")
 

@@ -11,6 +11,8 @@ from vim_tf.export import tflite
 from vim_tf.export.edge_models import write_edge_model
 from vim_tf.trained_run import TrainedRun, open_run
 
+pytestmark = pytest.mark.large  # conversions
+
 DECODERS = [name for name in tflite.FILES if name.startswith("decoder")]
 
 

@@ -100,6 +100,7 @@ def test_a_run_goes_back_and_on_in_another_order(
     assert reader.get_tensor("rollbacks/.ATTRIBUTES/VARIABLE_VALUE") == 1
 
 
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("step", "message", "lines"),
     [
