@@ -1,0 +1,51 @@
+"""The models on Keras' JAX backend: the same code, the same numbers, and no TensorFlow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
+
+pytestmark = pytest.mark.large  # processes of their own
+SCRIPT = Path(__file__).with_name("jax_run.py")
+
+
+@pytest.fixture(scope="module")
+def outputs(tiny, tmp_path_factory):
+    """{backend: {name: array}}."""
+    folder = tmp_path_factory.mktemp("presets")
+    keras.utils.set_random_seed(0)
+    tokenizer = ViTVQGAN(tiny("vit_vqgan").model, (16, 16))
+    tokenizer.save_to_preset(folder / "vit_vqgan", {})
+    codes = tokenizer.config.quantizer.codes
+    VIM(tiny("vim").model, tokenizer.grid, codes, 2).save_to_preset(folder / "vim", {})
+    images = np.random.default_rng(0).uniform(-1, 1, (6, 16, 16, 3)).astype("float32")
+    np.save(folder / "images.npy", images)
+    found = {}
+    for backend in ("tensorflow", "jax"):
+        command = [sys.executable, SCRIPT, folder, folder / f"{backend}.npz"]
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[backend] = dict(np.load(folder / f"{backend}.npz"))
+        assert found[backend].pop("backend") == backend
+    return found
+
+
+@pytest.mark.parametrize("name", ["features", "decoded", "logits"])
+def test_forward_is_equal(outputs, name):
+    ours, theirs = outputs["tensorflow"][name], outputs["jax"][name]
+    assert np.std(ours) > 1e-3
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tokens", "samples"])
+def test_tokens_are_equal(outputs, name):
+    assert len(np.unique(outputs["jax"][name])) > 2
+    np.testing.assert_array_equal(outputs["jax"][name], outputs["tensorflow"][name])
