@@ -1,0 +1,66 @@
+"""Timing several things in turn, so that what else a machine does falls on all of them alike."""
+
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MOST_SPREAD = 0.2
+
+
+@dataclass
+class Contestant:
+    """Something to be timed.
+
+    Attributes:
+        name: for the table.
+        call: function without arguments; its answer, an array, is waited for.
+        operations: floating-point operations of a call.
+        items: how many pictures or tokens a call makes.
+        seconds: of each call so far.
+    """
+
+    name: str
+    call: Any
+    operations: float
+    items: int = 1
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self):
+        """Median of the seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def rate(self):
+        """Floating-point operations a second."""
+        return self.operations / self.median
+
+    @property
+    def spread(self):
+        """Distance of the slowest call from the fastest, as a share of the median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
+
+
+def run(contestants, repeats):
+    """Calls each once, for its compilation, and then all in turn, `repeats` times."""
+    for contestant in contestants:
+        np.asarray(contestant.call())
+    for _ in range(repeats):
+        for contestant in contestants:
+            started = time.perf_counter()
+            np.asarray(contestant.call())
+            contestant.seconds.append(time.perf_counter() - started)
+
+
+def warning(contestants):
+    """A line for a reader if the machine was busy, else ""."""
+    worst = max(contestants, key=lambda contestant: contestant.spread)
+    if worst.spread <= MOST_SPREAD:
+        return ""
+    return (
+        f"busy machine: calls of {worst.name} differ by {100 * worst.spread:.0f}% of their median; "
+        "figures are not to be relied on\n"
+    )

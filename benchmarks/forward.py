@@ -1,0 +1,107 @@
+"""How near tokenizing and decoding come to what products of matrices reach on this device.
+
+    python benchmarks/forward.py --models small base --batches 1 4 16
+    KERAS_BACKEND=jax python benchmarks/forward.py --precision mixed_bfloat16 --batches 16 64 256
+
+Models have fresh weights. The limit is a square product in the same precision, measured in turn
+with the models. Operations are those of products of matrices alone, of the whole work.
+"""
+
+import argparse
+
+import contest
+import keras
+import numpy as np
+from keras import ops
+
+from vim_tf import command_line
+from vim_tf.compilation import compiled
+from vim_tf.config import TransformerConfig, ViTVQGANConfig
+from vim_tf.errors import UserError
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.operation_counts import (
+    count_decoder_operations,
+    count_encoder_operations,
+    count_quantizer_operations,
+)
+from vim_tf.precision import computing_in
+
+PATCH_SIZE = 8
+SIZES = {
+    "tiny": TransformerConfig(2, 4, 64, 256),
+    "small": TransformerConfig(8, 8, 512, 2048),
+    "base": TransformerConfig(12, 12, 768, 3072),
+}
+
+
+def main(arguments=None):
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=["small", "base"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--product", type=int, default=2048, help="rows of the limit's matrices")
+    arguments = parser.parse_args(arguments)
+    command_line.check_positive(arguments, "repeats", "product")
+    if min(arguments.batches) < 1 or arguments.image_size % PATCH_SIZE or arguments.image_size < 1:
+        raise UserError(
+            f"--batches is {arguments.batches} and --image-size {arguments.image_size}; batches "
+            f"must be 1 or more, and the size a multiple of {PATCH_SIZE}"
+        )
+    limit = make_limit(arguments.product, arguments.precision)
+    models = [
+        contestant for name in arguments.models for contestant in make_models(name, arguments)
+    ]
+    contest.run([limit, *models], arguments.repeats)
+    print(
+        f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.precision}, "
+        f"{arguments.image_size} px, median of {arguments.repeats}; limit, a product of "
+        f"{arguments.product}^3: {limit.rate / 1e9:,.1f} GFLOP/s\n"
+    )
+    print("| work | ms | img/s | GFLOP/s | of the limit |\n|---|---:|---:|---:|---:|")
+    for one in models:
+        print(
+            f"| {one.name} | {1000 * one.median:,.1f} | {one.items / one.median:,.2f} | "
+            f"{one.rate / 1e9:,.1f} | {100 * one.rate / limit.rate:.0f}% |"
+        )
+    print(f"\n{contest.warning([limit, *models])}", end="")
+
+
+def make_limit(side, precision):
+    """A product of two square matrices."""
+    dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
+    random = np.random.default_rng(0)
+    a, b = (ops.cast(random.normal(size=(side, side)), dtype) for _ in range(2))
+    # One number of it, so that what is waited for is small on an accelerator.
+    product = compiled(lambda a, b: ops.cast(ops.max(ops.matmul(a, b)), "float32"), [])
+    return contest.Contestant("limit", lambda: product(a, b), 2 * side**3)
+
+
+def make_models(name, arguments):
+    """Yields tokenizing and decoding of a model, for each batch."""
+    size, image_size = SIZES[name], (arguments.image_size, arguments.image_size)
+    config = ViTVQGANConfig(PATCH_SIZE, size, size)
+    with computing_in(arguments.precision):
+        model = ViTVQGAN(config, image_size)
+    tokenize = compiled(model.tokenize, model.variables)
+    decode = compiled(model.decode_tokens, model.variables)
+    encoding = count_encoder_operations(config, image_size)
+    encoding += count_quantizer_operations(config, image_size)
+    decoding = count_decoder_operations(config, image_size)
+    random = np.random.default_rng(0)
+    for batch in arguments.batches:
+        images = random.uniform(-1, 1, (batch, *image_size, 3)).astype("float32")
+        shape = (batch, model.tokens_per_image)
+        tokens = random.integers(0, config.quantizer.codes, shape).astype("int32")
+        yield contest.Contestant(
+            f"{name}, tokenizing {batch}", lambda x=images: tokenize(x), batch * encoding, batch
+        )
+        yield contest.Contestant(
+            f"{name}, decoding {batch}", lambda x=tokens: decode(x), batch * decoding, batch
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(main)
