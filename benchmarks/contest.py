@@ -5,8 +5,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 MOST_SPREAD = 0.2
 
 
@@ -16,7 +14,7 @@ class Contestant:
 
     Attributes:
         name: for the table.
-        call: function without arguments; its answer, an array, is waited for.
+        call: function without arguments; it returns when the work is done.
         operations: floating-point operations of a call.
         items: how many pictures or tokens a call makes.
         seconds: of each call so far.
@@ -44,15 +42,22 @@ class Contestant:
         return (max(self.seconds) - min(self.seconds)) / self.median
 
 
-def run(contestants, repeats):
-    """Calls each once, for its compilation, and then all in turn, `repeats` times."""
-    for contestant in contestants:
-        np.asarray(contestant.call())
-    for _ in range(repeats):
-        for contestant in contestants:
+def time_in_turn(calls, repeats):
+    """Returns a list of seconds for each call, without the first round, which also compiles."""
+    seconds = [[] for _ in calls]
+    for _ in range(repeats + 1):
+        for call, taken in zip(calls, seconds, strict=True):
             started = time.perf_counter()
-            np.asarray(contestant.call())
-            contestant.seconds.append(time.perf_counter() - started)
+            call()
+            taken.append(time.perf_counter() - started)
+    return [taken[1:] for taken in seconds]
+
+
+def run(contestants, repeats):
+    """Fills in the seconds of `repeats` calls of each, in turn."""
+    found = time_in_turn([contestant.call for contestant in contestants], repeats)
+    for contestant, seconds in zip(contestants, found, strict=True):
+        contestant.seconds = seconds
 
 
 def warning(contestants):

@@ -16,7 +16,7 @@ from keras import ops
 
 from vim_tf import command_line
 from vim_tf.compilation import compiled
-from vim_tf.config import TransformerConfig, ViTVQGANConfig
+from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig, ViTVQGANConfig
 from vim_tf.errors import UserError
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.operation_counts import (
@@ -29,8 +29,7 @@ from vim_tf.precision import computing_in
 PATCH_SIZE = 8
 SIZES = {
     "tiny": TransformerConfig(2, 4, 64, 256),
-    "small": TransformerConfig(8, 8, 512, 2048),
-    "base": TransformerConfig(12, 12, 768, 3072),
+    **{name: TRANSFORMER_PRESETS[name] for name in ("small", "base", "large")},
 }
 
 
@@ -76,7 +75,7 @@ def make_limit(side, precision):
     a, b = (ops.cast(random.normal(size=(side, side)), dtype) for _ in range(2))
     # One number of it, so that what is waited for is small on an accelerator.
     product = compiled(lambda a, b: ops.cast(ops.max(ops.matmul(a, b)), "float32"), [])
-    return contest.Contestant("limit", lambda: product(a, b), 2 * side**3)
+    return contest.Contestant("limit", lambda: np.asarray(product(a, b)), 2 * side**3)
 
 
 def make_models(name, arguments):
@@ -96,10 +95,16 @@ def make_models(name, arguments):
         shape = (batch, model.tokens_per_image)
         tokens = random.integers(0, config.quantizer.codes, shape).astype("int32")
         yield contest.Contestant(
-            f"{name}, tokenizing {batch}", lambda x=images: tokenize(x), batch * encoding, batch
+            f"{name}, tokenizing {batch}",
+            lambda x=images: np.asarray(tokenize(x)),
+            batch * encoding,
+            batch,
         )
         yield contest.Contestant(
-            f"{name}, decoding {batch}", lambda x=tokens: decode(x), batch * decoding, batch
+            f"{name}, decoding {batch}",
+            lambda x=tokens: np.asarray(decode(x)),
+            batch * decoding,
+            batch,
         )
 
 

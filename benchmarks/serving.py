@@ -15,8 +15,8 @@ import argparse
 import functools
 import statistics
 import sys
-import time
 
+import contest
 import numpy as np
 import tensorflow as tf
 
@@ -47,8 +47,11 @@ def main():
         for batch in map(int, arguments.batch_sizes.split(",")):
             inputs = make_inputs(run, name, batch)
             calls = [functools.partial(way, name, inputs) for way in ways.values()]
-            seconds = time_in_turn(calls, arguments.repeats)
-            rates = {key: batch / value for key, value in zip(ways, seconds, strict=True)}
+            seconds = contest.time_in_turn(calls, arguments.repeats)
+            rates = {
+                key: batch / statistics.median(taken)
+                for key, taken in zip(ways, seconds, strict=True)
+            }
             shares = [rates["session"] / rates[key] for key in ("graph", "XLA")]
             cells = [f"{rate:.1f}/s" for rate in rates.values()]
             cells += [f"{share:.0%}" for share in shares]
@@ -107,17 +110,6 @@ def make_inputs(run, name, batch):
     if run.vim.classes:
         inputs["label"] = (rows % run.vim.classes).astype("int32")
     return inputs
-
-
-def time_in_turn(calls, repeats):
-    """Returns each call's median seconds; the first round, which also compiles, does not count."""
-    seconds = [[] for _ in calls]
-    for _ in range(repeats + 1):
-        for call, taken in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    return [statistics.median(taken[1:]) for taken in seconds]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ def test_contestants_take_turns(contest, monkeypatch):
         def call():
             order.append(name)
             now[0] += next(times)
-            return [0]
 
         return contest.Contestant(name, call, operations=30.0, items=4)
 

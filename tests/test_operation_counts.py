@@ -1,6 +1,5 @@
 """Counts from configs, beside those of the products in TensorFlow's graphs."""
 
-import dataclasses
 import math
 import subprocess
 import sys
@@ -9,22 +8,14 @@ import pytest
 import tensorflow as tf
 
 from vim_tf import operation_counts as counts
-from vim_tf.config import (
-    DiscriminatorConfig,
-    QuantizerConfig,
-    TransformerConfig,
-    VIMConfig,
-    ViTVQGANConfig,
-)
+from vim_tf.config import DiscriminatorConfig
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 
 IMAGE_SIZE = (16, 24)
-ENCODER = TransformerConfig(blocks=2, heads=5, dim=20, mlp_dim=28)
-DECODER = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=36)
-TOKENIZER = ViTVQGANConfig(4, ENCODER, DECODER, quantizer=QuantizerConfig(codes=17, code_dim=3))
+ENCODER = ("blocks=2", "heads=5", "dim=20", "mlp_dim=28")
 IMAGES = ((3, *IMAGE_SIZE, 3), tf.float32)
 
 
@@ -52,10 +43,12 @@ def test_it_needs_no_tensorflow():
 
 
 @pytest.mark.parametrize("output", ["logit_laplace", "rgb"])
-def test_tokenizer(output):
-    config = dataclasses.replace(TOKENIZER, output=output)
+def test_tokenizer(tiny, output):
+    given = [f"model.encoder.{size}" for size in ENCODER]
+    given += ["model.quantizer.codes=17", f"model.output={output}", "losses.logit_laplace=0"]
+    config = tiny("vit_vqgan", *given).model
     model = ViTVQGAN(config, IMAGE_SIZE)
-    features, codes = ((3, 24, 20), tf.float32), ((3, 24, 3), tf.float32)
+    features, codes = ((3, 24, 20), tf.float32), ((3, 24, 4), tf.float32)
     assert operations(model.encoder, IMAGES) == 3 * counts.count_encoder_operations(
         config, IMAGE_SIZE
     )
@@ -67,10 +60,11 @@ def test_tokenizer(output):
     )
 
 
-def test_vim():
-    model = VIM(VIMConfig(ENCODER), (4, 6), 17, 2)
+def test_vim(tiny):
+    config = tiny("vim", *(f"model.transformer.{size}" for size in ENCODER)).model
+    model = VIM(config, (4, 6), 17, 2)
     found = operations(model, ((3, 24), tf.int32), ((3,), tf.int32))
-    assert found == 3 * counts.count_vim_operations(model.config, 24, 17)
+    assert found == 3 * counts.count_vim_operations(config, 24, 17)
 
 
 @pytest.mark.parametrize("image_size", [(16, 24), (28, 28), (7, 9)])

@@ -157,11 +157,16 @@ class ViTVQGANConfig:
     encoder: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["base"])
     decoder: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["base"])
     positions: Literal["learned", "sincos"] = "learned"
-    output: Literal["logit_laplace", "rgb"] = "logit_laplace"  # 6 channels or 3
+    output: Literal["logit_laplace", "rgb"] = "logit_laplace"
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self):
         positive("model", patch_size=self.patch_size)
+
+    @property
+    def output_channels(self):
+        """Numbers that the decoder gives a pixel: means and scales, or means alone."""
+        return 6 if self.output == "logit_laplace" else 3
 
 
 @dataclass(frozen=True)
@@ -329,7 +334,7 @@ class TrainingConfig:
             0 <= self.ema_decay < 1,
             f"training.ema_decay is {self.ema_decay}; it must be from 0 to below 1",
         )
-        cpu_replicas(self, "training.")
+        cpu_replicas("training", self)
 
 
 @dataclass(frozen=True)

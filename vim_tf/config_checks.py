@@ -10,9 +10,13 @@ def require(condition, message):
 
 
 def positive(section, **values):
-    """Each value is above 0; `section` is its place in a config file."""
+    """Each value is above 0; `section` is its place in a config file, "" for the top."""
     for name, value in values.items():
-        require(value > 0, f"{section}.{name} is {value}; it must be greater than 0")
+        require(value > 0, f"{_place(section)}{name} is {value}; it must be greater than 0")
+
+
+def _place(section):
+    return f"{section}." if section else ""
 
 
 def not_negative(section, **values):
@@ -27,15 +31,14 @@ def fraction(section, **values):
         require(0 <= value <= 1, f"{section}.{name} is {value}; it must be from 0 to 1")
 
 
-def cpu_replicas(settings, prefix=""):
+def cpu_replicas(section, settings):
     """`settings.cpu_replicas` is positive, and 1 unless `settings.strategy` is mirrored."""
-    replicas, strategy = settings.cpu_replicas, settings.strategy
-    name = f"{prefix}cpu_replicas"
-    require(replicas > 0, f"{name} is {replicas}; it must be greater than 0")
+    replicas, place = settings.cpu_replicas, _place(section)
+    positive(section, cpu_replicas=replicas)
     require(
-        replicas == 1 or strategy == "mirrored",
-        f"{name} is {replicas} and {prefix}strategy is {strategy}; only mirrored has more than one "
-        "in a process",
+        replicas == 1 or settings.strategy == "mirrored",
+        f"{place}cpu_replicas is {replicas} and {place}strategy is {settings.strategy}; only "
+        "mirrored has more than one in a process",
     )
 
 

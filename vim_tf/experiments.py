@@ -147,7 +147,7 @@ class LinearProbeExperiment:
             f"validation_fraction is {self.validation_fraction}; "
             "it must lie between 0 and 1, for example 0.1",
         )
-        cpu_replicas(self)
+        cpu_replicas("", self)
         parts = [part.strip() for part in self.blocks.split(",")]
         require(
             self.blocks == "all" or all(part.isdecimal() for part in parts),

@@ -240,17 +240,17 @@ def _estimate(training, batch, trained, slots, averaged, frozen, gradients, acti
     def same(parameters):
         return (FLOAT * parameters,) * len(COLUMNS)
 
+    of_a_step = {f"activations: {name}": kept for name, kept in activations.items()}
+    of_a_step["a gradient's arrays at once"] = tuple(batch * n for n in at_once)
     rows = {
         "weights": same(sum(trained.values())),
         "optimizer's slots": same(slots),
         "moving average of weights": same(averaged),
         **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
         "gradients": same(gradients),
-        **{f"activations: {name}": kept for name, kept in activations.items()},
-        "a gradient's arrays at once": tuple(batch * n for n in at_once),
+        **of_a_step,
+        "slack": tuple(round(SLACK * sum(n)) for n in zip(*of_a_step.values(), strict=True)),
     }
-    steps = [row for name, row in rows.items() if name.startswith(("activations", "a gradient's"))]
-    rows["slack"] = tuple(round(SLACK * sum(column)) for column in zip(*steps, strict=True))
     column = training.rematerialize + 2 * bool(training.query_block)
     return MemoryEstimate(batch, trained, rows, _query_block(training), column)
 

@@ -39,11 +39,7 @@ def count_quantizer_operations(config, image_size):
 
 def count_decoder_operations(config, image_size):
     """Of a `ViTVQGANConfig`'s decoder, for one image."""
-    length, channels = (
-        count_tokens(config, image_size),
-        6 if config.output == "logit_laplace" else 3,
-    )
-    units = channels * config.patch_size**2
+    length, units = count_tokens(config, image_size), config.output_channels * config.patch_size**2
     return _count_coder_operations(config.decoder, length, config.quantizer.code_dim, units)
 
 

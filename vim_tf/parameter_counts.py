@@ -29,11 +29,10 @@ def count_vit_vqgan(config, image_size):
     learned = count_tokens(config, image_size) if config.positions == "learned" else 0
     codes, code_dim = config.quantizer.codes, config.quantizer.code_dim
     dim = config.encoder.dim
-    channels = 6 if config.output == "logit_laplace" else 3
     return {
         "encoder": _count_coder(config.encoder, 3 * patch, dim, learned),
         "quantizer": dim * code_dim + code_dim + codes * code_dim,
-        "decoder": _count_coder(config.decoder, code_dim, channels * patch, learned),
+        "decoder": _count_coder(config.decoder, code_dim, config.output_channels * patch, learned),
     }
 
 

@@ -45,7 +45,7 @@ class ViTVQGAN(Preset, keras.Model):
             self.grid,
             config.positions,
             config.quantizer.code_dim,
-            channels=6 if config.output == "logit_laplace" else 3,
+            channels=config.output_channels,
             name="decoder",
         )
         self.encoder.build((None, *self.image_size, 3))
