@@ -10,6 +10,7 @@ from vim_tf import devices
 from vim_tf.config import TrainingConfig
 from vim_tf.devices import describe_devices, make_strategy
 from vim_tf.errors import UserError
+from vim_tf.experiments import LinearProbeExperiment
 
 
 def test_one_device(two_replicas):
@@ -45,8 +46,9 @@ def test_a_tpu_takes_its_name(monkeypatch):
     resolvers = tf.distribute.cluster_resolver.TPUClusterResolver
     monkeypatch.setattr(resolvers, "connect", staticmethod(lambda name: ("resolver", name)))
     monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda resolver: ("strategy", resolver))
-    made = make_strategy(TrainingConfig(strategy="tpu", tpu="mine"))
-    assert made == ("strategy", ("resolver", "mine"))
+    for settings in (TrainingConfig, LinearProbeExperiment):
+        made = make_strategy(settings(strategy="tpu", tpu="mine"))
+        assert made == ("strategy", ("resolver", "mine"))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,9 @@ def test_a_tpu_that_is_not_there(monkeypatch, error):
 
     resolvers = tf.distribute.cluster_resolver.TPUClusterResolver
     monkeypatch.setattr(resolvers, "connect", staticmethod(connect))
-    with pytest.raises(UserError, match=r"^training.tpu is local, and no TPU is found there \("):
+    with pytest.raises(
+        UserError, match=r"^strategy is tpu, tpu is local, and no TPU is found there \("
+    ):
         make_strategy(TrainingConfig(strategy="tpu"))
 
 

@@ -235,6 +235,7 @@ def test_a_config_is_probed_by_train(vim_run, tmp_path, capsys):
         (["--run", "VIM", "--blocks", "first"], "blocks is first; it must be all, or numbers"),
         (["--run", "VIM", "--head", "mlp"], 'head is "mlp"; expected one of logistic_regression'),
         (["--run", "VIM", "--set", "data.path=/none"], "/none"),
+        (["--run", "VIM", "--strategy", "multi_worker"], "multi_worker and TF_CONFIG is not set"),
         (["--run", "VIM", "--cpu-replicas", "2"], "cpu_replicas is 2 and strategy is one_device"),
     ],
 )

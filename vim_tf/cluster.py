@@ -8,6 +8,7 @@ there is a job `chief`. No TensorFlow is imported.
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 
 from vim_tf.errors import UserError
@@ -62,8 +63,24 @@ def read_cluster(environment=os.environ):
     return Cluster(tuple(addresses), before + index)
 
 
+def announce(strategy):
+    """Says which worker this is and for whom it waits, where `strategy` is "multi_worker".
+
+    Raises:
+        UserError: what `read_cluster` raises.
+    """
+    if strategy != "multi_worker":
+        return
+    cluster = read_cluster()
+    others = ", ".join(a for i, a in enumerate(cluster.addresses) if i != cluster.index)
+    sys.stderr.write(
+        f"worker {cluster.index} of {len(cluster.addresses)}, at "
+        f"{cluster.addresses[cluster.index]}; waiting for {others}\n"
+    )
+
+
 def _wrong(what):
     return UserError(
-        f"training.strategy is multi_worker and TF_CONFIG {what}; on every machine set "
+        f"strategy is multi_worker and TF_CONFIG {what}; on every machine set "
         f"TF_CONFIG={_EXAMPLE} with its own index"
     )

@@ -33,11 +33,11 @@ def add_overrides(parser, text="override single keys, for example --set data.bat
     )
 
 
-def add_strategy(parser):
-    """Adds --strategy and --cpu-replicas, for `devices.make_strategy`."""
+def add_strategy(parser, strategies=OneProcess):
+    """Adds --strategy, one of a Literal, and --cpu-replicas, for `devices.make_strategy`."""
     parser.add_argument(
         "--strategy",
-        choices=get_args(OneProcess),
+        choices=get_args(strategies),
         default="one_device",
         help="mirrored shares the work among all GPUs (default one_device)",
     )

@@ -13,7 +13,8 @@ def make_strategy(settings):
     """Returns a `tf.distribute` strategy; call it before TensorFlow is used.
 
     Args:
-        settings: a `TrainingConfig`, or arguments of `command_line.add_strategy`. Their `strategy`
+        settings: a `TrainingConfig`, a `LinearProbeExperiment`, or arguments of
+            `command_line.add_strategy`. Their `strategy`
             is "one_device"; "mirrored", which takes every GPU, and without one `cpu_replicas`
             logical CPUs, which also use the cores of a CPU better than one replica does under XLA;
             "multi_worker", which takes those of every machine that TF_CONFIG names and waits for
@@ -56,9 +57,9 @@ def _connect_tpu(name):
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
     except (tf.errors.OpError, OSError, ValueError) as error:
-        reason = getattr(error, "message", None) or str(error)
+        reason = (getattr(error, "message", None) or str(error)).splitlines()[0][:200]
         raise UserError(
-            f"training.tpu is {name}, and no TPU is found there ({reason.splitlines()[0][:200]}); "
+            f"strategy is tpu, tpu is {name}, and no TPU is found there ({reason}); "
             "on a TPU VM give local, elsewhere the TPU's name or grpc://HOST:PORT, and install the "
             "extra: pip install vim-tf[tpu]"
         ) from None

@@ -10,9 +10,9 @@ from vim_tf.config import (
     ClassifierConfig,
     DataConfig,
     DiscriminatorConfig,
-    OneProcess,
     OptimizerConfig,
     SGDHeadConfig,
+    Strategy,
     TokenizerConfig,
     TrainingConfig,
     VIMConfig,
@@ -137,8 +137,9 @@ class LinearProbeExperiment:
     blocks: str = "all"  # or numbers separated by commas; 0 is the embeddings
     head: Literal["logistic_regression", "sgd"] = "logistic_regression"
     validation_fraction: float = 0.1  # of the training pictures, by which the block is chosen
-    strategy: OneProcess = "one_device"  # mirrored shares features and the head sgd among GPUs
+    strategy: Strategy = "one_device"  # more devices share features and the head sgd
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs
+    tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
     sgd: SGDHeadConfig = field(default_factory=SGDHeadConfig)
 
     def __post_init__(self):

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from vim_tf import command_line, config_loader
+from vim_tf import cluster, command_line, config_loader
+from vim_tf.config import Strategy
 from vim_tf.errors import UserError
 
 
@@ -24,7 +25,7 @@ def parse_arguments(arguments=None):
         parser, "keys of the experiment, or of the run's data if the pictures have moved: "
         "--set data.path=..."
     )  # fmt: skip
-    command_line.add_strategy(parser)
+    command_line.add_strategy(parser, Strategy)
     parser.add_argument("--out", metavar="DIR", help="for the result (default <run>/probe)")
     parser.set_defaults(strategy=None, cpu_replicas=None)  # what the config says
     parsed = parser.parse_args(arguments)
@@ -46,11 +47,11 @@ def main(arguments=None):
     if experiment.run is None:
         raise UserError("--run is missing; name the folder of a trained VIM")
 
-    from vim_tf.probing import format_table, run_probe
+    cluster.announce(experiment.strategy)
+    from vim_tf.probing import run_probe
 
     command = ["python", "-m", "vim_tf.probe", *arguments.command_line]
-    result = run_probe(experiment, arguments.out, moved, command)
-    sys.stdout.write(format_table(result))
+    run_probe(experiment, arguments.out, moved, command)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ features of every block, once -> a head for each on most of the training picture
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from vim_tf import plots
+from vim_tf import config_loader, plots
 from vim_tf.devices import make_strategy
 from vim_tf.errors import UserError
 from vim_tf.evaluation import protocol
@@ -18,15 +19,17 @@ from vim_tf.evaluation.probe_features import open_features, without_copied_chann
 from vim_tf.runs import write_atomically
 from vim_tf.trained_run import PROBE_FILE, PROBE_FOLDER, open_run
 from vim_tf.trainers import linear_probe_trainer, logistic_regression
+from vim_tf.workers import Workers
 
 CURVE_FILE = "probe.png"
 BASELINES = {"tokenizer": "tokenizer's encoder", "pixels": "raw pixels"}
 
 
 def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_tf.probe")):
-    """Probes a run and writes `probe.json` and `probe.png`.
+    """Probes a run, writes `probe.json` and `probe.png`, and prints the result as a table.
 
-    Test pictures, the run's held-out ones, decide about nothing.
+    Test pictures, the run's held-out ones, decide about nothing. Of several workers each works out
+    a share of the features and takes part in training a head; the chief alone solves and writes.
 
     Args:
         experiment: `LinearProbeExperiment`.
@@ -37,10 +40,11 @@ def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_
     Returns:
         The result, a dict: `features` {name: {"validation": accuracy, ...}} of every block and
         baseline, `block`, the one that was chosen, and `test` {name: accuracy} of that block and
-        of the baselines.
+        of the baselines. None on a worker that is not the chief.
 
     Raises:
         UserError: a mistake in the config, the run or its pictures, or a result that is there.
+        Interrupted: another worker is gone.
     """
     if experiment.run is None:
         raise UserError("run is not set; name a trained VIM: --run runs/... or --set run=runs/...")
@@ -49,11 +53,20 @@ def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_
         raise UserError(
             f"{out / PROBE_FILE} exists; delete it, or give another folder for the result"
         )
-    with make_strategy(experiment).scope():
-        return _probe(experiment, out, overrides, command)
+    strategy = make_strategy(experiment)
+    workers = Workers(strategy)
+    with workers.watched(), strategy.scope():
+        workers.check_same("the config", config_loader.to_yaml(experiment))
+        result = _probe(experiment, workers, overrides)
+        if workers.is_chief:
+            result = {"command": " ".join(command), **result}
+            _write(result, out)
+        workers.wait()  # one that leaves is taken for one that died
+    return result if workers.is_chief else None
 
 
-def _probe(experiment, out, overrides, command):
+def _probe(experiment, workers, overrides):
+    """Returns the result, without the command; None where the head is the chief's alone."""
     run = open_run(experiment.run, overrides)
     if run.vim is None:
         raise UserError(
@@ -70,6 +83,8 @@ def _probe(experiment, out, overrides, command):
     train, test = without_copied_channels(
         open_features(run, "train"), open_features(run, "validation")
     )
+    if experiment.head == "logistic_regression" and not workers.is_chief:
+        return None
     fit, chosen_on = _split(len(train.labels), experiment.validation_fraction, experiment.seed)
     heads = {"logistic_regression": _solve, "sgd": _train}
     make_heads = heads[experiment.head]
@@ -84,14 +99,15 @@ def _probe(experiment, out, overrides, command):
         ]
         found[name] = max(tried, key=lambda one: one["validation"])
     block = max(blocks, key=lambda name: found[name]["validation"])
+    if experiment.head == "sgd":  # those who train it together must mean the same
+        block = blocks[workers.chiefs(blocks.index(block))]
     tested = {}
     for name in (*BASELINES, block):
         ((_, predict),) = make_heads(
             train.arrays[name], train.labels, classes, experiment, found[name]
         )
         tested[name] = _accuracy(predict, test.arrays[name], test.labels)
-    result = {
-        "command": " ".join(command),
+    return {
         "run": str(experiment.run),
         "models": run.hashes(),
         "head": experiment.head,
@@ -107,10 +123,13 @@ def _probe(experiment, out, overrides, command):
         "test": tested,
         "versions": protocol.versions(),
     }
+
+
+def _write(result, out):
     out.mkdir(parents=True, exist_ok=True)
-    plots.draw_probe(found, tested, BASELINES, out / CURVE_FILE)
+    plots.draw_probe(result["features"], result["test"], BASELINES, out / CURVE_FILE)
     write_atomically(out / PROBE_FILE, json.dumps(result, indent=1) + "\n")
-    return result
+    sys.stdout.write(format_table(result))
 
 
 def format_table(result):

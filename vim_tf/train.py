@@ -8,8 +8,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from vim_tf import command_line, config_loader
-from vim_tf.cluster import read_cluster
+from vim_tf import cluster, command_line, config_loader
 from vim_tf.errors import UserError
 from vim_tf.runs import Run
 
@@ -78,13 +77,7 @@ def main(arguments=None):
         dry_run(experiment)
         return
     run = Run(arguments.workdir or _default_workdir(arguments.config[-1]))
-    if experiment.training.strategy == "multi_worker":
-        cluster = read_cluster()
-        others = ", ".join(a for i, a in enumerate(cluster.addresses) if i != cluster.index)
-        sys.stderr.write(
-            f"worker {cluster.index} of {len(cluster.addresses)}, at "
-            f"{cluster.addresses[cluster.index]}; waiting for {others}\n"
-        )
+    cluster.announce(experiment.training.strategy)
     run.check(experiment)
     _train(experiment, run)
 
@@ -130,11 +123,11 @@ def _probe(experiment, arguments):
                 f"--{name.replace('_', '-')} is of trainings, and experiment linear_probe is none; "
                 "leave it out"
             )
-    from vim_tf.probing import format_table, run_probe
+    cluster.announce(experiment.strategy)
+    from vim_tf.probing import run_probe
 
     out = arguments.workdir or _default_workdir(arguments.config[-1])
-    result = run_probe(experiment, out, command=["python", "-m", "vim_tf.train", *sys.argv[1:]])
-    sys.stdout.write(format_table(result))
+    run_probe(experiment, out, command=["python", "-m", "vim_tf.train", *sys.argv[1:]])
 
 
 def _default_workdir(config):

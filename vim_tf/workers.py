@@ -20,13 +20,16 @@ class Workers:
 
     Attributes:
         count: number of workers.
+        index: this one's place among them, in the order of the replicas.
         is_chief: whether this one writes the run's folder; one does.
     """
 
     def __init__(self, strategy):
         self._strategy = strategy
-        self._local = len(local_replicas(strategy))
+        replicas = local_replicas(strategy)
+        self._local = len(replicas)
         self.count = strategy.num_replicas_in_sync // self._local
+        self.index = min(replicas) // self._local
         self.is_chief = strategy.extended.should_checkpoint
         self._sum = tf.function(self._add_up, autograph=False)
 
@@ -79,7 +82,7 @@ class Workers:
                 raise
             raise Interrupted(
                 "another worker is gone, its own last lines may say why; start all workers again "
-                "with the same command, and the run goes on from its last checkpoint"
+                "with the same command, and it goes on from what was saved last"
             ) from error
 
     def check_same(self, what, text):

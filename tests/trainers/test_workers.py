@@ -1,6 +1,7 @@
 """Two processes that train one model on loopback: what one writes, kills, signals, mistakes."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -133,3 +134,92 @@ def test_an_address_that_is_taken(two_workers, tiny_configs, tmp_path):
     assert f"worker 0 of 2, at {address}; waiting for {other}" in done.stderr
     assert "error: the workers of TF_CONFIG do not come together" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+# The probe --------------------------------------------------------------------------------------
+
+# Batches of four pictures, so that both have some.
+PROBE = """
+from vim_tf import command_line, probe
+from vim_tf.evaluation import probe_features
+probe_features.BATCH_SIZE = 4
+command_line.run(probe.main)
+"""
+HEADS = {
+    "logistic_regression": [],
+    "sgd": ["--set", "sgd.optimizer=sgd", "sgd.epochs=30", "sgd.warmup_epochs=2"],
+}
+HEADS["sgd"] += ["sgd.batch_size=8", "sgd.learning_rate=1.0"]
+
+
+def run_together(commands):
+    """What each of the commands, (words, environment), says on standard output."""
+    processes = [
+        subprocess.Popen(
+            [*map(str, words)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for words, environment in commands
+    ]
+    ends = [process.communicate(timeout=200) for process in processes]
+    failed = any(process.returncode for process in processes)
+    assert not failed, "\n\n".join(said[-3000:] for _, said in ends)
+    return [printed for printed, _ in ends]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_workers_probe_as_one_does(two_workers, tiny_runs, tmp_path, head):
+    """A share of the features each, all in their place; the same head; one result."""
+    features, results = [], []
+    for how, environments in (("one_device", [None]), ("multi_worker", two_workers())):
+        run, out = tmp_path / how, tmp_path / f"{how}_out"
+        shutil.copytree(tiny_runs["vim"], run)
+        command = [sys.executable, "-c", PROBE, "--run", run, "--out", out, "--head", head]
+        command += ["--strategy", how, *HEADS[head]]
+        said = run_together([(command, environment) for environment in environments])
+        assert [bool(text) for text in said] == [True, *[False] * (len(said) - 1)]
+        results.append(json.loads((out / "probe.json").read_text()))
+        files = sorted((run / "features").rglob("*.npy"))
+        features.append({path.relative_to(run): np.load(path) for path in files})
+    alone, together = features
+    assert set(alone) == set(together)
+    assert len(alone) == 2 * 5  # splits; two blocks, tokenizer, pixels, labels
+    for name, values in alone.items():
+        np.testing.assert_allclose(together[name], values, atol=2e-3, err_msg=str(name))
+    for key in ("features", "block", "test", "pictures", "models"):
+        assert results[0][key] == results[1][key], key
+    assert min(results[0]["test"].values()) > 0.5
+
+
+HEAD = """
+import sys
+import numpy as np
+from vim_tf.config import SGDHeadConfig
+from vim_tf.devices import make_strategy
+from vim_tf.experiments import LinearProbeExperiment
+from vim_tf.trainers.linear_probe_trainer import train_head
+
+strategy = make_strategy(LinearProbeExperiment(strategy=sys.argv[1]))
+random = np.random.default_rng(0)
+features = random.normal(1000, 1, (101, 12)).astype("float32")
+config = SGDHeadConfig("sgd", 3.0, batch_size=100, epochs=10, warmup_epochs=2)
+with strategy.scope():
+    head = train_head(features, random.integers(0, 4, 101), 4, config, seed=0)
+np.savez(sys.argv[2], *[weights.numpy() for weights in head.weights])
+"""
+
+
+def test_workers_train_the_same_head(two_workers, tmp_path):
+    heads = []
+    for how, environments in (("one_device", [None]), ("multi_worker", two_workers())):
+        outs = [tmp_path / f"{how}{number}.npz" for number in range(len(environments))]
+        commands = [[sys.executable, "-c", HEAD, how, out] for out in outs]
+        run_together(zip(commands, environments, strict=True))
+        heads += [list(np.load(out).values()) for out in outs]
+    alone, chief, other = heads
+    for a, b, c in zip(alone, chief, other, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(c, b)

@@ -22,7 +22,9 @@ from vim_tf.errors import UserError
 from vim_tf.replicas import over_replicas
 from vim_tf.runs import write_atomically
 from vim_tf.token_caching import describe_data
+from vim_tf.workers import Workers
 
+COMPLETE_FILE = "complete.json"
 BATCH_SIZE = 64
 PIXELS_SIDE = 32  # pictures are made smaller for the baseline of pixels, whose weights grow with it
 
@@ -44,7 +46,8 @@ class ProbeFeatures(NamedTuple):
 def open_features(run, split):
     """Opens the features of a split of a run's data, or works them out, one pass for all blocks.
 
-    Pictures are resized and centre-cropped, as in evaluation; VIM gets the null label.
+    Pictures are resized and centre-cropped, as in evaluation; VIM gets the null label. The devices
+    of the strategy in scope share them, and its workers, of whom each must call this.
 
     Args:
         run: the `TrainedRun`, of stage 2.
@@ -63,10 +66,10 @@ def open_features(run, split):
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     folder = run.path / "features" / f"{split}-{key}"
-    if not (folder / "complete.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        _write(run, split, folder, identity)
-    complete = json.loads((folder / "complete.json").read_text())
+    workers = Workers(tf.distribute.get_strategy())
+    if not workers.chiefs((folder / COMPLETE_FILE).exists()):
+        _write(run, split, folder, identity, workers)
+    complete = json.loads((folder / COMPLETE_FILE).read_text())
     names = ["tokenizer", "pixels", *(f"block_{i}" for i in range(complete["blocks"] + 1))]
     rows = slice(complete["pictures"])
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")[rows] for name in names}
@@ -97,8 +100,7 @@ def without_copied_channels(train, test):
     )
 
 
-def _write(run, split, folder, identity):
-    size = run.data.train_size if split == "train" else run.data.validation_size
+def _write(run, split, folder, identity, workers):
     blocks = len(run.vim.transformer.blocks)
     words, small = _smaller(run.data.config.image_size)
 
@@ -114,30 +116,73 @@ def _write(run, split, folder, identity):
         return tf.function(features_of, jit_compile=True, autograph=False)(images)
 
     compute = over_replicas(on_one_replica)
-    folder.mkdir(parents=True)
-    arrays, labels, done = {}, np.zeros(size, "int32"), 0
+
+    def work_out(batch):
+        found = {name: value.numpy() for name, value in compute(batch["image"]).items()}
+        stacked = found.pop("blocks")
+        found |= {f"block_{i}": stacked[:, i] for i in range(blocks + 1)}
+        found["pixels"] = small(batch["image"])
+        narrow = {name: _narrow(values, name) for name, values in found.items()}
+        return narrow | {"labels": batch["label"].numpy()}
+
+    size = run.data.train_size if split == "train" else run.data.validation_size
+    rows = _rows_of_workers(size, workers.count)
+    if workers.is_chief:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    workers.wait()
+    part = folder / f"part_{workers.index}" if workers.count > 1 else folder
+    batches = run.data.evaluation(split, BATCH_SIZE).shard(workers.count, workers.index)
+    done = _fill(part, map(work_out, batches), len(rows[workers.index]), split)
+    done = int(workers.sum(done))
+    if workers.is_chief:
+        if workers.count > 1:
+            _merge(folder, size, rows)
+        complete = {"pictures": done, "blocks": blocks, "pixels": words, **identity}
+        write_atomically(folder / COMPLETE_FILE, json.dumps(complete, indent=1) + "\n")
+    workers.wait()
+
+
+def _rows_of_workers(size, count):
+    """Returns the pictures [m] of each worker; they take whole batches in turn."""
+    rows = np.arange(size)
+    return [rows[rows // BATCH_SIZE % count == worker] for worker in range(count)]
+
+
+def _fill(folder, batches, size, split):
+    """Writes {name: [B,...]} of each batch behind one another; returns the number of rows."""
+    folder.mkdir(exist_ok=True)
+    arrays, done = {}, 0
     with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:
-        for batch in run.data.evaluation(split, BATCH_SIZE):
-            found = {name: value.numpy() for name, value in compute(batch["image"]).items()}
-            stacked = found.pop("blocks")
-            found |= {f"block_{i}": stacked[:, i] for i in range(blocks + 1)}
-            found["pixels"] = small(batch["image"])
-            rows = slice(done, done + len(batch["label"]))
-            labels[rows] = batch["label"]
-            for name, values in found.items():
+        for batch in batches:
+            rows = slice(done, done + len(batch["labels"]))
+            for name, values in batch.items():
                 if name not in arrays:
-                    shape = (size, values.shape[1])
-                    arrays[name] = np.lib.format.open_memmap(
-                        folder / f"{name}.npy", "w+", "float16", shape
-                    )
-                arrays[name][rows] = _narrow(values, name)
+                    arrays[name] = _create(folder, name, (size, *values.shape[1:]), values.dtype)
+                arrays[name][rows] = values
+            bar.update(rows.stop - done)
             done = rows.stop
-            bar.update(len(batch["label"]))
     for array in arrays.values():
         array.flush()
-    np.save(folder / "labels.npy", labels)
-    complete = {"pictures": done, "blocks": blocks, "pixels": words, **identity}
-    write_atomically(folder / "complete.json", json.dumps(complete, indent=1) + "\n")
+    return done
+
+
+def _create(folder, name, shape, dtype):
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+
+
+def _merge(folder, size, rows_of_workers):
+    """Puts what the workers wrote into one file a name; picture by picture if none was skipped."""
+    parts = [folder / f"part_{worker}" for worker in range(len(rows_of_workers))]
+    for path in sorted(parts[0].glob("*.npy")):
+        first = np.load(path, mmap_mode="r")
+        whole = _create(folder, path.stem, (size, *first.shape[1:]), first.dtype)
+        for part, rows in zip(parts, rows_of_workers, strict=True):
+            if (part / path.name).exists():  # not if a worker had no batch
+                whole[rows] = np.load(part / path.name, mmap_mode="r")
+        whole.flush()
+    for part in parts:
+        shutil.rmtree(part)
 
 
 def _narrow(values, name):

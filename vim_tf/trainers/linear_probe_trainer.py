@@ -8,9 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from vim_tf import losses
 from vim_tf.data.hashing import shuffle_index
 from vim_tf.errors import UserError
 from vim_tf.evaluation.feature_checks import check_features
+from vim_tf.replicas import share_batches
+from vim_tf.trainers.gradients import apply_gradients
 from vim_tf.trainers.lars import LARS
 from vim_tf.trainers.schedules import WarmupDecay
 
@@ -27,7 +30,7 @@ def train_head(features, labels, classes, config, seed):
     ones of all features, not with running means, which are far off after few steps.
 
     The replicas of the strategy in scope share the rows of each batch, and the norm's statistics
-    are those of all of them: the same head as on one.
+    are those of all of them: the same head as on one. A worker reads its own share.
 
     LARS at the literature's rate needs thousands of steps, as ImageNet gives it: each step changes
     the weights by a share of themselves, and on little data they stay near their start. Take "sgd"
@@ -54,7 +57,8 @@ def train_head(features, labels, classes, config, seed):
     count, dim = features.shape
     labels = _check_labels(labels, count, classes)
     mean, variance = _statistics(features)
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
     batch = _batch_size(config.batch_size, count, replicas)
     steps = count // batch
     rate = WarmupDecay(
@@ -76,25 +80,35 @@ def train_head(features, labels, classes, config, seed):
     first = keras.initializers.TruncatedNormal(stddev=0.01, seed=seed % 2**32)
     linear = keras.layers.Dense(classes, kernel_initializer=first)
     head = keras.Sequential([keras.Input((dim,)), norm, linear], name="head")
-    head.compile(
-        optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,  # compiling takes longer than it saves, for so small a network
-    )
-    batches = tf.data.Dataset.from_generator(
-        lambda: _shuffled_batches(features, labels, mean, batch, config.epochs, seed),
-        output_signature=(
-            tf.TensorSpec([batch, dim], tf.float32),
-            tf.TensorSpec([batch], tf.int32),
-        ),
-    )
-    head.fit(
-        batches,
-        steps_per_epoch=steps,
-        epochs=config.epochs,
-        shuffle=False,  # they are; Keras would warn that it cannot
-        verbose=0,
-    )
+    optimizer.build(head.trainable_variables)
+
+    def make_batches(worker, workers):
+        share = batch // workers
+        mine = slice(worker * share, (worker + 1) * share)
+
+        def read():
+            for rows in _rows_of_batches(count, batch, config.epochs, seed):
+                # The norm takes a batch's mean off anyway. But its statistics over replicas are of
+                # squares, in which a large mean would drown a small variance.
+                yield (features[rows[mine]] - mean).astype("float32"), labels[rows[mine]]
+
+        shapes = tf.TensorSpec([share, dim], tf.float32), tf.TensorSpec([share], tf.int32)
+        return tf.data.Dataset.from_generator(read, output_signature=shapes)
+
+    def step(features, labels):
+        with tf.GradientTape() as tape:
+            loss = losses.cross_entropy(head(features, training=True), labels)
+        gradients = tape.gradient(loss, head.trainable_variables)
+        apply_gradients(optimizer, gradients, head.trainable_variables, clip_norm=0)
+
+    @tf.function
+    def epoch(batches):
+        for _ in tf.range(steps):
+            strategy.run(step, next(batches))
+
+    batches = iter(share_batches(strategy, make_batches, batch))
+    for _ in range(config.epochs):
+        epoch(batches)
     norm.moving_mean.assign(mean)
     norm.moving_variance.assign(variance)
     return head
@@ -158,17 +172,11 @@ def _statistics(features):
     return origin + offset, square / len(features) - offset**2
 
 
-def _shuffled_batches(features, labels, mean, batch, epochs, seed):
-    """Yields (features - mean [batch,D] float32, labels [batch] int32) of all epochs.
-
-    The norm takes a batch's mean off anyway. But its statistics over replicas are of squares, in
-    which a large mean would drown a small variance.
-    """
-    count = len(features)
+def _rows_of_batches(count, batch, epochs, seed):
+    """Yields the rows [batch] int64 of each batch of all epochs."""
     for epoch in range(epochs):
         epoch_of_places = tf.fill([count], tf.constant(epoch, tf.int64))
         order = shuffle_index(tf.range(count, dtype=tf.int64), count, seed, epoch_of_places).numpy()
         for start in range(0, count - batch + 1, batch):
             # In the order of the file, which is faster to read; a step does not see the order.
-            rows = np.sort(order[start : start + batch])
-            yield (features[rows] - mean).astype("float32"), labels[rows]
+            yield np.sort(order[start : start + batch])
