@@ -64,7 +64,8 @@ def test_equal_pictures_are_at_distance_0_even_where_nothing_is_seen(lpips_tenso
     save_file(blind, tmp_path / "blind.safetensors")
     distances = open_lpips(tmp_path / "blind.safetensors")
     a, b = make_pair()
-    assert distances(a, a).tolist() == [0, 0]
+    # Threads may share sums out in another way from one picture to the next: not quite 0, 1e-13.
+    np.testing.assert_allclose(distances(a, a), 0, atol=1e-10)
     (tmp_path / "blind.safetensors").unlink()
     expected = definition(a[0], b[0], blind)
     np.testing.assert_allclose(distances(a, b)[0], expected, rtol=1e-5)
