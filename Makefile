@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test demo test test-large test-referees kill-test lint wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-peers demo test test-large test-referees kill-test lint wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
@@ -26,6 +26,7 @@ help:
 	@echo "make wheel              build dist/*.whl"
 	@echo "make test-wheel         quick tests on the installed wheel, without the sources"
 	@echo "make venv               only make $(VENV) and install"
+	@echo "make venv-peers         $(VENV)-peers, with what benchmarks/ compares vim_tf with"
 	@echo "make clean              delete $(VENV)*, dist and caches; runs/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
 
@@ -71,8 +72,16 @@ $(VENV)-reference/.installed: tests/reference/requirements.txt | check-python
 	$(VENV)-reference/bin/python -m pip install --quiet -r $<
 	@touch $@
 
+$(VENV)-peers/.installed: benchmarks/peers/requirements.txt | check-python
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-peers/bin/python -m pip install --quiet -r $<
+	$(VENV)-peers/bin/python -m pip install --quiet --no-deps parti-pytorch==0.2.0
+	@touch $@
+
 venv: $(VENV)/.installed
 venv-test: $(VENV)/.installed-test
+venv-peers: $(VENV)-peers/.installed
 
 # One shell script, because DATA decides about the folder and the overrides.
 demo: venv

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_SPREAD = 0.2
+PAUSE = 0.05  # seconds before each call: threads of the one before may still spin
 
 
 @dataclass
@@ -17,13 +18,15 @@ class Contestant:
         call: function without arguments; it returns when the work is done.
         operations: floating-point operations of a call.
         items: how many pictures or tokens a call makes.
+        traffic: bytes that a call must read from memory at least.
         seconds: of each call so far.
     """
 
     name: str
     call: Any
-    operations: float
+    operations: float = 0
     items: int = 1
+    traffic: float = 0
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -37,9 +40,32 @@ class Contestant:
         return self.operations / self.median
 
     @property
+    def bandwidth(self):
+        """Bytes a second."""
+        return self.traffic / self.median
+
+    @property
+    def items_rate(self):
+        """Pictures or tokens a second."""
+        return self.items / self.median
+
+    @property
     def spread(self):
         """Distance of the slowest call from the fastest, as a share of the median."""
         return (max(self.seconds) - min(self.seconds)) / self.median
+
+
+@dataclass
+class Match:
+    """One row of a table: ours, and what it is held against by the name of its column."""
+
+    ours: Contestant
+    others: dict[str, Contestant] = field(default_factory=dict)
+
+    @property
+    def contestants(self):
+        """All of them."""
+        return [self.ours, *self.others.values()]
 
 
 def time_in_turn(calls, repeats):
@@ -47,6 +73,7 @@ def time_in_turn(calls, repeats):
     seconds = [[] for _ in calls]
     for _ in range(repeats + 1):
         for call, taken in zip(calls, seconds, strict=True):
+            time.sleep(PAUSE)
             started = time.perf_counter()
             call()
             taken.append(time.perf_counter() - started)
@@ -69,3 +96,31 @@ def warning(contestants):
         f"busy machine: calls of {worst.name} differ by {100 * worst.spread:.0f}% of their median; "
         "figures are not to be relied on\n"
     )
+
+
+def format_table(matches, unit, least):
+    """Returns a Markdown table: a row a match, a rate a contestant, and ours over each other.
+
+    Args:
+        matches: list of `Match`, timed; a column that a row lacks stays empty in it.
+        unit: of the rates, such as "img/s".
+        least: function of a `Contestant` -> the seconds that the machine's limits leave a call.
+    """
+    columns = list(dict.fromkeys(name for match in matches for name in match.others))
+    heads = ["work", "ms", unit, "of the limit"]
+    for name in columns:
+        heads += [f"{name}, {unit}", "ours / its"]
+    lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    for match in matches:
+        ours = match.ours
+        cells = [ours.name, f"{1000 * ours.median:,.1f}", f"{ours.items_rate:,.2f}"]
+        cells.append(f"{100 * least(ours) / ours.median:.0f}%")
+        for name in columns:
+            other = match.others.get(name)
+            cells += (
+                ["", ""]
+                if other is None
+                else [f"{other.items_rate:,.2f}", f"{ours.items_rate / other.items_rate:.2f}"]
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

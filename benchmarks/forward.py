@@ -4,15 +4,18 @@
     KERAS_BACKEND=jax python benchmarks/forward.py --precision mixed_bfloat16 --batches 16 64 256
 
 Models have fresh weights. The limit is a square product in the same precision, measured in turn
-with the models. Operations are those of products of matrices alone, of the whole work.
+with the models. Operations are those of products of matrices alone, of the whole work. Peers of
+the same size compute in float32: parti-pytorch's ViT-VQGAN, which has convolutions besides, and
+transformers' ViTModel, an encoder without a quantizer, for both ways.
 """
 
 import argparse
 
 import contest
 import keras
+import limits
 import numpy as np
-from keras import ops
+from peers_process import open_peers
 
 from vim_tf import command_line
 from vim_tf.compilation import compiled
@@ -49,36 +52,23 @@ def main(arguments=None):
             f"--batches is {arguments.batches} and --image-size {arguments.image_size}; batches "
             f"must be 1 or more, and the size a multiple of {PATCH_SIZE}"
         )
-    limit = make_limit(arguments.product, arguments.precision)
-    models = [
-        contestant for name in arguments.models for contestant in make_models(name, arguments)
-    ]
-    contest.run([limit, *models], arguments.repeats)
+    with open_peers() as peers:
+        limit = limits.make_product(arguments.product, arguments.precision)
+        matches = [
+            match for name in arguments.models for match in make_matches(name, arguments, peers)
+        ]
+        timed = [limit, *(one for match in matches for one in match.contestants)]
+        contest.run(timed, arguments.repeats)
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.precision}, "
         f"{arguments.image_size} px, median of {arguments.repeats}; limit, a product of "
         f"{arguments.product}^3: {limit.rate / 1e9:,.1f} GFLOP/s\n"
     )
-    print("| work | ms | img/s | GFLOP/s | of the limit |\n|---|---:|---:|---:|---:|")
-    for one in models:
-        print(
-            f"| {one.name} | {1000 * one.median:,.1f} | {one.items / one.median:,.2f} | "
-            f"{one.rate / 1e9:,.1f} | {100 * one.rate / limit.rate:.0f}% |"
-        )
-    print(f"\n{contest.warning([limit, *models])}", end="")
+    print(contest.format_table(matches, "img/s", lambda one: one.operations / limit.rate))
+    print(f"\n{contest.warning(timed)}", end="")
 
 
-def make_limit(side, precision):
-    """A product of two square matrices."""
-    dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
-    random = np.random.default_rng(0)
-    a, b = (ops.cast(random.normal(size=(side, side)), dtype) for _ in range(2))
-    # One number of it, so that what is waited for is small on an accelerator.
-    product = compiled(lambda a, b: ops.cast(ops.max(ops.matmul(a, b)), "float32"), [])
-    return contest.Contestant("limit", lambda: np.asarray(product(a, b)), 2 * side**3)
-
-
-def make_models(name, arguments):
+def make_matches(name, arguments, peers):
     """Yields tokenizing and decoding of a model, for each batch."""
     size, image_size = SIZES[name], (arguments.image_size, arguments.image_size)
     config = ViTVQGANConfig(PATCH_SIZE, size, size)
@@ -94,18 +84,29 @@ def make_models(name, arguments):
         images = random.uniform(-1, 1, (batch, *image_size, 3)).astype("float32")
         shape = (batch, model.tokens_per_image)
         tokens = random.integers(0, config.quantizer.codes, shape).astype("int32")
-        yield contest.Contestant(
-            f"{name}, tokenizing {batch}",
-            lambda x=images: np.asarray(tokenize(x)),
-            batch * encoding,
-            batch,
-        )
-        yield contest.Contestant(
-            f"{name}, decoding {batch}",
-            lambda x=tokens: np.asarray(decode(x)),
-            batch * decoding,
-            batch,
-        )
+        for what, peer, call, operations in (
+            ("tokenizing", "parti_tokenize", lambda x=images: tokenize(x), encoding),
+            ("decoding", "parti_decode", lambda x=tokens: decode(x), decoding),
+        ):
+            ours = contest.Contestant(
+                f"{name}, {what} {batch}",
+                lambda call=call: np.asarray(call()),
+                batch * operations,
+                batch,
+            )
+            yield contest.Match(ours, make_others(peers, peer, config, arguments, batch))
+
+
+def make_others(peers, case, config, arguments, batch):
+    """What a row is held against: {column: `Contestant`}."""
+    if peers is None:
+        return {}
+    size, quantizer = config.encoder, config.quantizer
+    sizes = dict(dim=size.dim, blocks=size.blocks, heads=size.heads, mlp_dim=size.mlp_dim)
+    sizes |= dict(image_size=arguments.image_size, patch_size=PATCH_SIZE, batch=batch)
+    codes = dict(codes=quantizer.codes, code_dim=quantizer.code_dim)
+    made = [peers.make(case, **sizes, **codes), peers.make("vit", **sizes)]
+    return {name: contest.Contestant(f"{name} {batch}", call, 0, batch) for call, name in made}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The benchmarks' clockwork; their figures are for docs."""
 
+import importlib
 import itertools
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.fixture
 def contest(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("VIM_TF_PEERS_PYTHON", "/none/python")
     import contest
 
     return contest
@@ -45,15 +49,84 @@ def test_contestants_take_turns(contest, monkeypatch):
     assert contest.warning([steady, other]).startswith(words)
 
 
+ROW = r"\| ([^|]*\w) \| [\d.,]+ \| [\d.,]+ \| \d+% \|"
+
+
 def test_forward_passes(contest, capsys):
     import forward
 
     given = ["--models", "tiny", "--batches", "1", "3", "--image-size", "32", "--product", "64"]
     forward.main([*given, "--repeats", "2", "--precision", "mixed_bfloat16"])
-    out = capsys.readouterr().out
+    out, said = capsys.readouterr()
     assert re.match(r"Keras [\d.]+ on tensorflow, mixed_bfloat16, 32 px, median of 2; limit", out)
-    rows = re.findall(r"\| tiny, (\w+ \d) \| [\d.,]+ \| [\d.,]+ \| [\d.,]+ \| \d+% \|", out)
-    assert rows == ["tokenizing 1", "decoding 1", "tokenizing 3", "decoding 3"]
+    found = re.findall(ROW, out)
+    assert found == [f"tiny, {what} {n}" for n in (1, 3) for what in ("tokenizing", "decoding")]
+    assert "/none/python is not there, so that only vim_tf is timed; `make venv-peers`" in said
+
+
+STEPS = ["tiny autoencoder alone", "tiny with the discriminator"]
+STEPS += ["tiny with the discriminator and R1", "VIM tiny, 16 tokens"]
+ROWS = {
+    "quantizer --vectors 64 --codes 16 24": ["16 codes", "24 codes"],
+    "sampling --model tiny --tokens 16 --batches 1 2 --guidance": [
+        "batch 1", "batch 1, guidance", "batch 2", "batch 2, guidance"
+    ],
+    "steps --tokenizer tiny --vim tiny --image-size 32 --tokens 16": STEPS,
+}  # fmt: skip
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("command", ROWS)
+def test_tables(contest, monkeypatch, capsys, command):
+    monkeypatch.setattr("limits.STREAM_BYTES", 2**20)
+    name, *given = command.split()
+    importlib.import_module(name).main([*given, "--repeats", "1"])
+    assert re.findall(ROW, capsys.readouterr().out) == ROWS[command]
+
+
+@pytest.mark.large
+def test_input_pipeline(contest, capsys):
+    import input_pipeline
+
+    input_pipeline.main(["--pictures", "70", "--batches", "2", "--repeats", "1"])
+    out = capsys.readouterr().out
+    assert len(re.findall(r"\| [^|]+ \| [\d,]+ \|", out)) == 3
+    assert re.search(r"crops take [\d.]+ times as long as decoding alone", out)
+
+
+CASES = """
+def double(number):
+    print("not an answer")
+    if number < 0:
+        raise ValueError("number is negative")
+    return (lambda: None), {"name": f"twice {number}"}
+"""
+
+
+def test_peers_answer_from_a_process_of_their_own(contest, tmp_path, monkeypatch, capfd):
+    import peers_process
+
+    shutil.copytree(BENCHMARKS / "peers", tmp_path / "peers")
+    (tmp_path / "peers" / "cases.py").write_text(CASES)
+    monkeypatch.setattr(peers_process, "HERE", tmp_path)
+    monkeypatch.setenv(peers_process.ENVIRONMENT, sys.executable)
+    with peers_process.open_peers() as peers:
+        call, name = peers.make("double", number=4)
+        assert name == "twice 4"
+        ours = contest.Contestant("ours", lambda: None, operations=5.0, items=2)
+        match = contest.Match(ours, {name: contest.Contestant(name, call)})
+        contest.run(match.contestants, repeats=2)
+        ours.seconds, match.others[name].seconds = [0.5, 0.5], [0.25, 0.25]
+        table = contest.format_table([match, contest.Match(ours)], "img/s", lambda one: 0.1)
+        with pytest.raises(RuntimeError, match="the peers' process ended at .*-1"):
+            peers.make("double", number=-1)
+    heads, _, *rows = table.splitlines()
+    assert heads == "| work | ms | img/s | of the limit | twice 4, img/s | ours / its |"
+    assert rows == [
+        "| ours | 500.0 | 4.00 | 20% | 4.00 | 1.00 |",
+        "| ours | 500.0 | 4.00 | 20% |  |  |",
+    ]
+    assert "ValueError: number is negative" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

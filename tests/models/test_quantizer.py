@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.config import QuantizerConfig
+from vim_tf.models import quantizer as quantizer_module
 from vim_tf.models.quantizer import VectorQuantizer, rotate, straight_through
 
 
@@ -42,6 +43,21 @@ def test_latents_get_their_nearest_code(normalized):
     # Affinity is the negative squared distance but for a constant of each latent.
     difference = np.asarray(quantizer.affinity(output.latents)) + distances
     np.testing.assert_allclose(difference, difference[..., :1] + 0 * difference, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [4, 5, 16])
+def test_codes_in_blocks_are_the_same_choice(monkeypatch, block):
+    """In blocks that divide the codes, where of equal ones the first is taken, and that do not."""
+    layer = make_quantizer(codes=16)
+    layer.codebook.assign(np.tile(layer.codebook[:8], (2, 1)))
+    features = normal(2, 50, 5)
+    output = layer(features)
+    expected = np.argmax(layer.affinity(output.latents)[..., :8], -1)
+    monkeypatch.setattr(quantizer_module, "CODE_BLOCK", block)
+    for call in (layer, tf.function(layer), tf.function(layer, jit_compile=True)):
+        tokens = np.asarray(call(features).tokens)
+        np.testing.assert_array_equal(tokens % 8 if block == 5 else tokens, expected)
+    assert len(np.unique(expected)) > 3
 
 
 def test_the_lengths_of_codes_matter_only_without_normalisation():

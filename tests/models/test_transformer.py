@@ -139,10 +139,10 @@ def test_steps_equal_the_whole():
         np.testing.assert_allclose(y[:, 0], expected[:, position], rtol=1e-5, atol=1e-5)
 
 
-def test_cache_is_time_first_and_of_the_given_dtype():
+def test_cache_has_the_given_dtype():
     block = make_transformer(causal=True).blocks[0]
     for part in block.init_cache(2, 7, "float16"):
-        assert part.shape == (7, 2, 3, 4) and part.dtype == "float16"
+        assert part.shape == (2, 3, 7, 4) and part.dtype == "float16"
         assert not np.any(part)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vim_tf.compilation import compiled
 from vim_tf.errors import UserError
-from vim_tf.replicas import over_replicas
 from vim_tf.runs import write_atomically
 from vim_tf.token_caching import describe_data
 from vim_tf.workers import Workers
@@ -112,10 +112,8 @@ def _write(run, split, folder, identity, workers):
             "blocks": run.vim.block_features(tokens),  # [B,blocks+1,D]
         }
 
-    def on_one_replica(images):  # XLA wants a function for each, with that replica's weights
-        return tf.function(features_of, jit_compile=True, autograph=False)(images)
-
-    compute = over_replicas(on_one_replica)
+    variables = [*run.tokenizer.variables, *run.vim.variables]
+    compute = compiled(features_of, variables, rows=True, xla=True)
 
     def work_out(batch):
         found = {name: value.numpy() for name, value in compute(batch["image"]).items()}

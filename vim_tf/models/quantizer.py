@@ -4,7 +4,10 @@ from typing import NamedTuple
 
 from keras import initializers, layers, ops
 
+from vim_tf.models.row_dropout import zeros_behind
 from vim_tf.models.transformer import fan_in_normal
+
+CODE_BLOCK = 8192  # codes at a time in the search for the nearest
 
 
 class QuantizerOutput(NamedTuple):
@@ -95,7 +98,30 @@ class VectorQuantizer(layers.Layer):
 
         Up to a term that is the same for all codes of one latent.
         """
-        codebook = self._normalize(ops.convert_to_tensor(self.codebook))
+        return self._affinity(latents, ops.convert_to_tensor(self.codebook))
+
+    def nearest(self, latents):
+        """Latents [B,N,d] -> the numbers of their nearest codes, [B,N] int32.
+
+        Of equal ones the first. `CODE_BLOCK` codes at a time, so that B * N * K numbers are never
+        there at once.
+        """
+        codebook = ops.convert_to_tensor(self.codebook)
+        codes, dim = codebook.shape
+        # top_k, not argmax: Keras' argmax of floats does not convert to TFLite and TF.js.
+        best, tokens = ops.top_k(self._affinity(latents, codebook[:CODE_BLOCK]), 1, sorted=False)
+        for start in range(CODE_BLOCK, codes, CODE_BLOCK):
+            size = (min(CODE_BLOCK, codes - start), dim)
+            # Else all blocks would be there at once.
+            start = start + zeros_behind(best[0, 0, 0], "int32")
+            affinity = self._affinity(latents, ops.slice(codebook, (start, 0), size))
+            found, places = ops.top_k(affinity, 1, sorted=False)
+            tokens = ops.where(found > best, places + start, tokens)
+            best = ops.maximum(found, best)
+        return ops.cast(tokens[..., 0], "int32")
+
+    def _affinity(self, latents, codebook):
+        codebook = self._normalize(codebook)
         product = ops.matmul(latents, ops.transpose(codebook))
         if self.config.l2_normalize:  # the codes' lengths are equal
             return 2 * product
@@ -108,9 +134,7 @@ class VectorQuantizer(layers.Layer):
     def call(self, features):
         """Features [B,N,D] -> `QuantizerOutput`."""
         latents = self._normalize(self.projection(ops.cast(features, "float32")))  # [B,N,d]
-        affinity = ops.stop_gradient(self.affinity(latents))  # [B,N,K]
-        # top_k, not argmax: Keras' argmax of floats does not convert to TFLite and TF.js.
-        tokens = ops.cast(ops.top_k(affinity, 1, sorted=False)[1][..., 0], "int32")  # [B,N]
+        tokens = self.nearest(ops.stop_gradient(latents))
         return QuantizerOutput(latents, self.lookup(tokens), tokens)
 
     def pass_codes(self, output):

@@ -10,6 +10,7 @@ import functools
 import keras
 from keras import layers, ops
 
+from vim_tf.compilation import is_for_xla
 from vim_tf.models.row_dropout import RowDropout, zeros_behind
 
 DROPOUTS = 4  # in a block
@@ -138,8 +139,8 @@ class Attention(layers.Layer):
         return self._weigh(query, key, self._visible(x.shape[1]))
 
     def init_cache(self, batch, length, dtype="float32"):
-        """Returns empty keys and values, each [length, batch, heads, head_dim]."""
-        shape = (length, batch, self.heads, self.head_dim)
+        """Returns empty keys and values, each [batch, heads, length, head_dim]."""
+        shape = (batch, self.heads, length, self.head_dim)
         return ops.zeros(shape, dtype), ops.zeros(shape, dtype)
 
     def step(self, x, cache, position):
@@ -150,19 +151,27 @@ class Attention(layers.Layer):
             cache: keys and values of the positions before, as from `init_cache`.
             position: int32 scalar.
         """
-        query, key, value = self._split(x)  # each [B,1,heads,head_dim]
-        where = ops.reshape(position, (1, 1))
-        keys = ops.scatter_update(cache[0], where, ops.swapaxes(key, 0, 1))
-        values = ops.scatter_update(cache[1], where, ops.swapaxes(value, 0, 1))
-        visible = ops.arange(keys.shape[0]) <= position  # [N]
-        y = self._attend(
-            ops.swapaxes(query, 1, 2),
-            ops.transpose(keys, (1, 2, 0, 3)),
-            ops.transpose(values, (1, 2, 0, 3)),
-            visible,
-            training=False,
-        )
+        # Each [B,heads,1,head_dim].
+        query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
+        keys, values = _put(cache[0], key, position), _put(cache[1], value, position)
+        visible = ops.arange(keys.shape[2]) <= position  # [N]
+        y = self._attend(query, keys, values, visible, training=False)
         return self.projection(ops.reshape(y, (-1, 1, self.dim))), (keys, values)
+
+
+def _put(cache, new, position):
+    """Puts [B,heads,1,d] into [B,heads,N,d] at a position, in place where it is compiled.
+
+    XLA is best at a slice, for which TensorFlow has no kernel; and TensorFlow at rows.
+    """
+    if is_for_xla():
+        return ops.slice_update(cache, (0, 0, position, 0), new)
+    _, heads, length, dim = cache.shape
+    rows = ops.arange(ops.shape(cache)[0] * heads) * length + position  # [B*heads]
+    flat = ops.scatter_update(
+        ops.reshape(cache, (-1, dim)), ops.expand_dims(rows, 1), ops.reshape(new, (-1, dim))
+    )
+    return ops.reshape(flat, (-1, heads, length, dim))
 
 
 class TransformerBlock(layers.Layer):

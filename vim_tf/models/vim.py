@@ -14,6 +14,11 @@ from vim_tf.models.preset import Preset
 from vim_tf.models.row_dropout import RowDropout
 from vim_tf.models.transformer import Transformer, fan_in_normal
 
+# Products of weights and tokens of a picture from which on `generate` is compiled with XLA, which
+# takes half a second a block: half of what 100M weights and 256 tokens come to. Of the model alone,
+# or a picture would depend on how many are drawn with it.
+XLA_WORK = 1e10
+
 
 def _embedding(rows, dim, name):
     initializer = initializers.TruncatedNormal(stddev=0.02)
@@ -63,8 +68,9 @@ class VIM(Preset, keras.Model):
         for layer in (self.transformer, self.norm, self.head):
             layer.build((None, self.tokens_per_image, dim))
         self.built = True
-        self._sample = compiled(self.sample_tokens, self.variables, rows=True)
-        self._segment = compiled(self._generate_segment, self.variables)
+        xla = self.count_params() * self.tokens_per_image > XLA_WORK
+        self._sample = compiled(self.sample_tokens, self.variables, rows=True, xla=xla)
+        self._segment = compiled(self._generate_segment, self.variables, xla=xla)
 
     @property
     def tokens_per_image(self):

@@ -1,0 +1,115 @@
+"""How many pictures and tokens a second the data side can give to a training.
+
+    python benchmarks/input_pipeline.py
+
+JPEGs of 500 x 400 in a folder, made for it, become random crops of 256 px as in training, in a new
+order each epoch; beside it the same files are decoded and nothing more. Tokens, 1,024 a picture,
+come from a token cache.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import contest
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from vim_tf import command_line
+from vim_tf.config import DataConfig
+from vim_tf.data.images import make_image_dataset
+from vim_tf.data.token_cache import TokenCache, write_token_cache
+
+SIZE, TOKENS, CODES = (400, 500), 1024, 8192  # height, width
+BATCH = 64
+
+
+def main(arguments=None):
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--batches", type=int, default=8, help=f"of {BATCH}, a call")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args(arguments)
+    command_line.check_positive(arguments, "repeats", "pictures", "batches")
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_pictures(Path(folder) / "pictures", arguments.pictures)
+        pictures = Path(folder) / "pictures"
+        data = make_image_dataset(
+            DataConfig(
+                source="folder", path=str(pictures), image_size=(256, 256), batch_size=BATCH
+            ),
+            seed=0,
+        )
+        sources = {
+            "JPEG to a random crop of 256 px": data.train(),
+            "the same decoded only": decode_only(pictures),
+            f"{TOKENS} tokens from a cache": make_cache(Path(folder) / "cache").train(0, BATCH),
+        }
+        items = arguments.batches * BATCH
+        timed = [
+            contest.Contestant(name, reader(dataset, arguments.batches), items=items)
+            for name, dataset in sources.items()
+        ]
+        crops, decoded, _ = timed
+        contest.run(timed, arguments.repeats)
+    print(
+        f"TensorFlow {tf.__version__}, JPEGs of {size / 1024:.0f} KiB, median of "
+        f"{arguments.repeats}\n\n| work | img/s |\n|---|---:|"
+    )
+    for one in timed:
+        print(f"| {one.name} | {one.items_rate:,.0f} |")
+    print(f"\ncrops take {crops.median / decoded.median:.2f} times as long as decoding alone")
+    print(contest.warning(timed), end="")
+
+
+def write_pictures(folder, count):
+    """Writes JPEGs with the detail of photographs; returns their mean size in bytes."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        pixels = np.full((*SIZE, 3), 128.0)
+        for side in (4, 16, 64, 200):  # about as much in each octave, as photographs have
+            coarse = random.normal(0, 60 * side**-0.4, (side, side, 3)).astype("float32")
+            pixels += tf.image.resize(coarse, SIZE, "bicubic").numpy()
+        image = Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
+        image.save(folder / f"{number:05}.jpg", quality=90)
+    return np.mean([path.stat().st_size for path in folder.iterdir()])
+
+
+def decode_only(folder):
+    """Endless batches of how many numbers pictures have."""
+    files = tf.data.Dataset.list_files(f"{folder}/*.jpg").repeat()
+
+    def decode(path):
+        return tf.size(tf.io.decode_jpeg(tf.io.read_file(path), 3, dct_method="INTEGER_ACCURATE"))
+
+    return files.map(decode, tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+
+
+def make_cache(folder):
+    """A token cache of noise."""
+    random = np.random.default_rng(0)
+
+    def make(pictures):
+        return [[(random.integers(0, CODES, (pictures, TOKENS)), np.zeros(pictures, "int32"))]]
+
+    header = {"tokenizer_hash": "", "data": {}, "grid": [32, 32], "codes": CODES, "class_names": []}
+    splits = {"train": make(2048), "validation": make(2)}
+    write_token_cache(folder, splits, header)
+    return TokenCache.open(folder, "")
+
+
+def reader(dataset, batches):
+    """A function that reads so many batches from the start; nothing is read between its calls."""
+
+    def read():
+        for _ in dataset.take(batches):
+            pass
+
+    return read
+
+
+if __name__ == "__main__":
+    command_line.run(main)

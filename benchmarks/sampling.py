@@ -1,0 +1,102 @@
+"""How near drawing tokens comes to reading the weights once a token, and to its peer.
+
+    python benchmarks/sampling.py --batches 1 8 32
+    python benchmarks/sampling.py --batches 1 --tokens 1024 --guidance
+
+VIM with 85M parameters in its blocks and 8,192 codes, fresh weights, against GPT-2 of the same size
+in transformers' `generate`. The limit of a token: its weights are read from memory once, and its
+products are made; keys and values are not counted.
+"""
+
+import argparse
+import functools
+
+import contest
+import keras
+import limits
+import numpy as np
+from peers_process import open_peers
+
+from vim_tf import command_line
+from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.models.vim import VIM
+from vim_tf.operation_counts import count_vim_operations
+
+SIZES = {"tiny": TransformerConfig(2, 4, 64, 256), "91M": TransformerConfig(12, 12, 768, 3072)}
+CODES, CLASSES = 8192, 10
+
+
+def main(arguments=None):
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=SIZES, default="91M")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
+    parser.add_argument("--tokens", type=int, default=256, help="of a picture, a square number")
+    parser.add_argument("--guidance", action="store_true", help="also with guidance")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args(arguments)
+    command_line.check_positive(arguments, "repeats", "tokens")
+    with open_peers() as peers:
+        matches = list(make_matches(arguments, peers))
+        product, stream = limits.make_product(2048), limits.make_stream()
+        timed = [product, stream, *(one for match in matches for one in match.contestants)]
+        contest.run(timed, arguments.repeats)
+    print(
+        f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.model}, "
+        f"{arguments.tokens} tokens a picture, median of {arguments.repeats}; limits: reading "
+        f"{stream.bandwidth / 1e9:.1f} GB/s, products {product.rate / 1e9:,.0f} GFLOP/s\n"
+    )
+
+    def least(one):
+        return max(one.traffic / stream.bandwidth, one.operations / product.rate)
+
+    print(contest.format_table(matches, "tokens/s", least))
+    print(f"\n{contest.warning(timed)}", end="")
+
+
+def make_matches(arguments, peers):
+    """Yields a row for each batch, and one with guidance."""
+    size = SIZES[arguments.model]
+    side = round(arguments.tokens**0.5)
+    model = VIM(VIMConfig(size), (side, side), CODES, CLASSES)
+    tokens = model.tokens_per_image
+    embeddings = CODES * size.dim
+    read = 4 * (model.count_params() - embeddings)  # of the embedding one row
+    for batch in arguments.batches:
+        others = {}
+        for cache in ("static", "dynamic") if peers else ():
+            call, name = peers.make(
+                "sample",
+                dim=size.dim,
+                blocks=size.blocks,
+                heads=size.heads,
+                mlp_dim=size.mlp_dim,
+                codes=CODES,
+                tokens=tokens,
+                batch=batch,
+                cache=cache,
+            )
+            others[name] = contest.Contestant(f"{name} {batch}", call, items=batch * tokens)
+        for guidance in (False, True) if arguments.guidance else (False,):
+            rows = batch * (1 + guidance)
+            call = functools.partial(
+                model.generate,
+                np.arange(batch) % CLASSES,
+                seed=0,
+                guidance_scale=2.0 if guidance else 1.0,
+            )
+            operations = rows * count_vim_operations(model.config, tokens, CODES)
+            yield contest.Match(
+                contest.Contestant(
+                    f"batch {batch}{', guidance' * guidance}",
+                    lambda call=call: np.asarray(call()),
+                    operations,
+                    batch * tokens,
+                    tokens * read,
+                ),
+                {} if guidance else others,
+            )
+
+
+if __name__ == "__main__":
+    command_line.run(main)
