@@ -51,6 +51,12 @@ def parse_arguments(arguments=None):
         help="try everything once in a temporary folder: data, memory table, a step, a save, "
         "a load, a sample",
     )
+    hardware = parser.add_argument_group(
+        "hardware that is not here", "with --dry-run: nothing is run, but memory and step predicted"
+    )
+    hardware.add_argument("--flops", type=float, help="of a device a second, such as 312e12")
+    hardware.add_argument("--bandwidth", type=float, help="of its memory, bytes a second: 2e12")
+    hardware.add_argument("--devices", type=int, default=1, help="number of devices (default 1)")
     return parser.parse_args(arguments)
 
 
@@ -62,6 +68,9 @@ def main(arguments=None):
     experiment = config_loader.load_config(arguments.config, arguments.set)
     if arguments.print_config:
         sys.stdout.write(config_loader.to_yaml(experiment))
+        return
+    if arguments.flops or arguments.bandwidth:
+        _predict(experiment, arguments)
         return
     if experiment.experiment == "linear_probe":
         _probe(experiment, arguments)
@@ -113,6 +122,15 @@ def _train(experiment, run):
         sys.stdout.write(
             f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n"
         )
+
+
+def _predict(experiment, arguments):
+    from vim_tf.prediction import predict
+
+    if not (arguments.dry_run and arguments.flops and arguments.bandwidth):
+        raise UserError("--dry-run, --flops and --bandwidth go together, to predict a training")
+    hardware = arguments.flops, arguments.bandwidth, arguments.devices
+    sys.stdout.write(f"{predict(experiment, *hardware).format()}\n")
 
 
 def _probe(experiment, arguments):
