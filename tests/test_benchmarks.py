@@ -94,6 +94,30 @@ def test_input_pipeline(contest, capsys):
     assert re.search(r"crops take [\d.]+ times as long as decoding alone", out)
 
 
+@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
+def test_low_precision(contest, capsys, tiny_runs, stage):
+    import low_precision
+
+    low_precision.main(["--run", str(tiny_runs[stage])])
+    out = capsys.readouterr().out
+    assert out.startswith(f"10 held-out pictures of {tiny_runs[stage]}\n")
+    (agreement,) = re.findall(r"\| tokens as in float32 \| \| ([\d.]+)% \|", out)
+    assert float(agreement) > 50
+    rows = re.findall(r"\| (PSNR|nats)[^|]* \| ([\d.]+) \| ([\d.]+) \|", out)
+    assert [row[0] for row in rows] == ["PSNR", "nats"][: 1 + (stage == "vim")]
+    for _, exact, rough in rows:
+        assert 0 < abs(float(exact) - float(rough)) < 0.05 * float(exact)
+
+
+@pytest.mark.large
+def test_scale(contest, capsys, monkeypatch):
+    import scale
+
+    monkeypatch.setitem(scale.VARIED, "batch", (1, 2))
+    scale.main(["--model", "tiny", "--varied", "batch", "--repeats", "1"])
+    assert re.search(r"\| batch \| 1, 2 \| [\d., ]+ \| -?\d\.\d\d \|\n", capsys.readouterr().out)
+
+
 CASES = """
 def double(number):
     print("not an answer")
