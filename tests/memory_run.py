@@ -1,6 +1,6 @@
 """A process of test_memory_taken: how much memory steps of a training take, beside the estimate.
 
-TF_ENABLE_ONEDNN_OPTS=1 python tests/memory_run.py vit_vqgan 128 32 [training.rematerialize=true ...]
+TF_ENABLE_ONEDNN_OPTS=1 python tests/memory_run.py vit_vqgan 128 32 [training.rematerialize=true]
 
 The arguments are the stage, the pictures' side, the batch, and overrides. Prints a line of JSON.
 The memory is that of tensors, the greatest sum that TensorFlow's allocator has given out at a time
