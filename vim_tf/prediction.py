@@ -2,8 +2,8 @@
 
 Memory is that of `memory`. A step's time is the least that the hardware's limits allow: the
 operations of products and convolutions at its rate of them, or what must be read and written at its
-bandwidth, whichever takes longer. Trainings that were measured take 1.3 to 2 times that, see
-docs/performance.md; exchange between devices and reading pictures come on top.
+bandwidth, whichever takes longer. Steps that were measured, on CPUs, took 1.1 to 1.3 times that, as
+docs/performance.md has it; exchange between devices and reading pictures come on top.
 """
 
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class Prediction:
             f"at least {self.seconds:.3g} s a step, {self.steps:,} steps in "
             f"{self.steps * self.seconds / 3600:,.3g} hours; at most "
             f"{self.images / self.seconds:,.4g} img/s.",
-            "Trainings that were measured take 1.3 to 2 times as long.",
+            "Steps that were measured, on CPUs, took 1.1 to 1.3 times as long.",
         ]
         return "\n".join(lines)
 
