@@ -87,6 +87,13 @@ def run(contestants, repeats):
         contestant.seconds = seconds
 
 
+def hold(matches, limits, repeats):
+    """Times all of some matches in turn, and the limits; returns `warning` of them."""
+    timed = [*limits, *(one for match in matches for one in match.contestants)]
+    run(timed, repeats)
+    return warning(timed)
+
+
 def warning(contestants):
     """A line for a reader if the machine was busy, else ""."""
     worst = max(contestants, key=lambda contestant: contestant.spread)

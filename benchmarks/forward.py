@@ -57,15 +57,14 @@ def main(arguments=None):
         matches = [
             match for name in arguments.models for match in make_matches(name, arguments, peers)
         ]
-        timed = [limit, *(one for match in matches for one in match.contestants)]
-        contest.run(timed, arguments.repeats)
+        warning = contest.hold(matches, [limit], arguments.repeats)
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.precision}, "
         f"{arguments.image_size} px, median of {arguments.repeats}; limit, a product of "
         f"{arguments.product}^3: {limit.rate / 1e9:,.1f} GFLOP/s\n"
     )
     print(contest.format_table(matches, "img/s", lambda one: one.operations / limit.rate))
-    print(f"\n{contest.warning(timed)}", end="")
+    print(f"\n{warning}", end="")
 
 
 def make_matches(name, arguments, peers):

@@ -34,8 +34,8 @@ def main(arguments=None):
     arguments = parser.parse_args(arguments)
     command_line.check_positive(arguments, "repeats", "pictures", "batches")
     with tempfile.TemporaryDirectory() as folder:
-        size = write_pictures(Path(folder) / "pictures", arguments.pictures)
         pictures = Path(folder) / "pictures"
+        size = write_pictures(pictures, arguments.pictures)
         data = make_image_dataset(
             DataConfig(
                 source="folder", path=str(pictures), image_size=(256, 256), batch_size=BATCH

@@ -34,15 +34,14 @@ def main(arguments=None):
     with open_peers() as peers:
         limit = limits.make_product(2048)
         matches = [make_match(codes, arguments, peers) for codes in arguments.codes]
-        timed = [limit, *(one for match in matches for one in match.contestants)]
-        contest.run(timed, arguments.repeats)
+        warning = contest.hold(matches, [limit], arguments.repeats)
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.vectors:,} features "
         f"of {DIM}, codes of {arguments.code_dim}, median of {arguments.repeats}; limit, a product "
         f"of 2048^3: {limit.rate / 1e9:,.1f} GFLOP/s\n"
     )
     print(contest.format_table(matches, "features/s", lambda one: one.operations / limit.rate))
-    print(f"\n{contest.warning(timed)}", end="")
+    print(f"\n{warning}", end="")
 
 
 def make_match(codes, arguments, peers):

@@ -39,8 +39,7 @@ def main(arguments=None):
     with open_peers() as peers:
         matches = list(make_matches(arguments, peers))
         product, stream = limits.make_product(2048), limits.make_stream()
-        timed = [product, stream, *(one for match in matches for one in match.contestants)]
-        contest.run(timed, arguments.repeats)
+        warning = contest.hold(matches, [product, stream], arguments.repeats)
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.model}, "
         f"{arguments.tokens} tokens a picture, median of {arguments.repeats}; limits: reading "
@@ -51,7 +50,7 @@ def main(arguments=None):
         return max(one.traffic / stream.bandwidth, one.operations / product.rate)
 
     print(contest.format_table(matches, "tokens/s", least))
-    print(f"\n{contest.warning(timed)}", end="")
+    print(f"\n{warning}", end="")
 
 
 def make_matches(arguments, peers):

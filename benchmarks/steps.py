@@ -67,15 +67,14 @@ def main(arguments=None):
     makers = {"vit_vqgan": make_tokenizer_steps, "vim": make_vim_step}
     limit = limits.make_product(2048, arguments.precision)
     matches = [match for stage in arguments.stages for match in makers[stage](arguments)]
-    timed = [limit, *(match.ours for match in matches)]
-    contest.run(timed, arguments.repeats)
+    warning = contest.hold(matches, [limit], arguments.repeats)
     print(
         f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {arguments.precision}, batch "
         f"{arguments.batch}, median of {arguments.repeats}; limit, a product of 2048^3: "
         f"{limit.rate / 1e9:,.1f} GFLOP/s\n"
     )
     print(contest.format_table(matches, "img/s", lambda one: one.operations / limit.rate))
-    print(f"\n{contest.warning(timed)}", end="")
+    print(f"\n{warning}", end="")
 
 
 def make_tokenizer_steps(arguments):

@@ -120,6 +120,7 @@ def test_the_paper_is_predicted_without_tensorflow():
     [
         (["--dry-run", "--flops", "1e12"], "--dry-run, --flops and --bandwidth go together"),
         (["--flops", "1e12", "--bandwidth", "1e12"], "--dry-run, --flops and --bandwidth go"),
+        (["--dry-run", "--flops", "0", "--bandwidth", "1"], "--flops is 0.0; it must be above 0"),
         (["--dry-run", "--flops", "-1", "--bandwidth", "1"], "--flops is -1.0; it must be above 0"),
         (["--dry-run", "--flops", "1", "--bandwidth", "1", "--devices", "3"], "a multiple of 3"),
     ],

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from vim_tf import pictures, plots
+from vim_tf.config_checks import batch_divides
 from vim_tf.data.images import make_image_dataset
-from vim_tf.devices import check_batch_size
 from vim_tf.errors import UserError
 from vim_tf.evaluation.unigram import unigram_nats
 from vim_tf.generator import ImageGenerator, to_uint8
@@ -69,7 +69,7 @@ def make_stage(experiment, strategy, run, sources=None):
     Raises:
         UserError: data, tokenizer and config do not fit each other.
     """
-    check_batch_size(experiment, strategy)
+    batch_divides(experiment, strategy.num_replicas_in_sync)
     keras.utils.set_random_seed(experiment.seed % 2**32)  # NumPy's range; ours is any integer
     makers = {"vit_vqgan": _make_vit_vqgan, "vim": _make_vim, "classifier": _make_classifier}
     make = makers[experiment.experiment]

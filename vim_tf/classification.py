@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vim_tf.config_checks import batch_divides
 from vim_tf.data.images import ImageData
 from vim_tf.data.splits import make_array_split
-from vim_tf.devices import check_batch_size
 from vim_tf.evaluation import protocol, runner
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
 from vim_tf.evaluation.picture_sources import RunPictures, hash_images
@@ -130,7 +130,7 @@ def _train(experiment, pictures, labels, run):
     keras.utils.set_random_seed(experiment.seed % 2**32)
     trainer = ClassifierTrainer(experiment, len(run.class_names))
     trainer.compile()
-    check_batch_size(experiment, tf.distribute.get_strategy())
+    batch_divides(experiment, tf.distribute.get_strategy().num_replicas_in_sync)
     steps = experiment.training.steps
     with tqdm(total=steps, unit="step", desc="classifier of samples", disable=None) as bar:
         count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())

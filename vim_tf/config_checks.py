@@ -42,6 +42,17 @@ def cpu_replicas(section, settings):
     )
 
 
+def batch_divides(experiment, replicas):
+    """A training's batch divides among replicas, and there into parts."""
+    batch_size, parts = experiment.data.batch_size, experiment.training.gradient_accumulation_steps
+    parted = f" and training.gradient_accumulation_steps is {parts}" if parts > 1 else ""
+    require(
+        batch_size % (replicas * parts) == 0,
+        f"data.batch_size is {batch_size}, replicas: {replicas}{parted}; the batch size must "
+        f"be a multiple of {replicas * parts}",
+    )
+
+
 def no_longer_than(training, **optimizers):
     """No warm-up or plateau of an `OptimizerConfig` is longer than the run."""
     for section, optimizer in optimizers.items():

@@ -66,18 +66,6 @@ def _connect_tpu(name):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def check_batch_size(experiment, strategy):
-    """Raises UserError unless a training's batch divides among replicas, and there into parts."""
-    batch_size, parts = experiment.data.batch_size, experiment.training.gradient_accumulation_steps
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % (replicas * parts):
-        parted = f" and training.gradient_accumulation_steps is {parts}" if parts > 1 else ""
-        raise UserError(
-            f"data.batch_size is {batch_size}, replicas: {replicas}{parted}; the batch size must "
-            f"be a multiple of {replicas * parts}"
-        )
-
-
 def _gpus():
     return tf.config.list_physical_devices("GPU")
 

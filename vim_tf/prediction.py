@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vim_tf import memory
 from vim_tf.config import ViTVQGANConfig
+from vim_tf.config_checks import batch_divides
 from vim_tf.config_loader import load_config
 from vim_tf.errors import UserError
 from vim_tf.operation_counts import (
@@ -103,29 +104,24 @@ def predict(experiment, flops, bandwidth, devices=1):
     for name, value in (("--flops", flops), ("--bandwidth", bandwidth), ("--devices", devices)):
         if not value > 0:
             raise UserError(f"{name} is {value}; it must be above 0, for example 312e12")
-    batch = experiment.data.batch_size
-    parts = experiment.training.gradient_accumulation_steps
-    if batch % (devices * parts):
-        raise UserError(
-            f"data.batch_size is {batch}; it must be a multiple of {devices * parts}, --devices "
-            "times training.gradient_accumulation_steps"
-        )
     predictors = {"vit_vqgan": _predict_vit_vqgan, "vim": _predict_vim}
     if experiment.experiment not in predictors:
         raise UserError(
             f"--flops predicts trainings of vit_vqgan and vim, and this is {experiment.experiment}"
         )
+    batch_divides(experiment, devices)
     estimate, operations = predictors[experiment.experiment](experiment, devices)
+    batch, training = experiment.data.batch_size, experiment.training
     share = batch // devices
     return Prediction(
         estimate,
         {name: share * count for name, count in operations.items()},
-        parts * _activations(estimate) + _weights(estimate),
+        training.gradient_accumulation_steps * _activations(estimate) + _weights(estimate),
         flops,
         bandwidth,
         devices,
         batch,
-        experiment.training.steps,
+        training.steps,
     )
 
 
@@ -180,7 +176,7 @@ def _computed_again(experiment, transformers, length):
 
 
 def _tokenizer_config(experiment):
-    """The config of the run that is named, if it is there, or else the paper's small one."""
+    """The config of the run that is named, if it is there, or the default, which is base."""
     if experiment.tokenizer.run:
         path = Run(experiment.tokenizer.run).config_path
         if path.exists():

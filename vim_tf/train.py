@@ -69,7 +69,7 @@ def main(arguments=None):
     if arguments.print_config:
         sys.stdout.write(config_loader.to_yaml(experiment))
         return
-    if arguments.flops or arguments.bandwidth:
+    if arguments.flops is not None or arguments.bandwidth is not None:
         _predict(experiment, arguments)
         return
     if experiment.experiment == "linear_probe":
@@ -127,7 +127,7 @@ def _train(experiment, run):
 def _predict(experiment, arguments):
     from vim_tf.prediction import predict
 
-    if not (arguments.dry_run and arguments.flops and arguments.bandwidth):
+    if not arguments.dry_run or None in (arguments.flops, arguments.bandwidth):
         raise UserError("--dry-run, --flops and --bandwidth go together, to predict a training")
     hardware = arguments.flops, arguments.bandwidth, arguments.devices
     sys.stdout.write(f"{predict(experiment, *hardware).format()}\n")
