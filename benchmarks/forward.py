@@ -4,9 +4,10 @@
     KERAS_BACKEND=jax python benchmarks/forward.py --precision mixed_bfloat16 --batches 16 64 256
 
 Models have fresh weights. The limit is a square product in the same precision, measured in turn
-with the models. Operations are those of products of matrices alone, of the whole work. Peers of
-the same size compute in float32: parti-pytorch's ViT-VQGAN, which has convolutions besides, and
-transformers' ViTModel, an encoder without a quantizer, for both ways.
+with the models. Operations are those of products of matrices alone, of the whole work. Peers have
+the same size and precision: parti-pytorch's ViT-VQGAN, which has convolutions besides, and
+transformers' ViTModel, an encoder without a quantizer, for both ways. What is computed from is on
+the accelerator beforehand, and what comes of it stays there.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import contest
 import keras
 import limits
 import numpy as np
+from keras import ops
 from peers_process import open_peers
 
 from vim_tf import command_line
@@ -80,16 +82,16 @@ def make_matches(name, arguments, peers):
     decoding = count_decoder_operations(config, image_size)
     random = np.random.default_rng(0)
     for batch in arguments.batches:
-        images = random.uniform(-1, 1, (batch, *image_size, 3)).astype("float32")
+        images = ops.convert_to_tensor(random.uniform(-1, 1, (batch, *image_size, 3)), "float32")
         shape = (batch, model.tokens_per_image)
-        tokens = random.integers(0, config.quantizer.codes, shape).astype("int32")
+        tokens = ops.convert_to_tensor(random.integers(0, config.quantizer.codes, shape), "int32")
         for what, peer, call, operations in (
             ("tokenizing", "parti_tokenize", lambda x=images: tokenize(x), encoding),
             ("decoding", "parti_decode", lambda x=tokens: decode(x), decoding),
         ):
             ours = contest.Contestant(
                 f"{name}, {what} {batch}",
-                lambda call=call: np.asarray(call()),
+                contest.finished(call),
                 batch * operations,
                 batch,
             )
@@ -103,6 +105,7 @@ def make_others(peers, case, config, arguments, batch):
     size, quantizer = config.encoder, config.quantizer
     sizes = dict(dim=size.dim, blocks=size.blocks, heads=size.heads, mlp_dim=size.mlp_dim)
     sizes |= dict(image_size=arguments.image_size, patch_size=PATCH_SIZE, batch=batch)
+    sizes |= dict(precision=arguments.precision)
     codes = dict(codes=quantizer.codes, code_dim=quantizer.code_dim)
     made = [peers.make(case, **sizes, **codes), peers.make("vit", **sizes)]
     return {name: contest.Contestant(f"{name} {batch}", call, 0, batch) for call, name in made}

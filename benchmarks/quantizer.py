@@ -12,6 +12,7 @@ import contest
 import keras
 import limits
 import numpy as np
+from keras import ops
 from peers_process import open_peers
 
 from vim_tf import command_line
@@ -50,11 +51,11 @@ def make_match(codes, arguments, peers):
     layer = VectorQuantizer(config)
     layer.build((None, None, DIM))
     features = np.random.default_rng(0).normal(size=(16, arguments.vectors // 16, DIM))
-    features = features.astype("float32")
+    features = ops.convert_to_tensor(features, "float32")
     quantize = compiled(lambda x: layer(x).tokens, layer.variables)
     ours = contest.Contestant(
         f"{codes:,} codes",
-        lambda: np.asarray(quantize(features)),
+        contest.finished(lambda: quantize(features)),
         2 * arguments.vectors * arguments.code_dim * (DIM + codes),
         arguments.vectors,
     )

@@ -21,6 +21,7 @@ from vim_tf import command_line
 from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.models.vim import VIM
 from vim_tf.operation_counts import count_vim_operations
+from vim_tf.precision import computing_in
 
 SIZES = {"tiny": TransformerConfig(2, 4, 64, 256), "91M": TransformerConfig(12, 12, 768, 3072)}
 CODES, CLASSES = 8192, 10
@@ -33,17 +34,21 @@ def main(arguments=None):
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=256, help="of a picture, a square number")
     parser.add_argument("--guidance", action="store_true", help="also with guidance")
+    parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--product", type=int, default=2048, help="rows of the limit's matrices")
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "tokens")
+    command_line.check_positive(arguments, "repeats", "tokens", "product")
     with open_peers() as peers:
         matches = list(make_matches(arguments, peers))
-        product, stream = limits.make_product(2048), limits.make_stream()
+        product = limits.make_product(arguments.product, arguments.precision)
+        stream = limits.make_stream()
         warning = contest.hold(matches, [product, stream], arguments.repeats)
     print(
-        f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.model}, "
-        f"{arguments.tokens} tokens a picture, median of {arguments.repeats}; limits: reading "
-        f"{stream.bandwidth / 1e9:.1f} GB/s, products {product.rate / 1e9:,.0f} GFLOP/s\n"
+        f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.precision}, "
+        f"{arguments.model}, {arguments.tokens} tokens a picture, median of {arguments.repeats}; "
+        f"limits: reading {stream.bandwidth / 1e9:.1f} GB/s, products "
+        f"{product.rate / 1e9:,.0f} GFLOP/s\n"
     )
 
     def least(one):
@@ -57,10 +62,12 @@ def make_matches(arguments, peers):
     """Yields a row for each batch, and one with guidance."""
     size = SIZES[arguments.model]
     side = round(arguments.tokens**0.5)
-    model = VIM(VIMConfig(size), (side, side), CODES, CLASSES)
+    with computing_in(arguments.precision):
+        model = VIM(VIMConfig(size), (side, side), CODES, CLASSES)
     tokens = model.tokens_per_image
     embeddings = CODES * size.dim
-    read = 4 * (model.count_params() - embeddings)  # of the embedding one row
+    width = 4 if arguments.precision == "float32" else 2
+    read = width * (model.count_params() - embeddings)  # of the embedding one row
     for batch in arguments.batches:
         others = {}
         for cache in ("static", "dynamic") if peers else ():
@@ -74,6 +81,7 @@ def make_matches(arguments, peers):
                 tokens=tokens,
                 batch=batch,
                 cache=cache,
+                precision=arguments.precision,
             )
             others[name] = contest.Contestant(f"{name} {batch}", call, items=batch * tokens)
         for guidance in (False, True) if arguments.guidance else (False,):
@@ -88,7 +96,7 @@ def make_matches(arguments, peers):
             yield contest.Match(
                 contest.Contestant(
                     f"batch {batch}{', guidance' * guidance}",
-                    lambda call=call: np.asarray(call()),
+                    contest.finished(call),
                     operations,
                     batch * tokens,
                     tokens * read,

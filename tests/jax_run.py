@@ -13,6 +13,7 @@ import numpy as np
 
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.precision import computing_in
 
 
 def outputs(folder):
@@ -25,6 +26,12 @@ def outputs(folder):
     labels = np.arange(len(images)) % 2
     found["logits"] = model(found["tokens"], labels)
     found["samples"] = model.generate(labels, seed=7, top_p=0.9, guidance_scale=1.5)
+    # On JAX this has an attention of its own.
+    with computing_in("mixed_bfloat16"):
+        encoder = ViTVQGAN.from_preset(folder / "vit_vqgan").encoder
+        half = VIM.from_preset(folder / "vim")
+    found["features, bfloat16"] = keras.ops.cast(encoder(images), "float32")
+    found["logits, bfloat16"] = half(found["tokens"], labels)
     return {name: keras.ops.convert_to_numpy(array) for name, array in found.items()}
 
 

@@ -45,6 +45,13 @@ def test_forward_is_equal(outputs, name):
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["features", "logits"])
+def test_the_attention_of_16_bits_is_as_near_to_float32(outputs, name):
+    exact = outputs["tensorflow"][name]
+    errors = [np.abs(outputs[one][f"{name}, bfloat16"] - exact).max() for one in outputs]
+    assert 0 < max(errors) < 0.05 * np.std(exact), errors
+
+
 @pytest.mark.parametrize("name", ["tokens", "samples"])
 def test_tokens_are_equal(outputs, name):
     assert len(np.unique(outputs["jax"][name])) > 2

@@ -1,6 +1,7 @@
 """What peers do, each a function of settings -> (a call without arguments, what it says of itself).
 
 Weights are fresh. Each case looks at what it makes once, so that no one races an empty answer.
+They run where CUDA is on it, else on the CPU.
 """
 
 import importlib.metadata
@@ -19,12 +20,22 @@ with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in MISSING}):
 
 logging.set_verbosity_error()
 torch.manual_seed(0)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16}
 
 
-def _without_gradients(function):
+def _without_gradients(function, autocast="float32"):
+    dtype = DTYPES[autocast]
+
     def call():
-        with torch.inference_mode():
-            return function()
+        with (
+            torch.inference_mode(),
+            torch.autocast(DEVICE.type, dtype, enabled=dtype != torch.float32),
+        ):
+            answer = function()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return answer
 
     return call
 
@@ -38,11 +49,16 @@ def _looked_at(package, what, call, shape):
     return call, {"name": f"{what} ({package} {version})", "threads": torch.get_num_threads()}
 
 
-def _images(batch, image_size):
-    return torch.rand(batch, 3, image_size, image_size) * 2 - 1
+def _ready(model, precision):
+    return model.eval().to(DEVICE, DTYPES[precision])
 
 
-def vit(dim, blocks, heads, mlp_dim, image_size, patch_size, batch):
+def _images(batch, image_size, precision):
+    images = torch.rand(batch, 3, image_size, image_size) * 2 - 1
+    return images.to(DEVICE, DTYPES[precision])
+
+
+def vit(dim, blocks, heads, mlp_dim, image_size, patch_size, batch, precision):
     """The plain Vision Transformer of transformers, attention by SDPA: embedding and blocks."""
     config = ViTConfig(
         hidden_size=dim,
@@ -53,59 +69,62 @@ def vit(dim, blocks, heads, mlp_dim, image_size, patch_size, batch):
         patch_size=patch_size,
         attn_implementation="sdpa",
     )
-    model = ViTModel(config, add_pooling_layer=False).eval()
-    images = _images(batch, image_size)
+    model = _ready(ViTModel(config, add_pooling_layer=False), precision)
+    images = _images(batch, image_size, precision)
     call = _without_gradients(lambda: model(images).last_hidden_state)
     tokens = (image_size // patch_size) ** 2 + 1
     return _looked_at("transformers", "ViTModel", call, (batch, tokens, dim))
 
 
 def _parti(dim, blocks, heads, mlp_dim, image_size, patch_size, codes, code_dim):
-    return VitVQGanVAE(
-        dim=dim,
-        image_size=image_size,
-        layers=blocks,
-        encdec_patch_size=patch_size,
-        encdec_heads=heads,
-        encdec_dim_head=dim // heads,
-        encdec_ff_mult=mlp_dim // dim,
-        lookup_free_quantization=False,
-        codebook_size=codes,
-        vq_codebook_dim=code_dim,
-        vq_kmeans_init=False,
-        use_vgg_and_gan=False,
-    ).eval()
+    return (
+        VitVQGanVAE(
+            dim=dim,
+            image_size=image_size,
+            layers=blocks,
+            encdec_patch_size=patch_size,
+            encdec_heads=heads,
+            encdec_dim_head=dim // heads,
+            encdec_ff_mult=mlp_dim // dim,
+            lookup_free_quantization=False,
+            codebook_size=codes,
+            vq_codebook_dim=code_dim,
+            vq_kmeans_init=False,
+            use_vgg_and_gan=False,
+        )
+        .eval()
+        .to(DEVICE)
+    )  # its quantizer takes float32 alone
 
 
-def parti_tokenize(batch, image_size, **sizes):
+def parti_tokenize(batch, image_size, precision, **sizes):
     """parti-pytorch's ViT-VQGAN with a codebook: images -> tokens."""
     model = _parti(image_size=image_size, **sizes)
-    images = _images(batch, image_size)
-    call = _without_gradients(lambda: model.encode(images)[1])
+    images = _images(batch, image_size, "float32")
+    call = _without_gradients(lambda: model.encode(images)[1], precision)
     side = image_size // sizes["patch_size"]
     return _looked_at("parti-pytorch", "VitVQGanVAE", call, (batch, side, side))
 
 
-def parti_decode(batch, image_size, **sizes):
+def parti_decode(batch, image_size, precision, **sizes):
     """Its decoder: codes of its encoder's width -> images."""
     model = _parti(image_size=image_size, **sizes)
     side = image_size // sizes["patch_size"]
-    codes = torch.randn(batch, sizes["dim"], side, side)
-    call = _without_gradients(lambda: model.decode(codes))
+    codes = torch.randn(batch, sizes["dim"], side, side, device=DEVICE)
+    call = _without_gradients(lambda: model.decode(codes), precision)
     return _looked_at("parti-pytorch", "VitVQGanVAE", call, (batch, 3, image_size, image_size))
 
 
 def quantize(dim, code_dim, codes, vectors):
     """vector-quantize-pytorch with a factorised, l2-normalised codebook: features -> tokens."""
-    layer = VectorQuantize(
-        dim=dim, codebook_dim=code_dim, codebook_size=codes, use_cosine_sim=True
-    ).eval()
-    features = torch.randn(1, vectors, dim)
+    layer = VectorQuantize(dim=dim, codebook_dim=code_dim, codebook_size=codes, use_cosine_sim=True)
+    layer = layer.eval().to(DEVICE)
+    features = torch.randn(1, vectors, dim, device=DEVICE)
     call = _without_gradients(lambda: layer(features)[1])
     return _looked_at("vector-quantize-pytorch", "VectorQuantize", call, (1, vectors))
 
 
-def sample(dim, blocks, heads, mlp_dim, codes, tokens, batch, cache):
+def sample(dim, blocks, heads, mlp_dim, codes, tokens, batch, cache, precision):
     """GPT-2 of transformers, `generate`: draws tokens from nothing but a first one."""
     config = GPT2Config(
         vocab_size=codes,
@@ -118,8 +137,8 @@ def sample(dim, blocks, heads, mlp_dim, codes, tokens, batch, cache):
         eos_token_id=None,
         pad_token_id=0,
     )
-    model = GPT2LMHeadModel(config).eval()
-    first = torch.zeros(batch, 1, dtype=torch.long)
+    model = _ready(GPT2LMHeadModel(config), precision)
+    first = torch.zeros(batch, 1, dtype=torch.long, device=DEVICE)
     more = {"cache_implementation": "static"} if cache == "static" else {}
 
     def generate():

@@ -1,5 +1,6 @@
 """Factorised, l2-normalised vector quantizer (section 3.2 of https://arxiv.org/abs/2110.04627)."""
 
+import math
 from typing import NamedTuple
 
 from keras import initializers, layers, ops
@@ -8,6 +9,7 @@ from vim_tf.models.row_dropout import zeros_behind
 from vim_tf.models.transformer import fan_in_normal
 
 CODE_BLOCK = 8192  # codes at a time in the search for the nearest
+CODE_GROUPS = 64  # of a block, at most
 
 
 class QuantizerOutput(NamedTuple):
@@ -53,6 +55,23 @@ def rotate(latents, codes):
 
     # R = I - 2 middle middle^T + 2 target source^T
     return length * (latents - 2 * along(middle) * middle + 2 * along(source) * target)
+
+
+def _largest(x):
+    """[V,C] -> the largest of each row, [V], and its column, [V] int32; of equal ones the first.
+
+    Which group of columns has it, then which of the group: taking maxima is what processors are
+    fast at, and searching takes longer than the products that lead there.
+    """
+    groups = math.gcd(x.shape[1], CODE_GROUPS)
+    size = x.shape[1] // groups
+    parts = ops.reshape(x, (-1, size))  # [V*groups,C/groups]
+    # top_k, not argmax: Keras' argmax of floats does not convert to TFLite and TF.js.
+    largest, group = ops.top_k(ops.reshape(ops.max(parts, axis=1), (-1, groups)), 1, sorted=False)
+    group = ops.cast(group[:, 0], "int32")
+    own = ops.take(parts, ops.arange(ops.shape(x)[0]) * groups + group, axis=0)  # [V,C/groups]
+    _, place = ops.top_k(own, 1, sorted=False)
+    return largest[:, 0], group * size + ops.cast(place[:, 0], "int32")
 
 
 class VectorQuantizer(layers.Layer):
@@ -106,26 +125,26 @@ class VectorQuantizer(layers.Layer):
         Of equal ones the first. `CODE_BLOCK` codes at a time, so that B * N * K numbers are never
         there at once.
         """
-        codebook = ops.convert_to_tensor(self.codebook)
+        length, codebook = latents.shape[1], ops.convert_to_tensor(self.codebook)
+        latents = ops.reshape(latents, (-1, latents.shape[-1]))  # [V,d]
         codes, dim = codebook.shape
-        # top_k, not argmax: Keras' argmax of floats does not convert to TFLite and TF.js.
-        best, tokens = ops.top_k(self._affinity(latents, codebook[:CODE_BLOCK]), 1, sorted=False)
+        best, tokens = _largest(self._affinity(latents, codebook[:CODE_BLOCK]))
         for start in range(CODE_BLOCK, codes, CODE_BLOCK):
             size = (min(CODE_BLOCK, codes - start), dim)
             # Else all blocks would be there at once.
-            start = start + zeros_behind(best[0, 0, 0], "int32")
+            start = start + zeros_behind(best[0], "int32")
             affinity = self._affinity(latents, ops.slice(codebook, (start, 0), size))
-            found, places = ops.top_k(affinity, 1, sorted=False)
+            found, places = _largest(affinity)
             tokens = ops.where(found > best, places + start, tokens)
             best = ops.maximum(found, best)
-        return ops.cast(tokens[..., 0], "int32")
+        return ops.reshape(tokens, (-1, length))
 
     def _affinity(self, latents, codebook):
         codebook = self._normalize(codebook)
-        product = ops.matmul(latents, ops.transpose(codebook))
+        product = ops.matmul(latents, ops.transpose(2 * codebook))
         if self.config.l2_normalize:  # the codes' lengths are equal
-            return 2 * product
-        return 2 * product - ops.sum(ops.square(codebook), axis=-1)
+            return product
+        return product - ops.sum(ops.square(codebook), axis=-1)
 
     def lookup(self, tokens):
         """Tokens [...] int32 -> codes [...,d], as the decoder takes them."""

@@ -119,11 +119,23 @@ class Attention(layers.Layer):
         """Which positions each one sees, [N,N]; None if all see all."""
         return ops.tril(ops.ones((length, length), "bool")) if self.causal else None
 
+    def _has_fused_kernel(self):
+        """Whether Keras may have attention as one kernel: on JAX, of 16-bit numbers.
+
+        On a GPU it is cuDNN's; there writing and reading the weights takes most of the time. On a
+        CPU Keras does what `_attend` does.
+        """
+        return keras.backend.backend() == "jax" and self.compute_dtype != "float32"
+
     def call(self, x, training=None):
         """Attends within x: [B,N,D] -> [B,N,D]."""
         length = x.shape[1]
+        parts = self._split(x)  # each [B,N,heads,head_dim]
+        if not training and self._has_fused_kernel():
+            y = ops.dot_product_attention(*parts, is_causal=self.causal)
+            return self.projection(ops.reshape(y, (-1, length, self.dim)))
         # Each [B,heads,N,head_dim].
-        query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
+        query, key, value = (ops.swapaxes(part, 1, 2) for part in parts)
         if training and 0 < self.query_block < length:
             y = self._attend_in_blocks(query, key, value, training)
         else:
