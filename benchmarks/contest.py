@@ -101,7 +101,8 @@ def run(contestants, repeats):
 
 def hold(matches, limits, repeats):
     """Times all of some matches in turn, and the limits; returns `warning` of them."""
-    timed = [*limits, *(one for match in matches for one in match.contestants)]
+    timed = {id(one): one for match in matches for one in match.contestants}  # some twice
+    timed = [*limits, *timed.values()]
     run(timed, repeats)
     return warning(timed)
 

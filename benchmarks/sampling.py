@@ -4,12 +4,16 @@
     python benchmarks/sampling.py --batches 1 --tokens 1024 --guidance
 
 VIM with 85M parameters in its blocks and 8,192 codes, fresh weights, against GPT-2 of the same size
-in transformers' `generate`. The limit of a token: its weights are read from memory once, and its
-products are made; keys and values are not counted.
+in transformers' `generate`; with --litert also by the files of an export, see `vim_tf.lite_vim`.
+The limit of a token: its weights are read from memory once, and its products are made in the
+precision of --precision; keys and values are not counted.
 """
 
 import argparse
 import functools
+import itertools
+import tempfile
+from pathlib import Path
 
 import contest
 import keras
@@ -33,14 +37,15 @@ def main(arguments=None):
     parser.add_argument("--model", choices=SIZES, default="91M")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=256, help="of a picture, a square number")
+    parser.add_argument("--litert", action="store_true", help="also by LiteRT, float32 and int8")
     parser.add_argument("--guidance", action="store_true", help="also with guidance")
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=2048, help="rows of the limit's matrices")
     arguments = parser.parse_args(arguments)
     command_line.check_positive(arguments, "repeats", "tokens", "product")
-    with open_peers() as peers:
-        matches = list(make_matches(arguments, peers))
+    with open_peers() as peers, tempfile.TemporaryDirectory() as folder:
+        matches = list(make_matches(arguments, peers, Path(folder)))
         product = limits.make_product(arguments.product, arguments.precision)
         stream = limits.make_stream()
         warning = contest.hold(matches, [product, stream], arguments.repeats)
@@ -58,16 +63,19 @@ def main(arguments=None):
     print(f"\n{warning}", end="")
 
 
-def make_matches(arguments, peers):
-    """Yields a row for each batch, and one with guidance."""
+def make_matches(arguments, peers, folder):
+    """Yields a row for each batch and sampler, and with guidance one more of each."""
     size = SIZES[arguments.model]
     side = round(arguments.tokens**0.5)
+    make = functools.partial(VIM, VIMConfig(size), (side, side), CODES, CLASSES)
     with computing_in(arguments.precision):
-        model = VIM(VIMConfig(size), (side, side), CODES, CLASSES)
+        model = make()
     tokens = model.tokens_per_image
-    embeddings = CODES * size.dim
-    width = 4 if arguments.precision == "float32" else 2
-    read = width * (model.count_params() - embeddings)  # of the embedding one row
+    weights = model.count_params() - CODES * size.dim  # of the embedding one row is read
+    if arguments.litert:
+        from vim_tf.export import tflite_generator
+
+        tflite_generator.write_files(make(), (), folder)  # it knows float32 alone
     for batch in arguments.batches:
         others = {}
         for cache in ("static", "dynamic") if peers else ():
@@ -84,25 +92,41 @@ def make_matches(arguments, peers):
                 precision=arguments.precision,
             )
             others[name] = contest.Contestant(f"{name} {batch}", call, items=batch * tokens)
-        for guidance in (False, True) if arguments.guidance else (False,):
-            rows = batch * (1 + guidance)
+        for (name, generate, width), guidance in itertools.product(
+            make_samplers(model, arguments, folder),
+            (False, True) if arguments.guidance else (False,),
+        ):
             call = functools.partial(
-                model.generate,
+                generate,
                 np.arange(batch) % CLASSES,
                 seed=0,
                 guidance_scale=2.0 if guidance else 1.0,
             )
-            operations = rows * count_vim_operations(model.config, tokens, CODES)
+            rows = batch * (1 + guidance)
             yield contest.Match(
                 contest.Contestant(
-                    f"batch {batch}{', guidance' * guidance}",
+                    f"{name}, batch {batch}{', guidance' * guidance}",
                     contest.finished(call),
-                    operations,
+                    rows * count_vim_operations(model.config, tokens, CODES),
                     batch * tokens,
-                    tokens * read,
+                    tokens * width * weights,
                 ),
                 {} if guidance else others,
             )
+
+
+def make_samplers(model, arguments, folder):
+    """Yields (name, function as `VIM.generate`, bytes of a weight); those of LiteRT are new ones.
+
+    One LiteVIM for each batch: a change of the number of rows packs all weights again.
+    """
+    yield "Keras", model.generate, 4 if arguments.precision == "float32" else 2
+    if arguments.litert:
+        from vim_tf.export import tflite_generator
+        from vim_tf.lite_vim import LiteVIM
+
+        for (file, (kind, *_)), width in zip(tflite_generator.FILES.items(), (4, 1), strict=True):
+            yield f"LiteRT {kind}", LiteVIM(folder / file).generate, width
 
 
 if __name__ == "__main__":

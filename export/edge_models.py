@@ -1,4 +1,4 @@
-"""The tokenizer as a small SavedModel of plain operations, which LiteRT and TF.js are made from.
+"""Models as small SavedModels of plain operations, which LiteRT and TF.js are made from.
 
 What stands in the way on a phone or in a browser is left out: strings, pictures in files, errors by
 row, random numbers. The weights, and the numbers up to rounding, are those of the Keras model.
@@ -9,6 +9,8 @@ import functools
 
 import keras
 import tensorflow as tf
+
+from vim_tf.lite_vim import NEXT_LOGITS
 
 DECODE = "decode"
 TOKENIZE = "tokenize"
@@ -28,7 +30,7 @@ def write_edge_model(run, folder):
     """
     tokenizer = run.tokenizer
     parts = (tokenizer.quantizer, tokenizer.decoder, tokenizer.encoder)
-    _write(tokenizer, folder, (DECODE, TOKENIZE), parts)
+    _write_tokenizer(tokenizer, folder, (DECODE, TOKENIZE), parts)
 
 
 def write_decoder(run, folder):
@@ -38,15 +40,59 @@ def write_decoder(run, folder):
     `write_edge_model`.
     """
     tokenizer = run.tokenizer
-    _write(tokenizer, folder, (DECODE,), (tokenizer.quantizer, tokenizer.decoder))
+    _write_tokenizer(tokenizer, folder, (DECODE,), (tokenizer.quantizer, tokenizer.decoder))
 
 
-def _write(tokenizer, folder, names, parts):
+def write_generator(vim, folder):
+    """Writes a SavedModel of one signature, one position of a `VIM`, any number of rows B at once.
+
+        next_logits     previous int32 [B], labels int32 [B], position int32 scalar, and for each
+                        block i keys_i and values_i float32 [B,heads,N,head_dim] -> logits float32
+                        [B,K], and keys_i and values_i float32 [B,heads,1,head_dim]
+
+    Whoever calls it keeps the keys and values, and puts those that come back at `position`. What
+    is there from `position` on counts for nothing, but has to be finite.
+
+    Args:
+        vim: the `VIM`.
+        folder: where to; made here.
+    """
+    blocks = range(len(vim.transformer.blocks))
+    names = [(f"keys_{i}", f"values_{i}") for i in blocks]
+    attention = vim.transformer.blocks[0].attention
+    shape = [None, attention.heads, vim.tokens_per_image, attention.head_dim]
+
+    def next_logits(previous, labels, position, **cache):
+        pairs = [(cache[keys], cache[values]) for keys, values in names]
+        logits, entries = vim.next_logits_reading(previous, position, pairs, labels)
+        found = {"logits": logits}
+        for pair, entry in zip(names, entries, strict=True):
+            found |= dict(zip(pair, entry, strict=True))
+        return found
+
+    signature = tf.function(next_logits, autograph=False)
+    arguments = {
+        "previous": tf.TensorSpec([None], tf.int32),
+        "labels": tf.TensorSpec([None], tf.int32),
+        "position": tf.TensorSpec([], tf.int32),
+        **{name: tf.TensorSpec(shape, tf.float32) for pair in names for name in pair},
+    }
+    _write({NEXT_LOGITS: signature}, (vim,), folder, arguments)
+
+
+def _write_tokenizer(tokenizer, folder, names, parts):
+    functions = _functions(tokenizer)
+    _write({name: functions[name] for name in names}, parts, folder)
+
+
+def _write(functions, parts, folder, arguments=None):
     module = tf.Module()
     module.weights = [variable.value for part in parts for variable in part.variables]
-    functions = _functions(tokenizer)
     with _plain_layers(parts):
-        signatures = {name: functions[name].get_concrete_function() for name in names}
+        signatures = {
+            name: function.get_concrete_function(**arguments or {})
+            for name, function in functions.items()
+        }
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

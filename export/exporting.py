@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 import vim_tf
-from vim_tf.export import report, saved_model, serving_kit, tfjs, tflite, warmup
+from vim_tf.export import report, saved_model, serving_kit, tfjs, tflite, tflite_generator, warmup
+from vim_tf.litert import load_litert
 
 
 def check_tools(formats, node_modules):
@@ -19,7 +20,7 @@ def check_tools(formats, node_modules):
     if "saved_model" in formats:
         warmup.check_tools()
     if "tflite" in formats:
-        tflite.load_litert()
+        load_litert()
     if "tfjs" in formats:
         tfjs.check_tools(node_modules)
 
@@ -49,6 +50,8 @@ def export(run, signatures, release, formats, node_modules, say):
             measurements += saved_model.measure(folder, signatures, run)
         elif name == "tflite":
             measurements += tflite.export_tflite(run, folder)
+            if run.vim:
+                measurements += tflite_generator.export_generator(run, folder)
         else:
             measurements += tfjs.export_tfjs(run, folder, node_modules)
     say(report.table(measurements))

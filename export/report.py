@@ -47,7 +47,8 @@ class Measurement:
         size: bytes on disk.
         milliseconds: of one call, a picture.
         values: what was measured, by name: "max_error" (pixels in [0,1]), "psnr" (dB),
-            "tokens_equal" (share from 0 to 1), and whatever else there is a number for.
+            "tokens_equal" (share from 0 to 1), "nats" (a token, more than Keras), and whatever else
+            there is a number for.
         limits: for some of the values, the `Limit` it has to keep.
     """
 

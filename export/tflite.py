@@ -12,7 +12,6 @@ images and int32 tokens as inputs and outputs whatever they compute in:
     tokenizer_float32.tflite
 """
 
-import importlib
 import tempfile
 import time
 import warnings
@@ -23,7 +22,6 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.data.transforms import normalize
-from vim_tf.errors import UserError
 from vim_tf.export.edge_models import DECODE, TOKENIZE, write_edge_model
 from vim_tf.export.report import (
     Measurement,
@@ -32,11 +30,9 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
+from vim_tf.litert import load_litert
 from vim_tf.runs import write_atomically
 
-# 2.0.2 and 2.1.0 compute decoder_int8.tflite 9 dB worse by their XNNPACK than without it, and 2.0.2
-# cannot be imported beside TensorFlow 2.20. 2.1.3, 2.1.5, 2.1.6, 2.2.0 and 2.3.0 do not differ.
-LITERT = "ai-edge-litert>=2.1.3,<3"
 CALIBRATION = 64  # pictures; more of them widen the ranges: 0.1 dB less with twice as many
 # File -> (signature, what it holds, PSNR in dB or share of equal tokens that it has to reach).
 FILES = {
@@ -89,11 +85,11 @@ def export_tflite(run, folder):
     return measurements
 
 
-def convert(edge_model, signature, kind, calibration):
+def convert(edge_model, signature, kind, calibration=None):
     """Converts one signature of a SavedModel.
 
     Args:
-        edge_model: the folder that `write_edge_model` wrote.
+        edge_model: the folder that a function of `edge_models` wrote.
         signature: its name.
         kind: "float32", "float16", "dynamic_int8" or "int8", as in the table above.
         calibration: tokens int32 [n,N] of real pictures, for "int8" of `decode`.
@@ -120,17 +116,6 @@ def convert(edge_model, signature, kind, calibration):
 
 
 # Running a file ---------------------------------------------------------------------------------
-
-
-def load_litert(module="interpreter"):
-    """Returns a module of ai_edge_litert; UserError if it is not installed."""
-    try:
-        return importlib.import_module(f"ai_edge_litert.{module}")
-    except ImportError as error:
-        raise UserError(
-            f"format tflite needs LiteRT, which cannot be imported ({error}); "
-            f"install it: pip install '{LITERT}'"
-        ) from None
 
 
 def run_tflite(path, batch):

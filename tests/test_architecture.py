@@ -101,7 +101,11 @@ def test_the_walk_sees_the_tree():
         ("compilation", ["replicas"]),
         ("buckets", []),
         ("data", ["data", "buckets", "config", "errors"]),
-        ("models", ["models", "sampling", "compilation", "config", "errors"]),
+        ("sampling_settings", ["sampling", "errors"]),
+        (
+            "models",
+            ["models", "sampling", "sampling_settings", "compilation", "config", "errors"],
+        ),
     ],
 )
 def test_lower_layers_import_only(layer, allowed):

@@ -69,7 +69,10 @@ STEPS += ["tiny with the discriminator and R1", "VIM tiny, 16 tokens"]
 ROWS = {
     "quantizer --vectors 64 --codes 16 24": ["16 codes", "24 codes"],
     "sampling --model tiny --tokens 16 --batches 1 2 --guidance": [
-        "batch 1", "batch 1, guidance", "batch 2", "batch 2, guidance"
+        "Keras, batch 1", "Keras, batch 1, guidance", "Keras, batch 2", "Keras, batch 2, guidance"
+    ],
+    "sampling --model tiny --tokens 16 --batches 3 --litert --precision mixed_bfloat16": [
+        "Keras, batch 3", "LiteRT float32, batch 3", "LiteRT dynamic_int8, batch 3"
     ],
     "steps --tokenizer tiny --vim tiny --image-size 32 --tokens 16": STEPS,
 }  # fmt: skip

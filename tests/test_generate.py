@@ -58,6 +58,8 @@ def test_without_labels_and_with_settings(run, tiny_runs):
         (["--labels", "2"], "label 2 is none of the model's classes"),
         (["--labels", "blue,green"], "label green is none"),
         (["--n", "0"], "--n is 0"),
+        (["--litert", "x.tflite"], "x.tflite is not there; give a generator_"),
+        (["--litert", "x", "--strategy", "mirrored"], "--strategy mirrored cannot share it"),
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--per-class", "0"], "--per-class is 0"),
         (["--zoom", "0"], "--zoom is 0"),

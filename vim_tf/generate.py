@@ -24,6 +24,11 @@ def parse_arguments(arguments=None):
     which.add_argument("--per-class", type=int, metavar="N", help="one row of N for every class")
     parser.add_argument("--n", type=int, default=16, help="number of pictures (default 16)")
     command_line.add_sampling(parser)
+    parser.add_argument(
+        "--litert",
+        metavar="FILE",
+        help="sample by LiteRT, faster for few pictures on a CPU: generator_*.tflite of an export",
+    )
     command_line.add_rejection(parser)
     parser.add_argument("--batch-size", type=int, default=64)
     command_line.add_strategy(parser)
@@ -36,6 +41,11 @@ def main(arguments=None):
     arguments = parse_arguments(arguments)
     command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class", "cpu_replicas")
     command_line.check_rejection(arguments)
+    if arguments.litert is not None and arguments.strategy != "one_device":
+        raise UserError(
+            f"--litert uses all cores by itself, --strategy {arguments.strategy} cannot share it; "
+            "leave one of them out"
+        )
     out = command_line.check_new_file(arguments.out, ".png")
 
     from vim_tf import pictures
@@ -58,6 +68,8 @@ def _generate(arguments):
     from vim_tf.generator import ImageGenerator
 
     generator = ImageGenerator.load(arguments.run)
+    if arguments.litert is not None:
+        generator = generator.with_litert(arguments.litert)
     names = generator.class_names
     if arguments.per_class:
         if not names:

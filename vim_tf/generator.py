@@ -1,13 +1,14 @@
 """From labels to pictures: VIM and its tokenizer in one object."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vim_tf.compilation import compiled
 from vim_tf.errors import UserError
+from vim_tf.lite_vim import LiteVIM
 from vim_tf.presets import load, load_tokenizer
 from vim_tf.runs import find_preset
 from vim_tf.sampling import row_seeds
@@ -20,7 +21,7 @@ class ImageGenerator:
     """Generates pictures.
 
     Attributes:
-        vim: the `VIM`.
+        vim: the `VIM`, or a `LiteVIM`, which generates likewise.
         tokenizer: the `ViTVQGAN` whose tokens it was trained on.
         class_names: name of class i at place i; empty if it was trained without labels.
     """
@@ -47,6 +48,17 @@ class ImageGenerator:
         # A preset of VIM.save_to_preset may come without names.
         names = vim.metadata.get("class_names") or map(str, range(vim.classes))
         return cls(vim, tokenizer, tuple(names))
+
+    def with_litert(self, path):
+        """The same, but sampled by a generator_*.tflite of its export, see `LiteVIM`.
+
+        Raises:
+            UserError: no such file, or of other weights.
+        """
+        vim = LiteVIM(path)
+        if vim.weights != self.vim.weights_hash():
+            raise UserError(f"{path} was exported from other weights; export this run again")
+        return replace(self, vim=vim)
 
     def save(self, preset_dir, metadata=None):
         """Writes VIM's preset with the tokenizer's inside."""

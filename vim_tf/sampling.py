@@ -167,6 +167,27 @@ def guided_logits(conditional, null, scale):
     return conditional + ops.expand_dims(scale - 1.0, 1) * (conditional - null)
 
 
+def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_scale=None):
+    """Draws one token a row, from the logits that guidance makes if there is any.
+
+    Args:
+        logits: [B,K] float32; with guidance [2B,K], those of the labels first, then those of the
+            null label.
+        position: int32 scalar.
+        seeds: as in `sample_token`.
+        temperature: likewise.
+        top_k: likewise.
+        top_p: likewise.
+        guidance_scale: [B] float32 as in `guided_logits`, or None.
+
+    Returns:
+        [B] int32.
+    """
+    if guidance_scale is not None:
+        logits = guided_logits(*ops.split(logits, 2, axis=0), guidance_scale)
+    return sample_token(logits, seeds, position, temperature, top_k, top_p)
+
+
 # All tokens -------------------------------------------------------------------------------------
 
 
@@ -209,13 +230,10 @@ def generate_tokens(
     def step(position, tokens, cache):
         previous = ops.take(tokens, ops.maximum(position - 1, 0), axis=0)  # [B]
         previous = ops.where(position > 0, previous, 0)
-        if guidance_scale is None:
-            logits, cache = next_logits(previous, position, cache)
-        else:
-            logits, cache = next_logits(ops.tile(previous, (2,)), position, cache)
-            conditional, null = ops.split(logits, 2, axis=0)
-            logits = guided_logits(conditional, null, guidance_scale)
-        token = sample_token(logits, seeds, position, temperature, top_k, top_p)
+        if guidance_scale is not None:
+            previous = ops.tile(previous, (2,))
+        logits, cache = next_logits(previous, position, cache)
+        token = draw(logits, position, seeds, temperature, top_k, top_p, guidance_scale)
         place = ops.reshape(position, (1, 1))
         tokens = ops.scatter_update(tokens, place, ops.expand_dims(token, 0))
         return position + 1, tokens, cache

@@ -9,6 +9,7 @@ from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export import tflite
 from vim_tf.export.edge_models import write_edge_model
+from vim_tf.litert import load_litert
 from vim_tf.trained_run import TrainedRun, open_run
 
 pytestmark = pytest.mark.large  # conversions
@@ -114,7 +115,7 @@ def test_the_int8_decoder_computes_in_integers_alone(exported):
     ],
 )
 def test_weights_are_stored_as_the_name_says(exported, name, stored):
-    interpreter = tflite.load_litert().Interpreter(str(exported[0] / name))
+    interpreter = load_litert().Interpreter(str(exported[0] / name))
     types = {detail["dtype"] for detail in interpreter.get_tensor_details()}
     assert types & {np.float32, np.float16, np.int8} == stored
 

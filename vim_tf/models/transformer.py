@@ -14,6 +14,7 @@ from vim_tf.compilation import is_for_xla
 from vim_tf.models.row_dropout import RowDropout, zeros_behind
 
 DROPOUTS = 4  # in a block
+HIDDEN = -1e9  # added to the score of a position that does not count; finite, so that no NaN arises
 
 
 def fan_in_normal(fan_in):
@@ -75,7 +76,7 @@ class Attention(layers.Layer):
         scores = ops.matmul(query * self.head_dim**-0.5, ops.swapaxes(key, -1, -2))
         scores = ops.cast(scores, "float32")  # [B,heads,M,N]
         if visible is not None:
-            scores = ops.where(visible, scores, -1e9)
+            scores = ops.where(visible, scores, HIDDEN)
         return ops.softmax(scores)
 
     def _attend(self, query, key, value, visible, training, places=None):
@@ -170,6 +171,25 @@ class Attention(layers.Layer):
         y = self._attend(query, keys, values, visible, training=False)
         return self.projection(ops.reshape(y, (-1, 1, self.dim))), (keys, values)
 
+    def step_reading(self, x, cache, hidden):
+        """`step` that leaves the cache to whoever keeps it.
+
+        Args:
+            x: [B,1,D], features at a position.
+            cache: keys and values [B,heads,N,head_dim] of other positions.
+            hidden: [N] float32, 0 for those that count, `HIDDEN` for the others.
+
+        Returns:
+            [B,1,D], and the key and value of this position, [B,heads,1,head_dim] each.
+        """
+        query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
+        query = query * self.head_dim**-0.5
+        scores = ops.matmul(query, ops.swapaxes(cache[0], -1, -2)) + hidden  # [B,heads,1,N]
+        own = ops.sum(query * key, axis=-1, keepdims=True)
+        weights = ops.softmax(ops.concatenate([scores, own], axis=-1))
+        y = ops.matmul(weights[..., :-1], cache[1]) + weights[..., -1:] * value
+        return self.projection(ops.reshape(y, (-1, 1, self.dim))), (key, value)
+
 
 def _put(cache, new, position):
     """Puts [B,heads,1,d] into [B,heads,N,d] at a position, in place where it is compiled.
@@ -226,6 +246,12 @@ class TransformerBlock(layers.Layer):
         y, cache = self.attention.step(self.attention_norm(x), cache, position)
         x = x + y
         return x + self._mlp(x, training=False), cache
+
+    def step_reading(self, x, cache, hidden):
+        """`step` that leaves the cache to whoever keeps it, see `Attention.step_reading`."""
+        y, entry = self.attention.step_reading(self.attention_norm(x), cache, hidden)
+        x = x + y
+        return x + self._mlp(x, training=False), entry
 
 
 class Transformer(layers.Layer):

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 import keras
-import numpy as np
 from keras import initializers, layers, ops
 
 from vim_tf import sampling
@@ -12,7 +11,8 @@ from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.models.preset import Preset
 from vim_tf.models.row_dropout import RowDropout
-from vim_tf.models.transformer import Transformer, fan_in_normal
+from vim_tf.models.transformer import HIDDEN, Transformer, fan_in_normal
+from vim_tf.sampling_settings import check_settings
 
 # Products of weights and tokens of a picture from which on `generate` is compiled with XLA, which
 # takes half a second a block: half of what 100M weights and 256 tokens come to. Of the model alone,
@@ -191,14 +191,32 @@ class VIM(Preset, keras.Model):
         Returns:
             (logits [B,K] float32 for the token at `position`, the extended cache).
         """
-        first = ops.equal(position, 0)
-        x = ops.where(first, self.label_embedding(labels), self.token_embedding(previous))
-        x = ops.expand_dims(x + self._positions(position), 1)  # [B,1,D]
-        extended = []
+        x, extended = self._embed_step(previous, position, labels), []
         for block, block_cache in zip(self.transformer.blocks, cache, strict=True):
             x, block_cache = block.step(x, block_cache, position)
             extended.append(block_cache)
         return self._logits(x)[:, 0], tuple(extended)
+
+    def next_logits_reading(self, previous, position, cache, labels):
+        """`next_logits` for those who keep the cache themselves, as LiteRT's users do.
+
+        Returns:
+            (logits [B,K] float32, the key and value of `position` in each block, a pair of
+            [B,heads,1,head_dim] each, to be put at `position` into that block's cache).
+        """
+        behind = ops.arange(self.tokens_per_image) >= position
+        hidden = ops.cast(behind, "float32") * HIDDEN
+        x, found = self._embed_step(previous, position, labels), []
+        for block, block_cache in zip(self.transformer.blocks, cache, strict=True):
+            x, entry = block.step_reading(x, block_cache, hidden)
+            found.append(entry)
+        return self._logits(x)[:, 0], tuple(found)
+
+    def _embed_step(self, previous, position, labels):
+        """The transformer's input at one position, [B,1,D]."""
+        first = ops.equal(position, 0)
+        x = ops.where(first, self.label_embedding(labels), self.token_embedding(previous))
+        return ops.expand_dims(x + self._positions(position), 1)
 
     def _generate_segment(
         self, start, stop, tokens, cache, labels, seeds, temperature, top_k, top_p, guidance_scale
@@ -279,39 +297,18 @@ class VIM(Preset, keras.Model):
         Raises:
             UserError: a value out of range, or lengths that disagree.
         """
-        rows = _count_rows(
-            n,
-            labels=labels,
-            seed=seed,
+        settings = check_settings(
+            self.codes,
+            self.classes,
+            labels,
+            seed,
+            n=n,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
         )
-        temperature = _per_row("temperature", temperature, rows, "float32", 0)
-        top_k = _per_row("top_k", top_k, rows, "int32", 0, self.codes)
-        top_p = _per_row("top_p", top_p, rows, "float32", 0, 1)
-        if np.any(top_p == 0):
-            raise UserError("top_p is 0; it must be above 0 and at most 1, which is off")
-        guidance_scale = _per_row("guidance_scale", guidance_scale, rows, "float32", 0)
-        guides = bool(np.any(guidance_scale != 1))
-        filters = bool(np.any(top_k > 0) or np.any(top_p < 1))
-        if guides and (labels is None or self.classes == 0):
-            raise UserError(
-                f"guidance_scale is {guidance_scale.max():g} without labels; "
-                "guidance needs labels and a model that was trained with them"
-            )
-        fixed = [
-            None if value is None else ops.convert_to_tensor(value)
-            for value in (
-                self._check_labels(labels, rows),
-                _check_seeds(seed, rows),
-                temperature,
-                top_k if filters else None,
-                top_p if filters else None,
-                guidance_scale if guides else None,
-            )
-        ]
+        fixed = [None if x is None else ops.convert_to_tensor(x) for x in settings]
         if callback is None:
             return self._sample(*fixed)
         length, part = self.tokens_per_image, self.grid[1]
@@ -321,13 +318,6 @@ class VIM(Preset, keras.Model):
             tokens, cache = self._segment(*limits, tokens, cache, *fixed)
             callback(start + part, length)
         return ops.transpose(tokens)
-
-    def _check_labels(self, labels, rows):
-        if labels is None:
-            return np.full(rows, self.classes, "int32")
-        if self.classes == 0:
-            raise UserError("labels are given, but this model was trained without labels")
-        return _per_row("labels", labels, rows, "int32", 0, self.classes - 1)
 
     # Saving -------------------------------------------------------------------------------------
 
@@ -346,45 +336,3 @@ class VIM(Preset, keras.Model):
         fields = dict(config["config"])
         fields["transformer"] = TransformerConfig(**fields["transformer"])
         return cls(VIMConfig(**fields), tuple(config["grid"]), config["codes"], config["classes"])
-
-
-# What `generate` is given -----------------------------------------------------------------------
-
-
-def _count_rows(n, **settings):
-    """Returns B, on which `n` and every array among the settings must agree."""
-    lengths = {"n": n} if n is not None else {}
-    for name, value in settings.items():
-        shape = np.shape(value)
-        if len(shape) > 1:
-            raise UserError(f"{name} has the shape {shape}; give one number, or one for each row")
-        if shape:
-            lengths[name] = shape[0]
-    if not lengths:
-        return 1
-    if len(set(lengths.values())) > 1:
-        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise UserError(f"the numbers of rows disagree: {listed}; give the same for all")
-    rows = next(iter(lengths.values()))
-    if rows < 1:
-        raise UserError(f"{next(iter(lengths))} asks for {rows} rows; ask for at least 1")
-    return rows
-
-
-def _per_row(name, value, rows, dtype, low, high=np.inf):
-    """Returns `value` as [rows] of `dtype`; UserError outside [low, high]."""
-    values = np.asarray(value)
-    kind = "integers" if dtype == "int32" else "numbers"
-    if values.dtype.kind not in ("iu" if dtype == "int32" else "iuf"):
-        raise UserError(f"{name} is {value!r}; it takes {kind}")
-    wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
-    if np.any(wrong):
-        allowed = f"from {low} to {high}" if np.isfinite(high) else f"at least {low}"
-        raise UserError(f"{name} contains {values[wrong].flat[0]}; it must be {allowed}")
-    return np.ascontiguousarray(np.broadcast_to(values.astype(dtype), (rows,)))
-
-
-def _check_seeds(seed, rows):
-    """Returns [rows] int32 seeds from one seed, or from an array of them."""
-    seeds = _per_row("seed", seed, rows, "int32", -(2**31), 2**32 - 1)
-    return sampling.row_seeds(seeds[0], rows) if np.ndim(seed) == 0 else seeds

@@ -1,0 +1,128 @@
+"""VIM sampled by LiteRT: one position at a time by an exported file, drawn as `VIM.generate` draws.
+
+LiteRT reads weights as fast as the memory gives them, and a quarter as many bytes if they are int8;
+of one picture that is nearly all the work there is.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from vim_tf import sampling
+from vim_tf.compilation import compiled
+from vim_tf.errors import UserError
+from vim_tf.litert import load_litert
+from vim_tf.models.preset import read_json
+from vim_tf.sampling_settings import check_settings
+
+ABOUT_FILE = "generator.json"  # beside the files
+NEXT_LOGITS = "next_logits"  # their signature
+
+
+class LiteVIM:
+    """Samples pictures as tokens, with the numbers of `VIM` and the speed of LiteRT on a CPU.
+
+        model = LiteVIM("out/tflite/1/generator_dynamic_int8.tflite")
+        tokens = model.generate(labels, seed=0)  # [B] -> [B,N]
+
+    Args:
+        path: a generator_*.tflite of an export, with its generator.json beside it.
+
+    Attributes:
+        grid: rows and columns of tokens; N is their product.
+        codes: number of codes K.
+        classes: number of labels; 0 where there are none.
+        weights: hash of the weights that it was exported from, `VIM.weights_hash`.
+
+    Raises:
+        UserError: LiteRT is not installed, or this is no such file.
+    """
+
+    def __init__(self, path):
+        path = Path(path)
+        about = path.with_name(ABOUT_FILE)
+        for file in (path, about):
+            if not file.is_file():
+                raise UserError(
+                    f"{file} is not there; give a generator_*.tflite in the folder that an export "
+                    "of a VIM made, with its generator.json"
+                )
+        facts = read_json(about)
+        self.grid = tuple(facts["grid"])
+        self.codes, self.classes, self.weights = (
+            facts[key] for key in ("codes", "classes", "weights")
+        )
+        try:
+            self._interpreter = load_litert().Interpreter(
+                str(path), num_threads=len(os.sched_getaffinity(0))
+            )
+        except ValueError as error:
+            raise UserError(f"{path} is no LiteRT file ({error}); export it again") from None
+        if NEXT_LOGITS not in self._interpreter.get_signature_list():
+            raise UserError(f"{path} generates nothing; give a generator_*.tflite")
+        runner = self._interpreter.get_signature_runner(NEXT_LOGITS)
+        inputs = runner.get_input_details()
+        self._inputs = {name: detail["index"] for name, detail in inputs.items()}
+        self._shapes = {name: detail["shape"] for name, detail in inputs.items()}
+        outputs = runner.get_output_details()
+        self._outputs = {name: detail["index"] for name, detail in outputs.items()}
+        self._cache = [name for name in inputs if name not in ("previous", "labels", "position")]
+        self._rows = None
+        self._draw = compiled(sampling.draw, [])
+
+    @property
+    def tokens_per_image(self):
+        """Number of tokens N of an image."""
+        return self.grid[0] * self.grid[1]
+
+    def generate(self, labels=None, seed=0, *, callback=None, **settings):
+        """Samples pictures as tokens; arguments, answer and errors are those of `VIM.generate`."""
+        labels, *settings = check_settings(self.codes, self.classes, labels, seed, **settings)
+        tokens = np.zeros((self.tokens_per_image, len(labels)), "int32")
+        if settings[-1] is not None:  # guidance
+            labels = np.concatenate([labels, np.full_like(labels, self.classes)])  # [2B]
+        settings = [None if x is None else ops.convert_to_tensor(x) for x in settings]
+        self._start(labels)
+        previous = np.zeros_like(labels)
+        for position in range(self.tokens_per_image):
+            logits = ops.convert_to_tensor(self._next_logits(previous, position))
+            place = ops.convert_to_tensor(position, "int32")
+            tokens[position] = self._draw(logits, place, *settings)
+            previous = np.resize(tokens[position], len(labels))
+            if callback is not None and (position + 1) % self.grid[1] == 0:
+                callback(position + 1, self.tokens_per_image)
+        return tokens.T.copy()
+
+    def logits(self, tokens, labels=None):
+        """Predicts every token, as `VIM` does: [B,N] int32 and [B] int32 -> [B,N,K] float32."""
+        if labels is None:
+            labels = np.full(len(tokens), self.classes, "int32")
+        self._start(labels)
+        previous = np.pad(tokens[:, :-1], ((0, 0), (1, 0)))  # [B,N]
+        predicted = [self._next_logits(x, i) for i, x in enumerate(previous.T)]
+        return np.stack(predicted, axis=1)
+
+    def _start(self, labels):
+        """Makes room for the rows of labels [B], and empties the cache."""
+        if self._rows != len(labels):  # which packs the weights again
+            self._rows = len(labels)
+            for name in self._inputs.keys() - {"position"}:
+                shape = (self._rows, *self._shapes[name][1:])
+                self._interpreter.resize_tensor_input(self._inputs[name], shape)
+            self._interpreter.allocate_tensors()
+        self._interpreter.set_tensor(self._inputs["labels"], labels)
+        for name in self._cache:
+            self._interpreter.tensor(self._inputs[name])()[:] = 0
+
+    def _next_logits(self, previous, position):
+        """As `VIM.next_logits`, at each position in turn: previous [B] int32 -> [B,K] float32."""
+        self._interpreter.set_tensor(self._inputs["previous"], np.ascontiguousarray(previous))
+        self._interpreter.set_tensor(self._inputs["position"], np.array(position, "int32"))
+        self._interpreter.invoke()
+        # LiteRT leaves its inputs as they are, so that the cache stays there and grows in place.
+        for name in self._cache:
+            entry = self._interpreter.get_tensor(self._outputs[name])  # [B,heads,1,head_dim]
+            self._interpreter.tensor(self._inputs[name])()[:, :, position] = entry[:, :, 0]
+        return self._interpreter.get_tensor(self._outputs["logits"])
