@@ -33,29 +33,29 @@ class Contestant:
     seconds: list[float] = field(default_factory=list)
 
     @property
-    def median(self):
+    def time(self):
         """Median of the seconds."""
         return statistics.median(self.seconds)
 
     @property
     def rate(self):
         """Floating-point operations a second."""
-        return self.operations / self.median
+        return self.operations / self.time
 
     @property
     def bandwidth(self):
         """Bytes a second."""
-        return self.traffic / self.median
+        return self.traffic / self.time
 
     @property
     def items_rate(self):
         """Pictures or tokens a second."""
-        return self.items / self.median
+        return self.items / self.time
 
     @property
     def spread(self):
         """Distance of the slowest call from the fastest, as a share of the median."""
-        return (max(self.seconds) - min(self.seconds)) / self.median
+        return (max(self.seconds) - min(self.seconds)) / self.time
 
 
 def finished(call):
@@ -133,8 +133,8 @@ def format_table(matches, unit, least):
     lines = [f"| {' | '.join(heads)} |", "|---" + "|---:" * (len(heads) - 1) + "|"]
     for match in matches:
         ours = match.ours
-        cells = [ours.name, f"{1000 * ours.median:,.1f}", f"{ours.items_rate:,.2f}"]
-        cells.append(f"{100 * least(ours) / ours.median:.0f}%")
+        cells = [ours.name, f"{1000 * ours.time:,.1f}", f"{ours.items_rate:,.2f}"]
+        cells.append(f"{100 * least(ours) / ours.time:.0f}%")
         for name in columns:
             other = match.others.get(name)
             cells += (

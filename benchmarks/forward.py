@@ -11,6 +11,9 @@ the accelerator beforehand, and what comes of it stays there.
 """
 
 import argparse
+import itertools
+import tempfile
+from pathlib import Path
 
 import contest
 import keras
@@ -37,12 +40,15 @@ SIZES = {
     **{name: TRANSFORMER_PRESETS[name] for name in ("small", "base", "large")},
 }
 
+SIGNATURES, KINDS = ("tokenize", "decode"), ("float32", "dynamic_int8")
+
 
 def main(arguments=None):
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=SIZES, default=["small", "base"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--litert", action="store_true", help="also by LiteRT, float32 and int8")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
@@ -54,10 +60,12 @@ def main(arguments=None):
             f"--batches is {arguments.batches} and --image-size {arguments.image_size}; batches "
             f"must be 1 or more, and the size a multiple of {PATCH_SIZE}"
         )
-    with open_peers() as peers:
+    with open_peers() as peers, tempfile.TemporaryDirectory() as folder:
         limit = limits.make_product(arguments.product, arguments.precision)
         matches = [
-            match for name in arguments.models for match in make_matches(name, arguments, peers)
+            match
+            for name in arguments.models
+            for match in make_matches(name, arguments, peers, Path(folder))
         ]
         warning = contest.hold(matches, [limit], arguments.repeats)
     print(
@@ -69,7 +77,7 @@ def main(arguments=None):
     print(f"\n{warning}", end="")
 
 
-def make_matches(name, arguments, peers):
+def make_matches(name, arguments, peers, folder):
     """Yields tokenizing and decoding of a model, for each batch."""
     size, image_size = SIZES[name], (arguments.image_size, arguments.image_size)
     config = ViTVQGANConfig(PATCH_SIZE, size, size)
@@ -77,6 +85,8 @@ def make_matches(name, arguments, peers):
         model = ViTVQGAN(config, image_size)
     tokenize = compiled(model.tokenize, model.variables)
     decode = compiled(model.decode_tokens, model.variables)
+    if arguments.litert:
+        write_files(name, ViTVQGAN(config, image_size), folder)  # it knows float32 alone
     encoding = count_encoder_operations(config, image_size)
     encoding += count_quantizer_operations(config, image_size)
     decoding = count_decoder_operations(config, image_size)
@@ -85,17 +95,40 @@ def make_matches(name, arguments, peers):
         images = ops.convert_to_tensor(random.uniform(-1, 1, (batch, *image_size, 3)), "float32")
         shape = (batch, model.tokens_per_image)
         tokens = ops.convert_to_tensor(random.integers(0, config.quantizer.codes, shape), "int32")
-        for what, peer, call, operations in (
-            ("tokenizing", "parti_tokenize", lambda x=images: tokenize(x), encoding),
-            ("decoding", "parti_decode", lambda x=tokens: decode(x), decoding),
+        for what, peer, call, x, operations in (
+            ("tokenize", "parti_tokenize", tokenize, images, encoding),
+            ("decode", "parti_decode", decode, tokens, decoding),
         ):
-            ours = contest.Contestant(
-                f"{name}, {what} {batch}",
-                contest.finished(call),
-                batch * operations,
-                batch,
-            )
-            yield contest.Match(ours, make_others(peers, peer, config, arguments, batch))
+            others = make_others(peers, peer, config, arguments, batch)
+            calls = {"": lambda call=call, x=x: call(x)}
+            if arguments.litert:
+                calls |= load_files(folder, name, what, x)
+            for kind, call in calls.items():
+                title = f"{name}, {what} {batch}{kind}"
+                ours = contest.Contestant(title, contest.finished(call), batch * operations, batch)
+                yield contest.Match(ours, others)
+
+
+def write_files(name, tokenizer, folder):
+    """Converts a tokenizer for LiteRT, to float32 and to weights of int8."""
+    from vim_tf.export import edge_models, tflite
+
+    edge_models.write_edge_model(tokenizer, folder / name)
+    for what, kind in itertools.product(SIGNATURES, KINDS):
+        data = tflite.convert(folder / name, what, kind)
+        (folder / f"{name}_{what}_{kind}.tflite").write_bytes(data)
+
+
+def load_files(folder, name, what, x):
+    """Returns {", LiteRT ...": a call on x}."""
+    from vim_tf.export import tflite
+
+    return {
+        f", LiteRT {kind}": tflite.load_tflite(
+            folder / f"{name}_{what}_{kind}.tflite", ops.convert_to_numpy(x)
+        )
+        for kind in KINDS
+    }
 
 
 def make_others(peers, case, config, arguments, batch):

@@ -14,6 +14,15 @@ STREAM_BYTES = 2**30
 PRODUCTS = 8
 
 
+class Limit(contest.Contestant):
+    """What a machine can do: of all calls the fastest counts."""
+
+    @property
+    def time(self):
+        """The least of the seconds."""
+        return min(self.seconds)
+
+
 def make_product(side, precision="float32"):
     """Products of square matrices, one after the other, so that their start does not count."""
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
@@ -26,9 +35,7 @@ def make_product(side, precision="float32"):
         return ops.cast(ops.max(b), "float32")  # one number, or all would be copied
 
     product = compiled(multiply, [])
-    return contest.Contestant(
-        "product", contest.finished(lambda: product(a, b)), PRODUCTS * 2 * side**3
-    )
+    return Limit("product", contest.finished(lambda: product(a, b)), PRODUCTS * 2 * side**3)
 
 
 def make_stream(size=STREAM_BYTES):
@@ -36,10 +43,8 @@ def make_stream(size=STREAM_BYTES):
     numbers = np.ones(size // 4, "float32")
     if not all(device.startswith("cpu") for device in keras.distribution.list_devices()):
         numbers, largest = ops.convert_to_tensor(numbers), compiled(ops.max, [])
-        return contest.Contestant(
-            "stream", contest.finished(lambda: largest(numbers)), traffic=size
-        )
+        return Limit("stream", contest.finished(lambda: largest(numbers)), traffic=size)
     threads = len(os.sched_getaffinity(0))
     parts = np.array_split(numbers, threads)
     pool = ThreadPoolExecutor(threads)
-    return contest.Contestant("stream", lambda: list(pool.map(np.max, parts)), traffic=size)
+    return Limit("stream", lambda: list(pool.map(np.max, parts)), traffic=size)

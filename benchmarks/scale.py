@@ -47,7 +47,7 @@ def main(arguments=None):
         f"{arguments.repeats}\n\n| varied | values | ms | exponent |\n|---|---|---|---:|"
     )
     for name, group in groups.items():
-        milliseconds = [1000 * one.median for one in group]
+        milliseconds = [1000 * one.time for one in group]
         slope = np.polyfit(np.log(VARIED[name]), np.log(milliseconds), 1)[0]
         values, times = (
             ", ".join(format(n, form) for n in numbers)

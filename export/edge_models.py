@@ -11,12 +11,13 @@ import keras
 import tensorflow as tf
 
 from vim_tf.lite_vim import NEXT_LOGITS
+from vim_tf.models.quantizer import VectorQuantizer
 
 DECODE = "decode"
 TOKENIZE = "tokenize"
 
 
-def write_edge_model(run, folder):
+def write_edge_model(tokenizer, folder):
     """Writes a SavedModel of two signatures, float32, any number of rows B at once.
 
         decode      tokens int32 [B,N] -> images float32 [B,H,W,3] in [-1,1]
@@ -25,21 +26,19 @@ def write_edge_model(run, folder):
     Tokens are not checked: one that is no code of the model is refused by LiteRT, not by TF.js.
 
     Args:
-        run: the `TrainedRun`.
+        tokenizer: the `ViTVQGAN`.
         folder: where to; made here.
     """
-    tokenizer = run.tokenizer
     parts = (tokenizer.quantizer, tokenizer.decoder, tokenizer.encoder)
     _write_tokenizer(tokenizer, folder, (DECODE, TOKENIZE), parts)
 
 
-def write_decoder(run, folder):
+def write_decoder(tokenizer, folder):
     """Writes a SavedModel of `decode` alone, for converters that take one signature.
 
     It holds the weights of codebook and decoder, and no others. Arguments as of
     `write_edge_model`.
     """
-    tokenizer = run.tokenizer
     _write_tokenizer(tokenizer, folder, (DECODE,), (tokenizer.quantizer, tokenizer.decoder))
 
 
@@ -128,14 +127,20 @@ def _plain_layers(parts):
     sum of its own, which costs 8-bit weights 2 dB, and each norm keeps a minus in float32.
     """
     plain = {keras.layers.Dense: _dense, keras.layers.LayerNormalization: _normalize}
-    layers = [layer for part in parts for layer in _walk(part) if type(layer) in plain]
+    every = [layer for part in parts for layer in _walk(part)]
+    layers = [layer for layer in every if type(layer) in plain]
+    quantizers = [layer for layer in every if isinstance(layer, VectorQuantizer)]
     for layer in layers:
         layer.call = functools.partial(plain[type(layer)], layer)
+    for quantizer in quantizers:
+        quantizer.affinity = functools.partial(_affinity, quantizer.affinity)
     try:
         yield
     finally:
         for layer in layers:
             del layer.call
+        for quantizer in quantizers:
+            del quantizer.affinity
 
 
 def _walk(layer):
@@ -152,6 +157,15 @@ def _dense(layer, x, training=None):
     if layer.use_bias:
         y += layer.bias
     return layer.activation(tf.reshape(y, (-1, *x.shape[1:-1], layer.units)))
+
+
+def _affinity(affinity, latents, codebook):
+    """What a quantizer computes, of codes that no converter takes for weights to be rounded.
+
+    With codes of 8 bits every sixth token of the demo's pictures is another, with these every 60th.
+    """
+    zero = tf.minimum(tf.reduce_min(tf.square(latents)), 0.0)
+    return affinity(latents, codebook + zero)
 
 
 def _normalize(layer, x):

@@ -101,7 +101,7 @@ def export_tfjs(run, folder, node_modules):
     _write_examples(run, tokens, folder / EXAMPLES_FILE)
     _copy_page(folder, Path(node_modules))
     with tempfile.TemporaryDirectory() as saved_model:
-        write_decoder(run, saved_model)
+        write_decoder(run.tokenizer, saved_model)
         convert(saved_model, folder)
     return [
         _measure(weights, folder / decoder_folder(weights), node_modules, tokens, expected)

@@ -10,6 +10,7 @@ images and int32 tokens as inputs and outputs whatever they compute in:
     decoder_int8.tflite          everything int8, ranges fixed in advance by decoding real tokens;
                                  the last operation turns the pixels into float32
     tokenizer_float32.tflite
+    tokenizer_dynamic_int8.tflite  likewise; codes stay float32
 """
 
 import tempfile
@@ -30,7 +31,7 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
-from vim_tf.litert import load_litert
+from vim_tf.litert import load_litert, open_interpreter
 from vim_tf.runs import write_atomically
 
 CALIBRATION = 64  # pictures; more of them widen the ranges: 0.1 dB less with twice as many
@@ -41,6 +42,7 @@ FILES = {
     "decoder_dynamic_int8.tflite": (DECODE, "dynamic_int8", 35),
     "decoder_int8.tflite": (DECODE, "int8", 35),
     "tokenizer_float32.tflite": (TOKENIZE, "float32", 0.999),
+    "tokenizer_dynamic_int8.tflite": (TOKENIZE, "dynamic_int8", 0.9),
 }
 
 
@@ -65,7 +67,7 @@ def export_tflite(run, folder):
     _, images, tokens, decoded = run.held_out
     measurements = []
     with tempfile.TemporaryDirectory() as edge_model:
-        write_edge_model(run, edge_model)
+        write_edge_model(run.tokenizer, edge_model)
         for name, (signature, kind, least) in FILES.items():
             data = convert(edge_model, signature, kind, np.asarray(calibration))
             write_atomically(folder / name, data)
@@ -131,12 +133,12 @@ def run_tflite(path, batch):
     Raises:
         RuntimeError: LiteRT's; among other things for a token that is no code of the model.
     """
-    return _load(path, batch)()
+    return load_tflite(path, batch)()
 
 
-def _load(path, batch):
-    """Returns a function that runs the file on the batch."""
-    interpreter = load_litert().Interpreter(str(path))
+def load_tflite(path, batch):
+    """Returns a function without arguments that does what `run_tflite` does."""
+    interpreter = open_interpreter(path)
     place = interpreter.get_input_details()[0]["index"]
     interpreter.resize_tensor_input(place, batch.shape)
     interpreter.allocate_tensors()
@@ -151,7 +153,7 @@ def _load(path, batch):
 
 def _time(path, batch):
     """Returns (answers, milliseconds a row of the second call)."""
-    answer = _load(path, batch)
+    answer = load_tflite(path, batch)
     answer()  # the first call also packs weights
     start = time.perf_counter()
     answers = answer()

@@ -40,10 +40,10 @@ def test_contestants_take_turns(contest, monkeypatch):
     monkeypatch.setattr(contest.time, "perf_counter", lambda: now[0])
     contest.run([steady, other], repeats=3)
     assert order == ["steady", "other"] * 4
-    assert steady.median == pytest.approx(2.0)
+    assert steady.time == pytest.approx(2.0)
     assert steady.rate == pytest.approx(15)
     assert steady.spread == pytest.approx(0.1)
-    assert other.median == pytest.approx(1.5)
+    assert other.time == pytest.approx(1.5)
     assert contest.warning([steady]) == ""
     words = "busy machine: calls of other differ by 133% of their median"
     assert contest.warning([steady, other]).startswith(words)
@@ -60,13 +60,17 @@ def test_forward_passes(contest, capsys):
     out, said = capsys.readouterr()
     assert re.match(r"Keras [\d.]+ on tensorflow, mixed_bfloat16, 32 px, median of 2; limit", out)
     found = re.findall(ROW, out)
-    assert found == [f"tiny, {what} {n}" for n in (1, 3) for what in ("tokenizing", "decoding")]
+    assert found == [f"tiny, {what} {n}" for n in (1, 3) for what in ("tokenize", "decode")]
     assert "/none/python is not there, so that only vim_tf is timed; `make venv-peers`" in said
 
 
 STEPS = ["tiny autoencoder alone", "tiny with the discriminator"]
 STEPS += ["tiny with the discriminator and R1", "VIM tiny, 16 tokens"]
+KINDS = ("", ", LiteRT float32", ", LiteRT dynamic_int8")
 ROWS = {
+    "forward --models tiny --batches 2 --image-size 32 --litert": [
+        f"tiny, {what} 2{kind}" for what in ("tokenize", "decode") for kind in KINDS
+    ],
     "quantizer --vectors 64 --codes 16 24": ["16 codes", "24 codes"],
     "sampling --model tiny --tokens 16 --batches 1 2 --guidance": [
         "Keras, batch 1", "Keras, batch 1, guidance", "Keras, batch 2", "Keras, batch 2, guidance"

@@ -4,7 +4,6 @@ LiteRT reads weights as fast as the memory gives them, and a quarter as many byt
 of one picture that is nearly all the work there is.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from keras import ops
 from vim_tf import sampling
 from vim_tf.compilation import compiled
 from vim_tf.errors import UserError
-from vim_tf.litert import load_litert
+from vim_tf.litert import open_interpreter
 from vim_tf.models.preset import read_json
 from vim_tf.sampling_settings import check_settings
 
@@ -55,9 +54,7 @@ class LiteVIM:
             facts[key] for key in ("codes", "classes", "weights")
         )
         try:
-            self._interpreter = load_litert().Interpreter(
-                str(path), num_threads=len(os.sched_getaffinity(0))
-            )
+            self._interpreter = open_interpreter(path)
         except ValueError as error:
             raise UserError(f"{path} is no LiteRT file ({error}); export it again") from None
         if NEXT_LOGITS not in self._interpreter.get_signature_list():

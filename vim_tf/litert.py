@@ -1,6 +1,7 @@
-"""Importing LiteRT, which only those need who run or export its files."""
+"""LiteRT, which only those need who run or export its files."""
 
 import importlib
+import os
 
 from vim_tf.errors import UserError
 
@@ -17,3 +18,13 @@ def load_litert(module="interpreter"):
         raise UserError(
             f"LiteRT is needed and cannot be imported ({error}); install it: pip install '{LITERT}'"
         ) from None
+
+
+def open_interpreter(path):
+    """Returns an Interpreter of a .tflite file that uses every core it may; UserError as above.
+
+    Raises:
+        ValueError: LiteRT's, for a file that is none of its own.
+    """
+    threads = len(os.sched_getaffinity(0))
+    return load_litert().Interpreter(str(path), num_threads=threads)

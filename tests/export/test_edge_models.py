@@ -21,7 +21,7 @@ def run(tiny_runs):
 @pytest.fixture(scope="module")
 def edge(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("edge") / "model"
-    edge_models.write_edge_model(run, folder)
+    edge_models.write_edge_model(run.tokenizer, folder)
     return tf.saved_model.load(str(folder)).signatures
 
 
@@ -61,7 +61,7 @@ def test_a_trained_run_answers_as_in_keras(run, edge, rows):
 )
 def test_every_weight_counts_in_every_variant(changes, tmp_path):
     run = make_run(**changes)
-    edge_models.write_edge_model(run, tmp_path / "edge")
+    edge_models.write_edge_model(run.tokenizer, tmp_path / "edge")
     edge = tf.saved_model.load(str(tmp_path / "edge")).signatures
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, 16, (5, 6)).astype("int32")
@@ -90,7 +90,7 @@ def test_the_norm_is_the_layer_norm():
 
 def test_the_decoder_computes_no_shapes(run, tmp_path):
     """What Keras' own layers would bring in: a shape each product, a minus each norm."""
-    edge_models.write_decoder(run, tmp_path / "decoder")
+    edge_models.write_decoder(run.tokenizer, tmp_path / "decoder")
     decode = tf.saved_model.load(str(tmp_path / "decoder")).signatures["decode"]
     graph = decode.graph.as_graph_def()
     operations = set()
@@ -101,7 +101,7 @@ def test_the_decoder_computes_no_shapes(run, tmp_path):
 
 
 def test_the_decoder_has_no_weights_of_the_encoder(run, tmp_path):
-    edge_models.write_decoder(run, tmp_path / "decoder")
+    edge_models.write_decoder(run.tokenizer, tmp_path / "decoder")
     loaded = tf.saved_model.load(str(tmp_path / "decoder"))
     assert list(loaded.signatures) == ["decode"]
     tokenizer = run.tokenizer
@@ -122,5 +122,5 @@ def test_the_keras_model_is_as_before(tmp_path, monkeypatch, fails):
     assert dense == 2 * (2 * 4 + 3) + 1  # twice two blocks, embedding and head; the projection
     attributes = [set(vars(layer)) for layer in layers]
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
-        edge_models.write_edge_model(run, tmp_path / "edge")
+        edge_models.write_edge_model(run.tokenizer, tmp_path / "edge")
     assert [set(vars(layer)) for layer in layers] == attributes

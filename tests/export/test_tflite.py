@@ -1,15 +1,18 @@
 import dataclasses
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from vim_tf.config import QuantizerConfig, TransformerConfig, ViTVQGANConfig
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export import tflite
-from vim_tf.export.edge_models import write_edge_model
+from vim_tf.export.edge_models import TOKENIZE, write_edge_model
 from vim_tf.litert import load_litert
+from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trained_run import TrainedRun, open_run
 
 pytestmark = pytest.mark.large  # conversions
@@ -120,6 +123,20 @@ def test_weights_are_stored_as_the_name_says(exported, name, stored):
     assert types & {np.float32, np.float16, np.int8} == stored
 
 
+def test_an_int8_tokenizer_keeps_its_codes_as_they_are(tmp_path):
+    """In 8 bits other codes would be the nearest."""
+    keras.utils.set_random_seed(0)
+    size = TransformerConfig(1, 2, 64, 128)
+    quantizer = QuantizerConfig(codes=96, code_dim=24)
+    tokenizer = ViTVQGAN(ViTVQGANConfig(4, size, size, quantizer=quantizer), (16, 16))
+    write_edge_model(tokenizer, tmp_path)
+    data = tflite.convert(tmp_path, TOKENIZE, "dynamic_int8")
+    details = load_litert().Interpreter(model_content=data).get_tensor_details()
+    found = {(tuple(sorted(one["shape"])), one["dtype"]) for one in details}
+    assert ((24, 96), np.float32) in found and ((64, 128), np.int8) in found
+    assert ((24, 96), np.int8) not in found
+
+
 def test_custom_and_float_operations_are_counted():
     """A Cholesky decomposition is no operation of LiteRT's own."""
     spec = tf.TensorSpec([None, 4, 4], tf.float32)
@@ -141,11 +158,11 @@ def test_custom_and_float_operations_are_counted():
 def test_a_wrong_decoder_is_found(run, tmp_path, monkeypatch):
     """A file whose codes are off by one place: every token means its neighbour."""
 
-    def write_wrong_model(run, folder):
-        codebook = run.tokenizer.quantizer.codebook
+    def write_wrong_model(tokenizer, folder):
+        codebook = tokenizer.quantizer.codebook
         right = codebook.numpy()
         codebook.assign(np.roll(right, 1, axis=0))
-        write_edge_model(run, folder)
+        write_edge_model(tokenizer, folder)
         codebook.assign(right)
 
     names = ("decoder_float32.tflite", "tokenizer_float32.tflite")

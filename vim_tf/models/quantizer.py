@@ -112,12 +112,22 @@ class VectorQuantizer(layers.Layer):
     def _normalize(self, x):
         return l2_normalize(x) if self.config.l2_normalize else x
 
-    def affinity(self, latents):
-        """Negative squared distance of latents [...,d] to every code -> [...,K].
+    def affinity(self, latents, codebook=None):
+        """Negative squared distance of latents [...,d] to codes -> [...,K].
 
         Up to a term that is the same for all codes of one latent.
+
+        Args:
+            latents: [...,d].
+            codebook: [K,d], some of the codes; by default all.
         """
-        return self._affinity(latents, ops.convert_to_tensor(self.codebook))
+        if codebook is None:
+            codebook = ops.convert_to_tensor(self.codebook)
+        codebook = self._normalize(codebook)
+        product = ops.matmul(latents, ops.transpose(2 * codebook))
+        if self.config.l2_normalize:  # the codes' lengths are equal
+            return product
+        return product - ops.sum(ops.square(codebook), axis=-1)
 
     def nearest(self, latents):
         """Latents [B,N,d] -> the numbers of their nearest codes, [B,N] int32.
@@ -128,23 +138,16 @@ class VectorQuantizer(layers.Layer):
         length, codebook = latents.shape[1], ops.convert_to_tensor(self.codebook)
         latents = ops.reshape(latents, (-1, latents.shape[-1]))  # [V,d]
         codes, dim = codebook.shape
-        best, tokens = _largest(self._affinity(latents, codebook[:CODE_BLOCK]))
+        best, tokens = _largest(self.affinity(latents, codebook[:CODE_BLOCK]))
         for start in range(CODE_BLOCK, codes, CODE_BLOCK):
             size = (min(CODE_BLOCK, codes - start), dim)
             # Else all blocks would be there at once.
             start = start + zeros_behind(best[0], "int32")
-            affinity = self._affinity(latents, ops.slice(codebook, (start, 0), size))
+            affinity = self.affinity(latents, ops.slice(codebook, (start, 0), size))
             found, places = _largest(affinity)
             tokens = ops.where(found > best, places + start, tokens)
             best = ops.maximum(found, best)
         return ops.reshape(tokens, (-1, length))
-
-    def _affinity(self, latents, codebook):
-        codebook = self._normalize(codebook)
-        product = ops.matmul(latents, ops.transpose(2 * codebook))
-        if self.config.l2_normalize:  # the codes' lengths are equal
-            return product
-        return product - ops.sum(ops.square(codebook), axis=-1)
 
     def lookup(self, tokens):
         """Tokens [...] int32 -> codes [...,d], as the decoder takes them."""

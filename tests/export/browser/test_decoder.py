@@ -46,11 +46,11 @@ def test_a_decoder_that_is_not_keras_is_found_out(tiny_runs, node_modules, tmp_p
     run = open_run(tiny_runs["vit_vqgan"])
     write_decoder = tfjs.write_decoder
 
-    def write_another(run, folder):
-        bias = run.tokenizer.decoder.head.outer.bias
+    def write_another(tokenizer, folder):
+        bias = tokenizer.decoder.head.outer.bias
         before = bias.numpy()
         bias.assign(before + 0.5)
-        write_decoder(run, folder)
+        write_decoder(tokenizer, folder)
         bias.assign(before)
 
     monkeypatch.setattr(tfjs, "write_decoder", write_another)
