@@ -1,9 +1,14 @@
-"""What computing in bfloat16 changes in what a run's models say of its held-out pictures.
+"""What computing with fewer bits changes in what a run's models say of its held-out pictures.
 
-python benchmarks/low_precision.py --run runs/demo/vim
+    python benchmarks/low_precision.py --run runs/demo/vim
+    python benchmarks/low_precision.py --run runs/demo/vim --litert out/tflite/1
+
+bfloat16 by Keras, and with --litert weights of int8 by the files of the run's export. Each format
+tokenizes, decodes its own tokens, and predicts the tokens of float32.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -12,34 +17,57 @@ from vim_tf.precision import computing_in
 from vim_tf.trained_run import open_run
 
 PICTURES = 512
+ROWS = {
+    "tokens as in float32 (%)": "{:.2f}",
+    "PSNR of reconstructions (dB)": "{:.4f}",
+    "nats a token of VIM": "{:.4f}",
+}
 
 
 def main(arguments=None):
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
+    parser.add_argument("--litert", metavar="DIR", help="LiteRT files of the run's export")
     arguments = parser.parse_args(arguments)
     run = open_run(arguments.run)
     batch = next(iter(run.data.evaluation(batch_size=PICTURES)))
     images, labels = (batch[name].numpy() for name in ("image", "label"))
-    tokens, psnr, nats = {}, {}, {}
-    for precision in ("float32", "mixed_bfloat16"):
-        tokenizer, vim = (in_precision(model, precision) for model in (run.tokenizer, run.vim))
-        tokens[precision] = np.asarray(tokenizer.tokenize(images))
-        decoded = np.asarray(tokenizer.decode_tokens(tokens[precision]))
-        psnr[precision] = float(np.mean(losses.psnr(np.clip(decoded, -1, 1), images)))
-        if vim is not None:
-            given = labels if vim.classes else None
-            logits = vim(tokens["float32"], given)
-            nats[precision] = float(losses.cross_entropy(logits, tokens["float32"]))
-    agreement = np.mean(tokens["float32"] == tokens["mixed_bfloat16"])
-    print(f"{len(images)} held-out pictures of {arguments.run}\n\n| | float32 | mixed_bfloat16 |")
-    print("|---|---:|---:|")
-    print(f"| tokens as in float32 | | {100 * agreement:.2f}% |")
-    rows = {"PSNR of reconstructions (dB)": psnr, "nats a token of VIM": nats}
-    for name, found in rows.items():
-        if found:
-            print(f"| {name} | {found['float32']:.4f} | {found['mixed_bfloat16']:.4f} |")
+    expected = np.asarray(run.tokenizer.tokenize(images))
+    formats = {name: keras_models(run, name) for name in ("float32", "mixed_bfloat16")}
+    if arguments.litert:
+        formats["LiteRT int8"] = litert_models(run, Path(arguments.litert))
+    columns = []
+    for tokenize, decode, predict in formats.values():
+        tokens = np.asarray(tokenize(images))
+        decoded = np.clip(np.asarray(decode(tokens)), -1, 1)
+        column = [100 * np.mean(tokens == expected), np.mean(losses.psnr(decoded, images))]
+        if run.vim is not None:
+            logits = predict(expected, labels if run.vim.classes else None)
+            column.append(losses.cross_entropy(logits, expected))
+        columns.append(column)
+    print(f"{len(images)} held-out pictures of {arguments.run}\n\n| | {' | '.join(formats)} |")
+    print(f"|---|{'---:|' * len(formats)}")
+    for (name, form), found in zip(ROWS.items(), zip(*columns, strict=True), strict=False):
+        print(f"| {name} | {' | '.join(form.format(float(x)) for x in found)} |")
+
+
+def keras_models(run, precision):
+    """(tokenize, decode, predict) of the run's models in a precision."""
+    tokenizer, vim = (in_precision(model, precision) for model in (run.tokenizer, run.vim))
+    return tokenizer.tokenize, tokenizer.decode_tokens, vim
+
+
+def litert_models(run, folder):
+    """The same of an export, with weights of int8."""
+    from vim_tf.export.tflite import run_tflite
+    from vim_tf.lite_vim import LiteVIM
+
+    return (
+        lambda images: run_tflite(folder / "tokenizer_dynamic_int8.tflite", images),
+        lambda tokens: run_tflite(folder / "decoder_dynamic_int8.tflite", tokens),
+        run.vim and LiteVIM(folder / "generator_dynamic_int8.tflite").logits,
+    )
 
 
 def in_precision(model, precision):

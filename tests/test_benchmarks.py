@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from vim_tf.errors import UserError
+from vim_tf.export import tflite, tflite_generator
+from vim_tf.trained_run import open_run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -101,19 +103,32 @@ def test_input_pipeline(contest, capsys):
     assert re.search(r"crops take [\d.]+ times as long as decoding alone", out)
 
 
-@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
-def test_low_precision(contest, capsys, tiny_runs, stage):
+@pytest.mark.parametrize(
+    ("stage", "litert"),
+    [("vit_vqgan", False), ("vim", False), pytest.param("vim", True, marks=pytest.mark.large)],
+)
+def test_low_precision(contest, capsys, tiny_runs, tmp_path, stage, litert):
     import low_precision
 
-    low_precision.main(["--run", str(tiny_runs[stage])])
+    given = ["--run", str(tiny_runs[stage])]
+    if litert:
+        run = open_run(tiny_runs[stage])
+        tflite.export_tflite(run, tmp_path)
+        tflite_generator.export_generator(run, tmp_path)
+        given += ["--litert", str(tmp_path)]
+    capsys.readouterr()
+    low_precision.main(given)
     out = capsys.readouterr().out
     assert out.startswith(f"10 held-out pictures of {tiny_runs[stage]}\n")
-    (agreement,) = re.findall(r"\| tokens as in float32 \| \| ([\d.]+)% \|", out)
-    assert float(agreement) > 50
-    rows = re.findall(r"\| (PSNR|nats)[^|]* \| ([\d.]+) \| ([\d.]+) \|", out)
-    assert [row[0] for row in rows] == ["PSNR", "nats"][: 1 + (stage == "vim")]
-    for _, exact, rough in rows:
-        assert 0 < abs(float(exact) - float(rough)) < 0.05 * float(exact)
+    rows = re.findall(r"\| (tokens|PSNR|nats)[^|]* \| ([\d. |]+) \|", out)
+    assert [name for name, _ in rows] == ["tokens", "PSNR", "nats"][: 2 + (stage == "vim")]
+    for name, cells in rows:
+        exact, *rough = map(float, cells.split("|"))
+        assert len(rough) == 1 + litert
+        assert (exact == 100) == (name == "tokens")
+        assert 0 < abs(exact - rough[0]) < (0.5 if name == "tokens" else 0.05) * exact
+        if litert:  # its weights are too few to be rounded
+            assert rough[1] == pytest.approx(exact, abs=1e-3)
 
 
 @pytest.mark.large
