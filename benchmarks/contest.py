@@ -60,11 +60,11 @@ class Contestant:
 
 def finished(call):
     """A function that calls, waits for the answer, and leaves it where it was computed."""
-    if keras.backend.backend() != "jax":
-        return lambda: np.asarray(call())  # TensorFlow's tensors are in the host's memory here
+    if keras.backend.backend() != "jax":  # TensorFlow's tensors are in the host's memory here
+        return lambda **given: np.asarray(call(**given))
     import jax
 
-    return lambda: jax.block_until_ready(call())
+    return lambda **given: jax.block_until_ready(call(**given))
 
 
 @dataclass

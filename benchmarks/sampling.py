@@ -12,7 +12,9 @@ precision of --precision; keys and values are not counted.
 import argparse
 import functools
 import itertools
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
 import contest
@@ -29,6 +31,7 @@ from vim_tf.precision import computing_in
 
 SIZES = {"tiny": TransformerConfig(2, 4, 64, 256), "91M": TransformerConfig(12, 12, 768, 3072)}
 CODES, CLASSES = 8192, 10
+ROUNDS = 2
 
 
 def main(arguments=None):
@@ -61,6 +64,8 @@ def main(arguments=None):
 
     print(contest.format_table(matches, "tokens/s", least))
     print(f"\n{warning}", end="")
+    for match in matches:
+        print(f"{match.ours.name}: last row of tokens / first: {compare_rows(match.ours.call):.2f}")
 
 
 def make_matches(arguments, peers, folder):
@@ -113,6 +118,16 @@ def make_matches(arguments, peers, folder):
                 ),
                 {} if guidance else others,
             )
+
+
+def compare_rows(call):
+    """How many times as long the last row of a grid takes as its first, by `call(callback=)`."""
+    ratios = []
+    for _ in range(ROUNDS + 1):
+        times = [time.perf_counter()]
+        call(callback=lambda *_, times=times: times.append(time.perf_counter()))
+        ratios.append((times[-1] - times[-2]) / (times[1] - times[0]))
+    return statistics.median(ratios[1:])  # the first round compiles
 
 
 def make_samplers(model, arguments, folder):

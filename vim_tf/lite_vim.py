@@ -7,7 +7,6 @@ of one picture that is nearly all the work there is.
 from pathlib import Path
 
 import numpy as np
-from keras import ops
 
 from vim_tf import sampling
 from vim_tf.compilation import compiled
@@ -80,13 +79,11 @@ class LiteVIM:
         tokens = np.zeros((self.tokens_per_image, len(labels)), "int32")
         if settings[-1] is not None:  # guidance
             labels = np.concatenate([labels, np.full_like(labels, self.classes)])  # [2B]
-        settings = [None if x is None else ops.convert_to_tensor(x) for x in settings]
         self._start(labels)
         previous = np.zeros_like(labels)
         for position in range(self.tokens_per_image):
-            logits = ops.convert_to_tensor(self._next_logits(previous, position))
-            place = ops.convert_to_tensor(position, "int32")
-            tokens[position] = self._draw(logits, place, *settings)
+            logits = self._next_logits(previous, position)
+            tokens[position] = self._draw(logits, np.array(position, "int32"), *settings)
             previous = np.resize(tokens[position], len(labels))
             if callback is not None and (position + 1) % self.grid[1] == 0:
                 callback(position + 1, self.tokens_per_image)

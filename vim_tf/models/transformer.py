@@ -184,10 +184,12 @@ class Attention(layers.Layer):
         """
         query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
         query = query * self.head_dim**-0.5
-        scores = ops.matmul(query, ops.swapaxes(cache[0], -1, -2)) + hidden  # [B,heads,1,N]
-        own = ops.sum(query * key, axis=-1, keepdims=True)
-        weights = ops.softmax(ops.concatenate([scores, own], axis=-1))
-        y = ops.matmul(weights[..., :-1], cache[1]) + weights[..., -1:] * value
+        # Sums in the place of products of matrices, for which LiteRT would copy the cache.
+        scores = ops.sum(query * cache[0], axis=-1) + hidden  # [B,heads,N]
+        own = ops.sum(query * key, axis=-1)  # [B,heads,1]
+        weights = ops.expand_dims(ops.softmax(ops.concatenate([scores, own], axis=-1)), -1)
+        y = ops.sum(weights[:, :, :-1] * cache[1], axis=2, keepdims=True)
+        y = y + weights[:, :, -1:] * value
         return self.projection(ops.reshape(y, (-1, 1, self.dim))), (key, value)
 
 
