@@ -81,7 +81,7 @@ class Prediction:
             f"at least {self.seconds:.3g} s a step, {self.steps:,} steps in "
             f"{self.steps * self.seconds / 3600:,.3g} hours; at most "
             f"{self.images / self.seconds:,.4g} img/s.",
-            "Steps that were measured, on CPUs, took 1.1 to 1.3 times as long.",
+            "Steps that were measured, on CPUs, took 1.1 to 1.4 times as long.",
         ]
         return "\n".join(lines)
 
