@@ -1,6 +1,5 @@
 """What a machine could do at best, timed beside what is measured: products, reading memory."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import contest
@@ -9,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from vim_tf.compilation import compiled
+from vim_tf.cores import count_cores
 
 STREAM_BYTES = 2**30
 PRODUCTS, READS = 8, 16
@@ -38,7 +38,7 @@ def make_stream(size=STREAM_BYTES):
     """
     numbers = np.ones(size // 4, "float32")
     if all(device.startswith("cpu") for device in keras.distribution.list_devices()):
-        threads = len(os.sched_getaffinity(0))
+        threads = count_cores()
         parts = np.array_split(numbers, threads)
         pool = ThreadPoolExecutor(threads)
 

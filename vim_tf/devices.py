@@ -1,11 +1,10 @@
 """What TensorFlow computes on: its devices, and the strategy that spreads work over them."""
 
-import os
-
 import keras
 import tensorflow as tf
 
 import vim_tf
+from vim_tf.cores import count_cores
 from vim_tf.errors import UserError
 
 
@@ -79,16 +78,9 @@ def describe_devices(strategy):
     ]
     found = ", ".join([f"{len(tpus)} TPU cores"] * bool(tpus) + names)
     if not found:
-        found = f"CPU with {_cores()} cores, no GPU, no TPU"
+        found = f"CPU with {count_cores()} cores, no GPU, no TPU"
     replicas = strategy.num_replicas_in_sync
     return (
         f"vim_tf {vim_tf.__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}; "
         f"found {found}; {type(strategy).__name__}, {replicas} replica{'s' * (replicas > 1)}"
     )
-
-
-def _cores():
-    """Cores that this process may use, where the system can tell."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()

@@ -48,10 +48,12 @@ class LiteVIM:
                     "of a VIM made, with its generator.json"
                 )
         facts = read_json(about)
+        missing = [key for key in ("grid", "codes", "classes", "weights") if key not in facts]
+        if missing:
+            raise UserError(f"{about} lacks {', '.join(missing)}; export the run again")
         self.grid = tuple(facts["grid"])
-        self.codes, self.classes, self.weights = (
-            facts[key] for key in ("codes", "classes", "weights")
-        )
+        self.codes, self.classes = facts["codes"], facts["classes"]
+        self.weights = facts["weights"]
         try:
             self._interpreter = open_interpreter(path)
         except ValueError as error:

@@ -1,8 +1,8 @@
 """LiteRT, which only those need who run or export its files."""
 
 import importlib
-import os
 
+from vim_tf.cores import count_cores
 from vim_tf.errors import UserError
 
 # 2.0.2 and 2.1.0 compute decoder_int8.tflite 9 dB worse by their XNNPACK than without it, and 2.0.2
@@ -26,5 +26,4 @@ def open_interpreter(path):
     Raises:
         ValueError: LiteRT's, for a file that is none of its own.
     """
-    threads = len(os.sched_getaffinity(0))
-    return load_litert().Interpreter(str(path), num_threads=threads)
+    return load_litert().Interpreter(str(path), num_threads=count_cores())

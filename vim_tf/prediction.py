@@ -2,7 +2,7 @@
 
 Memory is that of `memory`. A step's time is the least that the hardware's limits allow: the
 operations of products and convolutions at its rate of them, or what must be read and written at its
-bandwidth, whichever takes longer. Steps that were measured, on CPUs, took 1.1 to 1.3 times that, as
+bandwidth, whichever takes longer. Steps that were measured, on CPUs, took 1.1 to 1.4 times that, as
 docs/performance.md has it; exchange between devices and reading pictures come on top.
 """
 

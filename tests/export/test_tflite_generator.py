@@ -136,6 +136,9 @@ def test_files_that_do_not_fit_are_refused(tiny_runs, exported, tmp_path):
     (folder / INT8).write_bytes(b"no file of LiteRT")
     with pytest.raises(UserError, match="is no LiteRT file"):
         LiteVIM(folder / INT8)
+    (folder / ABOUT_FILE).write_text('{"grid": [4, 4], "codes": 16}')
+    with pytest.raises(UserError, match=f"{ABOUT_FILE} lacks classes, weights"):
+        LiteVIM(folder / FLOAT32)
     (folder / ABOUT_FILE).unlink()
     with pytest.raises(UserError, match=f"{ABOUT_FILE} is not there"):
         LiteVIM(folder / FLOAT32)
