@@ -155,19 +155,6 @@ def test_steps_with_the_cache_equal_the_whole(deep):
         np.testing.assert_allclose(logits, expected[:, position], rtol=1e-5, atol=1e-5)
 
 
-def test_steps_that_only_read_the_cache_equal_the_whole(deep):
-    """Whatever lies in it from the position on."""
-    tokens, whole = TOKENS, np.asarray(deep(TOKENS, LABELS))
-    keep = [[np.full(np.shape(x), 3.0, "float32") for x in pair] for pair in deep.init_cache(3)]
-    for i in range(tokens.shape[1]):
-        previous = tokens[:, i - 1] if i else np.zeros(3, "int32")
-        logits, entries = deep.next_logits_reading(previous, np.int32(i), keep, LABELS)
-        np.testing.assert_allclose(logits, whole[:, i], atol=1e-5)
-        for kept, entry in zip(keep, entries, strict=True):
-            for cache, new in zip(kept, entry, strict=True):
-                cache[:, :, i : i + 1] = new
-
-
 def decode_greedily(forward, labels, scale=1.0):
     """Argmax of the whole forward pass, six times, without cache or sampling."""
     labels, tokens = tf.constant(labels), np.zeros((len(labels), 6), "int32")
