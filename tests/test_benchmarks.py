@@ -127,8 +127,8 @@ def test_low_precision(contest, capsys, tiny_runs, tmp_path, stage, litert):
         assert len(rough) == 1 + litert
         assert (exact == 100) == (name == "tokens")
         assert 0 < abs(exact - rough[0]) < (0.5 if name == "tokens" else 0.05) * exact
-        if litert:  # its weights are too few to be rounded
-            assert rough[1] == pytest.approx(exact, abs=1e-3)
+        if litert:  # few of its layers are large enough to be rounded
+            assert rough[1] == pytest.approx(exact, abs=0.02)
 
 
 @pytest.mark.large
