@@ -155,5 +155,5 @@ test-wheel: wheel
 	    tests/test_*.py tests/data tests/export
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference $(VENV)-peers build dist *.egg-info .pytest_cache .ruff_cache
 	find vim_tf export tests -name __pycache__ -type d -prune -exec rm -rf {} +
