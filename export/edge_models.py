@@ -57,26 +57,24 @@ def write_generator(vim, folder):
         folder: where to; made here.
     """
     blocks = range(len(vim.transformer.blocks))
-    names = [(f"keys_{i}", f"values_{i}") for i in blocks]
+    names = [name for i in blocks for name in (f"keys_{i}", f"values_{i}")]
     attention = vim.transformer.blocks[0].attention
     shape = [None, attention.heads, vim.tokens_per_image, attention.head_dim]
 
-    def next_logits(previous, labels, position, **cache):
-        pairs = [(cache[keys], cache[values]) for keys, values in names]
+    def next_logits(previous, labels, position, *cache):
+        pairs = list(zip(cache[::2], cache[1::2], strict=True))
         logits, entries = vim.next_logits_reading(previous, position, pairs, labels)
-        found = {"logits": logits}
-        for pair, entry in zip(names, entries, strict=True):
-            found |= dict(zip(pair, entry, strict=True))
-        return found
+        flat = [array for entry in entries for array in entry]
+        return {"logits": logits, **dict(zip(names, flat, strict=True))}
 
-    signature = tf.function(next_logits, autograph=False)
-    arguments = {
-        "previous": tf.TensorSpec([None], tf.int32),
-        "labels": tf.TensorSpec([None], tf.int32),
-        "position": tf.TensorSpec([], tf.int32),
-        **{name: tf.TensorSpec(shape, tf.float32) for pair in names for name in pair},
-    }
-    _write({NEXT_LOGITS: signature}, (vim,), folder, arguments)
+    signature = [
+        tf.TensorSpec([None], tf.int32, "previous"),
+        tf.TensorSpec([None], tf.int32, "labels"),
+        tf.TensorSpec([], tf.int32, "position"),
+        *(tf.TensorSpec(shape, tf.float32, name) for name in names),
+    ]
+    function = tf.function(next_logits, input_signature=signature, autograph=False)
+    _write({NEXT_LOGITS: function}, (vim,), folder)
 
 
 def _write_tokenizer(tokenizer, folder, names, parts):
@@ -84,13 +82,12 @@ def _write_tokenizer(tokenizer, folder, names, parts):
     _write({name: functions[name] for name in names}, parts, folder)
 
 
-def _write(functions, parts, folder, arguments=None):
+def _write(functions, parts, folder):
     module = tf.Module()
     module.weights = [variable.value for part in parts for variable in part.variables]
     with _plain_layers(parts):
         signatures = {
-            name: function.get_concrete_function(**arguments or {})
-            for name, function in functions.items()
+            name: function.get_concrete_function() for name, function in functions.items()
         }
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
@@ -162,7 +159,7 @@ def _dense(layer, x, training=None):
 def _affinity(affinity, latents, codebook):
     """What a quantizer computes, of codes that no converter takes for weights to be rounded.
 
-    With codes of 8 bits every sixth token of the demo's pictures is another, with these every 60th.
+    With codes of 8 bits many more tokens would be others than weights of 8 bits make so.
     """
     zero = tf.minimum(tf.reduce_min(tf.square(latents)), 0.0)
     return affinity(latents, codebook + zero)

@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from vim_tf import losses
 from vim_tf.export.edge_models import write_generator
 from vim_tf.export.report import Measurement, at_least, at_most, compare_tokens
 from vim_tf.export.tflite import convert, count_operations
@@ -84,9 +84,6 @@ def compare_logits(expected, actual, tokens):
         {"tokens_equal": share of positions with the same best code, "nats": how much less likely
         the tokens are by `actual`, a token}.
     """
-    nats = [
-        float(np.mean(keras.losses.sparse_categorical_crossentropy(tokens, x, from_logits=True)))
-        for x in (expected, actual)
-    ]
+    nats = [float(losses.cross_entropy(x, tokens)) for x in (expected, actual)]
     best = [np.argmax(x, axis=-1) for x in (expected, actual)]
     return {**compare_tokens(*best), "nats": nats[1] - nats[0]}
