@@ -45,12 +45,13 @@ def write_decoder(tokenizer, folder):
 def write_generator(vim, folder):
     """Writes a SavedModel of one signature, one position of a `VIM`, any number of rows B at once.
 
-        next_logits     previous int32 [B], labels int32 [B], position int32 scalar, and for each
-                        block i keys_i and values_i float32 [B,heads,N,head_dim] -> logits float32
-                        [B,K], and keys_i and values_i float32 [B,heads,1,head_dim]
+        next_logits     previous int32 [B], labels int32 [B], position int32 scalar, hidden float32
+                        [M], and for each block i keys_i and values_i float32 [B,heads,M,head_dim]
+                        -> logits float32 [B,K], keys_i and values_i float32 [B,heads,1,head_dim]
 
-    Whoever calls it keeps the keys and values, and puts those that come back at `position`. What
-    is there from `position` on counts for nothing, but has to be finite.
+    Whoever calls it keeps the keys and values, of which there may be any number M from `position`
+    on, and puts those that come back at `position`. `hidden` is 0 before `position`, and
+    `transformer.HIDDEN` from there on, where the others have to be finite.
 
     Args:
         vim: the `VIM`.
@@ -59,11 +60,11 @@ def write_generator(vim, folder):
     blocks = range(len(vim.transformer.blocks))
     names = [name for i in blocks for name in (f"keys_{i}", f"values_{i}")]
     attention = vim.transformer.blocks[0].attention
-    shape = [None, attention.heads, vim.tokens_per_image, attention.head_dim]
+    shape = [None, attention.heads, None, attention.head_dim]
 
-    def next_logits(previous, labels, position, *cache):
+    def next_logits(previous, labels, position, hidden, *cache):
         pairs = list(zip(cache[::2], cache[1::2], strict=True))
-        logits, entries = vim.next_logits_reading(previous, position, pairs, labels)
+        logits, entries = vim.next_logits_reading(previous, position, pairs, labels, hidden)
         flat = [array for entry in entries for array in entry]
         return {"logits": logits, **dict(zip(names, flat, strict=True))}
 
@@ -71,6 +72,7 @@ def write_generator(vim, folder):
         tf.TensorSpec([None], tf.int32, "previous"),
         tf.TensorSpec([None], tf.int32, "labels"),
         tf.TensorSpec([], tf.int32, "position"),
+        tf.TensorSpec([None], tf.float32, "hidden"),
         *(tf.TensorSpec(shape, tf.float32, name) for name in names),
     ]
     function = tf.function(next_logits, input_signature=signature, autograph=False)

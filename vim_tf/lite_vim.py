@@ -4,6 +4,7 @@ LiteRT reads weights as fast as the memory gives them, and a quarter as many byt
 of one picture that is nearly all the work there is.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from vim_tf.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.litert import open_interpreter
 from vim_tf.models.preset import read_json
+from vim_tf.models.transformer import HIDDEN
 from vim_tf.sampling_settings import check_settings
 
 ABOUT_FILE = "generator.json"  # beside the files
 NEXT_LOGITS = "next_logits"  # their signature
+# The cache grows in so many parts, since all that is there is read at each position. LiteRT packs
+# weights again each time; more parts are not faster.
+PARTS = 4
 
 
 class LiteVIM:
@@ -66,8 +71,9 @@ class LiteVIM:
         self._shapes = {name: detail["shape"] for name, detail in inputs.items()}
         outputs = runner.get_output_details()
         self._outputs = {name: detail["index"] for name, detail in outputs.items()}
-        self._cache = [name for name in inputs if name not in ("previous", "labels", "position")]
-        self._rows = None
+        self._cache = [name for name in inputs if name.startswith(("keys_", "values_"))]
+        self._stretch = math.ceil(self.tokens_per_image / PARTS)
+        self._size = None  # rows and length of the cache
         self._draw = compiled(sampling.draw, [])
 
     @property
@@ -101,24 +107,52 @@ class LiteVIM:
         return np.stack(predicted, axis=1)
 
     def _start(self, labels):
-        """Makes room for the rows of labels [B], and empties the cache."""
-        if self._rows != len(labels):  # which packs the weights again
-            self._rows = len(labels)
-            for name in self._inputs.keys() - {"position"}:
-                shape = (self._rows, *self._shapes[name][1:])
-                self._interpreter.resize_tensor_input(self._inputs[name], shape)
+        """Begins with an empty cache for the rows of labels [B]."""
+        self._make_room(labels, self._stretch)
+
+    def _make_room(self, labels, length):
+        """Gives the cache room for `length` positions, empty."""
+        size = len(labels), length
+        if self._size != size:  # which packs the weights again
+            self._size = size
+            for name, place in self._inputs.items():
+                self._interpreter.resize_tensor_input(place, self._shape(name))
             self._interpreter.allocate_tensors()
         self._interpreter.set_tensor(self._inputs["labels"], labels)
         for name in self._cache:
-            self._interpreter.tensor(self._inputs[name])()[:] = 0
+            self._entries(name)[:] = 0
+
+    def _shape(self, name):
+        """The shape that an input has now."""
+        rows, length = self._size
+        if name in self._cache:
+            _, heads, _, head_dim = self._shapes[name]
+            return rows, heads, length, head_dim
+        return {"position": (), "hidden": (length,)}.get(name, (rows,))
+
+    def _entries(self, name):
+        """What lies in the cache, as a view [B,heads,M,head_dim]; not to be kept."""
+        return self._interpreter.tensor(self._inputs[name])()
+
+    def _grow(self):
+        """Makes the cache longer by a stretch."""
+        (_, length), labels = self._size, self._interpreter.get_tensor(self._inputs["labels"])
+        kept = {name: self._entries(name).copy() for name in self._cache}
+        self._make_room(labels, min(length + self._stretch, self.tokens_per_image))
+        for name, entries in kept.items():
+            self._entries(name)[:, :, :length] = entries
 
     def _next_logits(self, previous, position):
         """As `VIM.next_logits`, at each position in turn: previous [B] int32 -> [B,K] float32."""
+        if position == self._size[1]:
+            self._grow()
+        hidden = np.where(np.arange(self._size[1]) < position, 0, HIDDEN).astype("float32")
+        self._interpreter.set_tensor(self._inputs["hidden"], hidden)
         self._interpreter.set_tensor(self._inputs["previous"], np.ascontiguousarray(previous))
         self._interpreter.set_tensor(self._inputs["position"], np.array(position, "int32"))
         self._interpreter.invoke()
         # LiteRT leaves its inputs as they are, so that the cache stays there and grows in place.
         for name in self._cache:
             entry = self._interpreter.get_tensor(self._outputs[name])  # [B,heads,1,head_dim]
-            self._interpreter.tensor(self._inputs[name])()[:, :, position] = entry[:, :, 0]
+            self._entries(name)[:, :, position] = entry[:, :, 0]
         return self._interpreter.get_tensor(self._outputs["logits"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vim_tf import generate
+from vim_tf import generate, lite_vim
 from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.export import tflite, tflite_generator
@@ -68,8 +68,8 @@ def test_the_files_are_written_and_measured(run, exported):
 def test_a_generator_that_is_not_the_model_is_not_exported(run, tmp_path, monkeypatch):
     right = type(run.vim).next_logits_reading
 
-    def wrong(self, previous, position, cache, labels):
-        return right(self, previous, 0 * position, cache, labels)
+    def wrong(self, previous, position, cache, labels, hidden):
+        return right(self, previous, 0 * position, cache, labels, hidden)
 
     monkeypatch.setattr(type(run.vim), "next_logits_reading", wrong)
     float32, _ = tflite_generator.export_generator(run, tmp_path)
@@ -104,6 +104,16 @@ def test_it_draws_what_keras_draws(run, model, settings):
 def test_without_labels_and_one_row_after_more(run, model):
     np.testing.assert_array_equal(model.generate(n=2, seed=1), run.vim.generate(n=2, seed=1))
     np.testing.assert_array_equal(model.generate(n=1, seed=1), run.vim.generate(n=1, seed=1))
+
+
+@pytest.mark.parametrize("parts", [1, 3, 16])
+def test_a_cache_draws_the_same_however_it_grows(run, exported, parts, monkeypatch):
+    monkeypatch.setattr(lite_vim, "PARTS", parts)
+    assert run.vim.tokens_per_image == 16  # of which 3 is no divisor
+    model = LiteVIM(exported[0] / FLOAT32)
+    for seed in (1, 2):  # the second time it starts short again
+        actual = model.generate(LABELS, seed=seed)
+        np.testing.assert_array_equal(actual, run.vim.generate(LABELS, seed=seed))
 
 
 def test_a_callback_sees_each_row_of_the_grid(model):

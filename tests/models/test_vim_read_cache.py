@@ -3,6 +3,7 @@
 import numpy as np
 
 from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.models.transformer import HIDDEN
 from vim_tf.models.vim import VIM
 
 TOKENS = np.random.default_rng(0).integers(11, size=(3, 6)).astype("int32")
@@ -19,7 +20,10 @@ def test_steps_that_only_read_the_cache_equal_the_whole():
     caches = [[np.full(np.shape(x), 3.0, "float32") for x in pair] for pair in model.init_cache(3)]
     for position in range(6):
         previous = TOKENS[:, position - 1] if position else np.full(3, 7, "int32")  # not read
-        logits, entries = model.next_logits_reading(previous, np.int32(position), caches, LABELS)
+        hidden = np.where(np.arange(6) < position, 0, HIDDEN).astype("float32")
+        logits, entries = model.next_logits_reading(
+            previous, np.int32(position), caches, LABELS, hidden
+        )
         np.testing.assert_allclose(logits, whole[:, position], rtol=1e-5, atol=1e-5)
         for pair, entry in zip(caches, entries, strict=True):
             for cache, new in zip(pair, entry, strict=True):

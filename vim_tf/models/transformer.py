@@ -176,8 +176,8 @@ class Attention(layers.Layer):
 
         Args:
             x: [B,1,D], features at a position.
-            cache: keys and values [B,heads,N,head_dim] of other positions.
-            hidden: [N] float32, 0 for those that count, `HIDDEN` for the others.
+            cache: keys and values [B,heads,M,head_dim] of other positions.
+            hidden: [M] float32, 0 for those that count, `HIDDEN` for the others.
 
         Returns:
             [B,1,D], and the key and value of this position, [B,heads,1,head_dim] each.
@@ -185,7 +185,7 @@ class Attention(layers.Layer):
         query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
         query = query * self.head_dim**-0.5
         # Sums in the place of products of matrices, for which LiteRT would copy the cache.
-        scores = ops.sum(query * cache[0], axis=-1) + hidden  # [B,heads,N]
+        scores = ops.sum(query * cache[0], axis=-1) + hidden  # [B,heads,M]
         own = ops.sum(query * key, axis=-1)  # [B,heads,1]
         weights = ops.expand_dims(ops.softmax(ops.concatenate([scores, own], axis=-1)), -1)
         y = ops.sum(weights[:, :, :-1] * cache[1], axis=2, keepdims=True)

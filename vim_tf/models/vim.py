@@ -11,7 +11,7 @@ from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.models.preset import Preset
 from vim_tf.models.row_dropout import RowDropout
-from vim_tf.models.transformer import HIDDEN, Transformer, fan_in_normal
+from vim_tf.models.transformer import Transformer, fan_in_normal
 from vim_tf.sampling_settings import check_settings
 
 # Products of weights and tokens of a picture from which on `generate` is compiled with XLA, which
@@ -197,15 +197,20 @@ class VIM(Preset, keras.Model):
             extended.append(block_cache)
         return self._logits(x)[:, 0], tuple(extended)
 
-    def next_logits_reading(self, previous, position, cache, labels):
+    def next_logits_reading(self, previous, position, cache, labels, hidden):
         """`next_logits` for those who keep the cache themselves, as LiteRT's users do.
+
+        Args:
+            previous: as in `next_logits`.
+            position: likewise.
+            cache: keys and values of each block, [B,heads,M,head_dim] for any M.
+            labels: as in `next_logits`.
+            hidden: [M] float32, 0 for the positions before, `HIDDEN` for what else is in the cache.
 
         Returns:
             (logits [B,K] float32, the key and value of `position` in each block, a pair of
             [B,heads,1,head_dim] each, to be put at `position` into that block's cache).
         """
-        behind = ops.arange(self.tokens_per_image) >= position
-        hidden = ops.cast(behind, "float32") * HIDDEN
         x, found = self._embed_step(previous, position, labels), []
         for block, block_cache in zip(self.transformer.blocks, cache, strict=True):
             x, entry = block.step_reading(x, block_cache, hidden)
