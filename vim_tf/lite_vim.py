@@ -67,6 +67,9 @@ class LiteVIM:
             raise UserError(f"{path} generates nothing; give a generator_*.tflite")
         runner = self._interpreter.get_signature_runner(NEXT_LOGITS)
         inputs = runner.get_input_details()
+        missing = {"previous", "labels", "position", "hidden"} - set(inputs)
+        if missing:
+            raise UserError(f"{path} takes no {', '.join(sorted(missing))}; export the run again")
         self._inputs = {name: detail["index"] for name, detail in inputs.items()}
         self._shapes = {name: detail["shape"] for name, detail in inputs.items()}
         outputs = runner.get_output_details()

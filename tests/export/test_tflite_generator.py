@@ -5,13 +5,14 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from vim_tf import generate, lite_vim
 from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.export import tflite, tflite_generator
-from vim_tf.lite_vim import ABOUT_FILE, LiteVIM
+from vim_tf.lite_vim import ABOUT_FILE, NEXT_LOGITS, LiteVIM
 from vim_tf.models.vim import VIM
 from vim_tf.trained_run import open_run
 
@@ -159,3 +160,15 @@ def test_a_file_that_generates_nothing_is_refused(run, exported, tmp_path):
     shutil.copy(exported[0] / ABOUT_FILE, tmp_path)
     with pytest.raises(UserError, match="generates nothing"):
         LiteVIM(tmp_path / "decoder_float32.tflite")
+
+
+def test_a_file_of_another_signature_is_refused(exported, tmp_path):
+    module = tf.Module()
+    spec = tf.TensorSpec([1], tf.int32, "previous")
+    signatures = {NEXT_LOGITS: tf.function(lambda previous: previous + 1, input_signature=[spec])}
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=signatures)
+    file = tmp_path / FLOAT32
+    file.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert())
+    shutil.copy(exported[0] / ABOUT_FILE, tmp_path)
+    with pytest.raises(UserError, match="takes no hidden, labels, position; export the run again"):
+        LiteVIM(file)
