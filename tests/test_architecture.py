@@ -97,6 +97,7 @@ def test_the_walk_sees_the_tree():
         ("config_loader", ["experiments", "config", "errors"]),
         ("losses", ["config", "errors"]),
         ("sampling", ["config", "errors"]),
+        ("numpy_sampling", ["sampling"]),
         ("replicas", []),
         ("compilation", ["replicas"]),
         ("buckets", []),

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vim_tf import sampling
-from vim_tf.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.litert import open_interpreter
 from vim_tf.models.preset import read_json
 from vim_tf.models.transformer import HIDDEN
+from vim_tf.numpy_sampling import draw
 from vim_tf.sampling_settings import check_settings
 
 ABOUT_FILE = "generator.json"  # beside the files
@@ -77,7 +76,6 @@ class LiteVIM:
         self._cache = [name for name in inputs if name.startswith(("keys_", "values_"))]
         self._stretch = math.ceil(self.tokens_per_image / PARTS)
         self._size = None  # rows and length of the cache
-        self._draw = compiled(sampling.draw, [])
 
     @property
     def tokens_per_image(self):
@@ -94,7 +92,7 @@ class LiteVIM:
         previous = np.zeros_like(labels)
         for position in range(self.tokens_per_image):
             logits = self._next_logits(previous, position)
-            tokens[position] = self._draw(logits, np.array(position, "int32"), *settings)
+            tokens[position] = draw(logits, position, *settings)
             previous = np.resize(tokens[position], len(labels))
             if callback is not None and (position + 1) % self.grid[1] == 0:
                 callback(position + 1, self.tokens_per_image)

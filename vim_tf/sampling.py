@@ -10,6 +10,8 @@ import numpy as np
 from keras import ops
 
 DROPPED = -1e9  # the logit of a code that may not be drawn; finite, so that no NaN can arise
+# Constants of the hash, one for each of the things that it mixes.
+SEED_SALT, POSITION_SALT, CODE_SALT = np.array([0x9E3779B9, 0x7F4A7C15, 0xF39CC060], "uint32")
 
 
 # Noise ------------------------------------------------------------------------------------------
@@ -29,7 +31,7 @@ def _uint32(x, salt):
 
     The constant keeps 0, which `mix` maps to itself, out of the hash.
     """
-    return ops.add(ops.cast(x, "uint32"), np.uint32(salt))
+    return ops.add(ops.cast(x, "uint32"), salt)
 
 
 def row_seeds(seed, rows):
@@ -42,7 +44,7 @@ def row_seeds(seed, rows):
     Returns:
         [B] int32, any value.
     """
-    first = mix(_uint32(seed, 0x9E3779B9))
+    first = mix(_uint32(seed, SEED_SALT))
     return ops.cast(mix(ops.add(first, ops.cast(ops.arange(rows), "uint32"))), "int32")
 
 
@@ -51,10 +53,10 @@ def noise_bits(seeds, position, codes):
 
     Args: as of `gumbel_noise`.
     """
-    row = mix(_uint32(seeds, 0x9E3779B9))  # [B]
+    row = mix(_uint32(seeds, SEED_SALT))  # [B]
     # Exclusive-or of hashes, not a sum: two seeds would share whole stretches of a sum.
-    row = mix(ops.bitwise_xor(row, mix(_uint32(position, 0x7F4A7C15))))
-    code = mix(_uint32(ops.arange(codes), 0xF39CC060))  # [K]
+    row = mix(ops.bitwise_xor(row, mix(_uint32(position, POSITION_SALT))))
+    code = mix(_uint32(ops.arange(codes), CODE_SALT))  # [K]
     return mix(ops.bitwise_xor(ops.expand_dims(row, 1), ops.expand_dims(code, 0)))
 
 
