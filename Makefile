@@ -114,7 +114,7 @@ demo: venv
 	fi; \
 	echo "Look at:"; find "$$run" -name '*.png' | sort
 
-# Most of a quick test runs on one core, hence two at a time.
+# Most of a test runs on one core, hence two at a time.
 TWO_AT_A_TIME := -n 2 --dist loadfile
 test: venv-test
 	$(python) -m pytest $(TWO_AT_A_TIME)
@@ -122,7 +122,7 @@ test: venv-test
 test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.installed
 	VIM_TF_NODE_MODULES="$(abspath $(VENV)-node/node_modules)" \
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
-	    $(python) -m pytest -m large
+	    $(python) -m pytest $(TWO_AT_A_TIME) -m large
 
 # Which stage: STAGE=vit_vqgan or vim; N kills take about N / 2 minutes.
 N ?= 50

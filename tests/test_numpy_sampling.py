@@ -56,3 +56,19 @@ def test_guided_draws_are_the_same(rows):
     logits = np.concatenate([logits, logits[::-1]])
     tokens, expected = draw_both(logits, 3, seeds, guidance_scale=scale, **settings)
     np.testing.assert_array_equal(tokens, expected)
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it():
+    # Four equal codes have exactly 0.25 each: two of them reach 0.5, the lower two.
+    seeds = np.arange(200, dtype="int32")
+    for top_p, kept in ((0.25, 1), (0.5, 2), (0.51, 3), (0.75, 3), (0.76, 4)):
+        ones = np.ones(len(seeds), "float32")
+        tokens = numpy_sampling.draw(
+            np.zeros((len(seeds), 4), "float32"),
+            0,
+            seeds,
+            ones,
+            np.zeros(200, "int32"),
+            top_p * ones,
+        )
+        assert set(tokens) == set(range(kept))
