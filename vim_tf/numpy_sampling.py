@@ -1,6 +1,7 @@
-"""`sampling.draw` in NumPy: of one position of few pictures it takes a fifth of TensorFlow's time.
+"""`sampling.draw` in NumPy, for `LiteVIM`.
 
-TensorFlow hands each call to threads of its own, which LiteRT's have to make room for.
+TensorFlow hands each call to threads of its own, which wait for LiteRT's; that takes it longer than
+the draw.
 """
 
 import numpy as np
