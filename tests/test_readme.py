@@ -34,3 +34,9 @@ def test_every_file_it_names_exists():
     assert links
     for name in links + configs:
         assert (ROOT / name).exists(), name
+
+
+def test_it_installs_the_clone_in_place():
+    # From a clone's root its own vim_tf comes first; export/ is found by an editable install only.
+    commands = re.findall(r"^pip install .*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2 and all(" -e " in command for command in commands)
