@@ -21,7 +21,7 @@ def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_
         conditional, null = np.split(logits, 2)
         logits = conditional + (guidance_scale - np.float32(1))[:, None] * (conditional - null)
     seeds = _mix(_uint32(seeds, SEED_SALT))
-    seeds = _mix(seeds ^ _mix(_uint32([position], POSITION_SALT)))
+    seeds = _mix(seeds ^ _mix(_uint32(np.array([position]), POSITION_SALT)))
     hashes = _mix(_uint32(np.arange(logits.shape[-1]), CODE_SALT))
     tokens = np.empty(len(seeds), "int32")
     for i, row in enumerate(logits):  # one by one they stay in the cache of a core
@@ -62,4 +62,4 @@ def _mix(x):
 
 
 def _uint32(x, salt):
-    return np.asarray(x).astype("uint32") + salt
+    return x.astype("uint32") + salt

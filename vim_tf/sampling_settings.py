@@ -121,4 +121,4 @@ def _check_labels(labels, rows, classes):
 def _check_seeds(seed, rows):
     """Returns [rows] int32 seeds from one seed, or from an array of them."""
     seeds = _per_row("seed", seed, rows, "int32", -(2**31), 2**32 - 1)
-    return sampling.row_seeds(seeds[0], rows) if np.ndim(seed) == 0 else seeds
+    return np.asarray(sampling.row_seeds(seeds[0], rows)) if np.ndim(seed) == 0 else seeds
