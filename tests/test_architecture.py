@@ -91,21 +91,42 @@ def test_the_walk_sees_the_tree():
     ("layer", "allowed"),
     [
         ("errors", []),
+        ("versions", []),
+        ("messages", []),
+        ("buckets", []),
+        ("formats", ["errors", "messages", "buckets", "versions"]),
+        ("fingerprints", ["errors", "messages", "formats", "buckets"]),
         ("config_checks", ["errors"]),
-        ("config", ["config_checks", "errors"]),
-        ("experiments", ["config", "config_checks", "errors"]),
-        ("config_loader", ["experiments", "config", "errors"]),
+        ("config_values", ["errors", "messages"]),
+        ("yaml_nodes", ["config_values", "errors", "messages"]),
+        ("config", ["config_checks", "errors", "messages"]),
+        ("experiments", ["config", "config_checks", "errors", "messages"]),
+        (
+            "config_loader",
+            [
+                *("experiments", "config", "config_values", "yaml_nodes", "errors", "messages"),
+                *("formats", "versions"),
+            ],
+        ),
         ("losses", ["config", "errors"]),
         ("sampling", ["config", "errors"]),
         ("numpy_sampling", ["sampling"]),
         ("replicas", []),
         ("compilation", ["replicas"]),
-        ("buckets", []),
-        ("data", ["data", "buckets", "config", "errors"]),
+        (
+            "data",
+            [
+                *("data", "buckets", "config", "config_checks", "config_values", "errors"),
+                *("messages", "formats", "fingerprints", "versions"),
+            ],
+        ),
         ("sampling_settings", ["sampling", "errors"]),
         (
             "models",
-            ["models", "sampling", "sampling_settings", "compilation", "config", "errors"],
+            [
+                *("models", "sampling", "sampling_settings", "compilation", "config"),
+                *("config_checks", "config_values", "errors", "messages", "formats", "versions"),
+            ],
         ),
     ],
 )
@@ -143,7 +164,11 @@ def test_nothing_imports_itself_in_a_circle():
 
 
 @pytest.mark.parametrize(
-    "name", ["config", "config_checks", "config_loader", "errors", "experiments"]
+    "name",
+    [
+        *("config", "config_checks", "config_loader", "config_values", "errors", "experiments"),
+        *("messages", "versions", "yaml_nodes"),
+    ],
 )
 def test_configs_are_read_without(name):
     slow = {"tensorflow", "keras", "orbit", "tensorflow_datasets", "matplotlib", "numpy"}

@@ -8,7 +8,9 @@ and a bad config answer at once. Where a default is not the paper's, a comment s
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vim_tf.config_checks import cpu_replicas, fraction, not_negative, positive, require
+from vim_tf import config_checks as checks
+from vim_tf.config_checks import cpu_replicas, fraction, not_negative, positive, require, sizes
+from vim_tf.messages import shorten
 
 # Data -----------------------------------------------------------------------------------------
 
@@ -51,10 +53,11 @@ class DataConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self):
-        positive("data", batch_size=self.batch_size)
+        sizes("data", batch_size=(self.batch_size, checks.LARGEST_BATCH))
         require(
-            min(self.image_size) > 0,
-            f"data.image_size is {list(self.image_size)}; give height and width, both above 0",
+            0 < min(self.image_size) <= max(self.image_size) <= checks.LONGEST_SIDE,
+            f"data.image_size is {list(self.image_size)}; give height and width, both above 0 and "
+            f"at most {checks.LONGEST_SIDE:,}",
         )
         require(
             0 < self.validation_fraction < 1,
@@ -95,12 +98,12 @@ class TransformerConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        positive(
+        sizes(
             "transformer",
-            blocks=self.blocks,
-            heads=self.heads,
-            dim=self.dim,
-            mlp_dim=self.mlp_dim,
+            blocks=(self.blocks, checks.MOST_BLOCKS),
+            heads=(self.heads, checks.MOST_HEADS),
+            dim=(self.dim, checks.WIDEST),
+            mlp_dim=(self.mlp_dim, checks.WIDEST),
         )
         require(
             self.dim % self.heads == 0,
@@ -139,12 +142,12 @@ class QuantizerConfig:
     revive_below: float = 0.1  # dead: hit less than this share of an even code's hits
 
     def __post_init__(self):
-        positive(
+        sizes(
             "model.quantizer",
-            codes=self.codes,
-            code_dim=self.code_dim,
-            initial_scale=self.initial_scale,
+            codes=(self.codes, checks.MOST_CODES),
+            code_dim=(self.code_dim, checks.WIDEST),
         )
+        positive("model.quantizer", initial_scale=self.initial_scale)
         not_negative("model.quantizer", revive_every=self.revive_every)
         fraction("model.quantizer", revive_below=self.revive_below)
 
@@ -161,7 +164,7 @@ class ViTVQGANConfig:
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self):
-        positive("model", patch_size=self.patch_size)
+        sizes("model", patch_size=(self.patch_size, checks.LARGEST_PATCH))
 
     @property
     def output_channels(self):
@@ -184,7 +187,11 @@ class DiscriminatorConfig:
     r1_every: int = 16
 
     def __post_init__(self):
-        positive("discriminator", channels=self.channels, base_channels=self.base_channels)
+        sizes(
+            "discriminator",
+            channels=(self.channels, checks.WIDEST),
+            base_channels=(self.base_channels, checks.MOST_BASE_CHANNELS),
+        )
         not_negative(
             "discriminator",
             start=self.start,
@@ -245,7 +252,18 @@ class ClassifierConfig:
     dropout: float = 0.3  # of the features before the last layer
 
     def __post_init__(self):
-        positive("model", width=self.width, stages=self.stages, blocks=self.blocks)
+        sizes(
+            "model",
+            width=(self.width, checks.WIDEST),
+            stages=(self.stages, checks.MOST_STAGES),
+            blocks=(self.blocks, checks.MOST_BLOCKS),
+        )
+        last = self.width * 2 ** (self.stages - 1)
+        require(
+            last <= checks.WIDEST,
+            f"model.width is {self.width} and model.stages is {self.stages}: the last stage has "
+            f"{last:,} channels; at most {checks.WIDEST:,} are allowed",
+        )
         require(
             self.width % 8 == 0,
             f"model.width is {self.width}; it must be a multiple of 8, the groups of a norm",
@@ -318,12 +336,10 @@ class TrainingConfig:
     keep_checkpoints: int = 3
 
     def __post_init__(self):
+        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
+            sizes("training", **{name: (getattr(self, name), checks.MOST_STEPS)})
         positive(
             "training",
-            steps=self.steps,
-            log_every=self.log_every,
-            evaluate_every=self.evaluate_every,
-            checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
@@ -347,11 +363,11 @@ class TokenizerConfig:
     online: bool = False  # tokenize each batch while training instead
 
     def __post_init__(self):
-        positive("tokenizer", passes=self.passes)
+        sizes("tokenizer", passes=(self.passes, checks.MOST_PASSES))
         require(
             self.cache is None or not self.online,
-            f"tokenizer.cache is {self.cache} and tokenizer.online is true, which makes no cache; "
-            "leave one of them out",
+            f"tokenizer.cache is {shorten(str(self.cache))} and tokenizer.online is true, which "
+            "makes no cache; leave one of them out",
         )
 
 
@@ -370,12 +386,8 @@ class SGDHeadConfig:
     warmup_epochs: int = 10
 
     def __post_init__(self):
-        positive(
-            "sgd",
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-        )
+        positive("sgd", learning_rate=self.learning_rate, epochs=self.epochs)
+        sizes("sgd", batch_size=(self.batch_size, checks.LARGEST_BATCH))
         not_negative("sgd", warmup_epochs=self.warmup_epochs)
         require(
             self.warmup_epochs < self.epochs,

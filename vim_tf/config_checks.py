@@ -1,6 +1,24 @@
-"""Checks that the classes of `config` make of their values; each raises UserError, one line."""
+"""Checks that the classes of `config` make of their values; each raises UserError, one line.
+
+The largest sizes lie far above every published model. They are there because a size in a file is
+allocated before anything else can notice that it is nonsense.
+"""
 
 from vim_tf.errors import UserError
+
+MOST_TOKENS = 65_536  # an image; ViT-VQGAN has 1,024, and attention takes their square
+LONGEST_SIDE = 16_384  # pixels; 64 times the paper's
+LARGEST_PATCH = 1_024  # pixels; vision transformers have 4 to 32
+MOST_CODES = 2**24  # MAGVIT-v2 has 262,144
+MOST_BLOCKS = 1_024  # Parti 20B has 64 in its decoder, DeepNet 1,000
+MOST_HEADS = 1_024  # GPT-3 has 96
+WIDEST = 65_536  # dim, mlp_dim, channels; Parti 20B has 4,096 and 16,384, GPT-3 12,288 and 49,152
+MOST_BASE_CHANNELS = 2**20  # channels times resolution; StyleGAN2 has 32,768
+MOST_STAGES = 14  # each after the first halves: after 14 halvings 16,384 pixels are one
+LARGEST_BATCH = 2**20  # images; VIM has 1,024, Parti 8,192
+MOST_STEPS = 2**31 - 1  # orbit counts them in 32 bits; the paper's longest run has 500,000
+MOST_PASSES = 1_000  # each is the whole data set once more in the token cache
+MOST_CPU_REPLICAS = 64  # each is a device of TensorFlow's, with its own threads
 
 
 def require(condition, message):
@@ -15,6 +33,13 @@ def positive(section, **values):
         require(value > 0, f"{_place(section)}{name} is {value}; it must be greater than 0")
 
 
+def sizes(section, **values):
+    """Each value, given as (value, limit), is above 0 and at most its limit."""
+    for name, (value, limit) in values.items():
+        positive(section, **{name: value})
+        require(value <= limit, f"{_place(section)}{name} is {value}; at most {limit:,} is allowed")
+
+
 def _place(section):
     return f"{section}." if section else ""
 
@@ -23,6 +48,14 @@ def not_negative(section, **values):
     """Each value is 0 or greater."""
     for name, value in values.items():
         require(value >= 0, f"{section}.{name} is {value}; it must be 0 or greater")
+
+
+def tokens(rows, columns, place):
+    """A grid of tokens has at most `MOST_TOKENS`; `place` says in which keys."""
+    require(
+        rows * columns <= MOST_TOKENS,
+        f"{place}: an image has {rows * columns:,} tokens; at most {MOST_TOKENS:,} are allowed",
+    )
 
 
 def fraction(section, **values):
@@ -34,7 +67,7 @@ def fraction(section, **values):
 def cpu_replicas(section, settings):
     """`settings.cpu_replicas` is positive, and 1 unless `settings.strategy` is mirrored."""
     replicas, place = settings.cpu_replicas, _place(section)
-    positive(section, cpu_replicas=replicas)
+    sizes(section, cpu_replicas=(replicas, MOST_CPU_REPLICAS))
     require(
         replicas == 1 or settings.strategy == "mirrored",
         f"{place}cpu_replicas is {replicas} and {place}strategy is {settings.strategy}; only "

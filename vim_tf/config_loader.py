@@ -1,68 +1,28 @@
 """YAML files and `--set` overrides to a config of `vim_tf.experiments`, strictly, and back.
 
 Values start from the experiment's own defaults; each file, in order, then each override changes
-only the keys it names. Scalars follow YAML 1.2, not PyYAML's 1.1: `1e-4` is a number, `off` and
-`yes` are strings, and a key given twice is refused. Imports neither TensorFlow nor Keras.
+only the keys it names, and a key given twice is refused. `yaml_nodes` says what the text may hold,
+`config_values` what the values may be. Imports neither TensorFlow nor Keras.
 """
 
 import dataclasses
-import difflib
 import inspect
 import json
-import math
 import re
 import textwrap
-import types
-import typing
 
 import yaml
-from etils import epath
 
+from vim_tf import yaml_nodes
 from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig
+from vim_tf.config_values import build, convert, describe, did_you_mean, field_type, join
 from vim_tf.errors import UserError
 from vim_tf.experiments import EXPERIMENTS
+from vim_tf.messages import shorten, show
+
+MOST_DIFFERENCES = 20  # that `diff` names one by one
 
 _PRESETS = {TransformerConfig: TRANSFORMER_PRESETS}
-_NULL = "tag:yaml.org,2002:null"
-_BOOL = "tag:yaml.org,2002:bool"
-_INT = "tag:yaml.org,2002:int"
-_FLOAT = "tag:yaml.org,2002:float"
-
-
-class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {}
-    yaml_constructors = yaml.SafeLoader.yaml_constructors.copy()
-
-
-class _Dumper(yaml.SafeDumper):
-    """Shares the loader's resolvers, so that it quotes just the strings that need it."""
-
-    yaml_implicit_resolvers = {}
-    yaml_representers = yaml.SafeDumper.yaml_representers.copy()
-
-
-# YAML 1.2's core schema, plus Python's 50_000, less .inf and .nan, which no knob takes.
-for _class in (_Loader, _Dumper):
-    for _tag, _pattern, _first in (
-        (_NULL, r"null|Null|NULL|~|", ["n", "N", "~", ""]),
-        (_BOOL, r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        (_INT, r"[-+]?[0-9]+(_[0-9]+)*", list("-+0123456789")),
-        (
-            _FLOAT,
-            r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
-            list("-+.0123456789"),
-        ),
-    ):
-        _class.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
-# SafeLoader would read 010 as octal 8 and 1:30 as 90.
-_Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor(_FLOAT, lambda loader, node: float(loader.construct_scalar(node)))
-_Dumper.add_representer(
-    list,
-    lambda dumper, values: dumper.represent_sequence(
-        "tag:yaml.org,2002:seq", values, flow_style=True
-    ),
-)
 
 
 # Public -----------------------------------------------------------------------------------------
@@ -92,29 +52,33 @@ def load_config(paths, overrides=()):
     for keys, text, source in settings:
         if keys != ["experiment"]:
             _merge_override(values, cls, keys, text, source)
-    return _build(cls, values, "")
+    return build(cls, values)
 
 
 def to_yaml(experiment):
     """Write a config with every key resolved; `load_config` of the text gives an equal config."""
     values = {"experiment": experiment.experiment, **dataclasses.asdict(experiment)}
     # JSON's round trip turns tuples into lists, the only sequences that YAML knows.
-    plain = json.loads(json.dumps(values))
-    return yaml.dump(
-        plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
-    )
+    return yaml_nodes.dump(json.loads(json.dumps(values)))
 
 
 def diff(old, new):
-    """Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key."""
+    """Compares two configs.
+
+    Returns:
+        Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key; of
+        more than `MOST_DIFFERENCES` the rest is counted in the last line.
+    """
     if type(old) is not type(new):
         return [f"experiment: {old.experiment} -> {new.experiment}"]
     before, after = _flatten(old), _flatten(new)
-    return [
-        f"{path}: {_text(before[path])} -> {_text(after[path])}"
+    lines = [
+        f"{path}: {show(before[path])} -> {show(after[path])}"
         for path in before
         if before[path] != after[path]
     ]
+    rest = len(lines) - MOST_DIFFERENCES
+    return lines if rest <= 0 else [*lines[:MOST_DIFFERENCES], f"and {rest} more"]
 
 
 def config_help():
@@ -130,58 +94,28 @@ def config_help():
 
 
 def _read_document(path):
-    try:
-        text = epath.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read config {path}: {reason}") from error
-    document = _compose(text, str(path))
+    document = yaml_nodes.read_file(path)
     if document is None:
-        raise UserError(f"{path}: the file is empty; it needs at least the key experiment")
+        raise UserError(
+            f"{shorten(str(path))}: the file is empty; it needs at least the key experiment"
+        )
     if not isinstance(document, yaml.MappingNode):
-        raise UserError(f"{_source(document)}: expected keys such as experiment: vit_vqgan")
+        source = yaml_nodes.source(document)
+        raise UserError(f"{source}: expected keys such as experiment: vit_vqgan")
     return document
-
-
-def _compose(text, name):
-    """Parse to nodes rather than to dicts: nodes keep their lines, and doubled keys."""
-    try:
-        loader = _Loader(text)
-        loader.name = name
-        return loader.get_single_node()
-    except yaml.MarkedYAMLError as error:
-        where = _where(name, error.problem_mark)
-        raise UserError(f"{where}: not valid YAML: {error.problem}") from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        problem = f"the character U+{error.character:04X} is not allowed"
-        raise UserError(f"{name}:{line}: not valid YAML: {problem}") from error
-
-
-def _value(node):
-    try:
-        return _Loader("").construct_object(node, deep=True)
-    except (yaml.MarkedYAMLError, ValueError) as error:
-        problem = getattr(error, "problem", error)
-        raise UserError(f"{_source(node)}: not a plain value: {problem}") from error
-
-
-def _source(node):
-    return _where(node.start_mark.name, node.start_mark)
-
-
-def _where(name, mark):
-    # An override goes by its own text, and has no lines.
-    return name if name.startswith("--set ") else f"{name}:{mark.line + 1}"
 
 
 def _parse_override(text):
     path, equals, value = text.partition("=")
-    source = f"--set {text}"
+    source = yaml_nodes.override_source(text)
+    if len(text) > yaml_nodes.MOST_CHARACTERS:
+        raise UserError(f"{source}: at most {yaml_nodes.MOST_CHARACTERS:,} characters are allowed")
     if not (path and equals):
         raise UserError(f"{source}: expected section.key=value")
     if not value:
-        raise UserError(f"{source}: the value is missing; to unset a key write {path}=null")
+        raise UserError(
+            f"{source}: the value is missing; to unset a key write {shorten(path)}=null"
+        )
     return path.strip().split("."), value, source
 
 
@@ -190,7 +124,7 @@ def _experiment_class(documents, settings):
     for document in documents:
         for key, node in document.value:
             if key.value == "experiment":
-                name, source = _value(node), _source(node)
+                name, source = yaml_nodes.value(node, "experiment"), yaml_nodes.source(node)
     for keys, text, where in settings:
         if keys == ["experiment"]:
             name, source = text, where
@@ -198,8 +132,8 @@ def _experiment_class(documents, settings):
     if name is None:
         raise UserError(f"experiment is not set; it must be one of {choices}")
     if not isinstance(name, str) or name not in EXPERIMENTS:
-        hint = _did_you_mean(str(name), EXPERIMENTS)
-        raise UserError(f"{source}: experiment is {_text(name)}; it must be one of {choices}{hint}")
+        hint = did_you_mean(name, EXPERIMENTS)
+        raise UserError(f"{source}: experiment is {show(name)}; it must be one of {choices}{hint}")
     return EXPERIMENTS[name]
 
 
@@ -210,141 +144,56 @@ def _merge_section(values, cls, node, path):
     """Change `values`, the plain dict of a `cls`, by the mapping `node`."""
     seen = set()
     for key_node, value_node in node.value:
+        source = yaml_nodes.source(key_node)
         if not isinstance(key_node, yaml.ScalarNode):
-            raise UserError(f"{_source(key_node)}: a key must be a name")
+            raise UserError(f"{source}: a key must be a name")
         key = key_node.value
         if key in seen:
-            raise UserError(f"{_source(key_node)}: key {path}{key} is given twice")
+            raise UserError(f"{source}: key {shorten(join(path, key))} is given twice")
         seen.add(key)
         if path or key != "experiment":
-            _merge_key(values, cls, key, value_node, path, _source(key_node))
+            _merge_key(values, cls, key, value_node, path, source)
 
 
 def _merge_key(values, cls, key, node, path, source):
-    kind = _field_type(cls, key, path, source)
+    kind = field_type(cls, key, path, source)
+    path = join(path, key)
     if not dataclasses.is_dataclass(kind):
         if isinstance(node, yaml.MappingNode):
-            raise UserError(f"{source}: {path}{key} is a section; expected {_describe(kind)}")
-        values[key] = _convert(_value(node), kind, path + key, source)
+            raise UserError(f"{source}: {path} is a section; expected {describe(kind)}")
+        values[key] = convert(yaml_nodes.value(node, path), kind, path, source)
     elif isinstance(node, yaml.MappingNode):
-        _merge_section(values[key], kind, node, f"{path}{key}.")
+        _merge_section(values[key], kind, node, path)
     else:
-        values[key] = _preset(kind, _value(node), path + key, source)
+        values[key] = _preset(kind, yaml_nodes.value(node, path), path, source)
 
 
 def _merge_override(values, cls, keys, text, source):
     path = ""
     for key in keys[:-1]:
-        kind = _field_type(cls, key, path, source)
+        kind = field_type(cls, key, path, source)
+        path = join(path, key)
         if not dataclasses.is_dataclass(kind):
-            raise UserError(f"{source}: {path}{key} is no section; it is {_describe(kind)}")
-        values, cls, path = values[key], kind, f"{path}{key}."
-    kind = _field_type(cls, keys[-1], path, source)
+            raise UserError(f"{source}: {path} is no section; it is {describe(kind)}")
+        values, cls = values[key], kind
+    key = keys[-1]
+    kind = field_type(cls, key, path, source)
     if kind is str or (kind == str | None and text != "null"):
-        values[keys[-1]] = text
+        values[key] = convert(text, kind, join(path, key), source)
     else:
-        node = _compose(text, source)
+        node = yaml_nodes.compose(text, source)
         if node is None:
             raise UserError(f"{source}: the value is missing; it is only a comment")
-        _merge_key(values, cls, keys[-1], node, path, source)
-
-
-def _field_type(cls, key, path, source):
-    kinds = {field.name: field.type for field in dataclasses.fields(cls)}
-    if key not in kinds:
-        raise UserError(f"{source}: unknown key {path}{key}{_suggest_key(key, kinds, path)}")
-    return kinds[key]
-
-
-def _suggest_key(key, siblings, path):
-    hint = _did_you_mean(key, siblings, path)
-    if hint:
-        return hint
-    # A section's name left out: learning_rate for optimizer.learning_rate.
-    inside = [
-        f"{path}{name}.{field.name}"
-        for name, kind in siblings.items()
-        if dataclasses.is_dataclass(kind)
-        for field in dataclasses.fields(kind)
-        if field.name == key
-    ]
-    if inside:
-        return f"; did you mean {' or '.join(inside)}?"
-    return f"; allowed here: {', '.join(siblings)}"
-
-
-def _did_you_mean(word, choices, path=""):
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f"; did you mean {path}{close[0]}?" if close else ""
+        _merge_key(values, cls, key, node, path, source)
 
 
 def _preset(cls, value, path, source):
     presets = _PRESETS.get(cls, {})
     if isinstance(value, str) and value in presets:
         return dataclasses.asdict(presets[value])
-    keys = ", ".join(field.name for field in dataclasses.fields(cls))
     names = f", or one of {', '.join(presets)}" if presets else ""
-    hint = _did_you_mean(str(value), presets)
-    raise UserError(
-        f"{source}: {path} is {_text(value)}; expected a section with keys {keys}{names}{hint}"
-    )
-
-
-# Types ------------------------------------------------------------------------------------------
-
-
-def _convert(value, kind, path, source):
-    """Return `value` as `kind`; an int passes for a float, nothing else for anything else."""
-    if value is None and _is_optional(kind):
-        return None
-    plain = typing.get_args(kind)[0] if _is_optional(kind) else kind
-    origin, parts = typing.get_origin(plain), typing.get_args(plain)
-    if origin is tuple and type(value) is list and len(value) == len(parts):
-        return tuple(_convert(*pair, path, source) for pair in zip(value, parts, strict=True))
-    if origin is tuple and type(value) is parts[0]:
-        return (value,) * len(parts)
-    if origin is typing.Literal and type(value) is str and value in parts:
-        return value
-    if plain is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if plain is not float and type(value) is plain:
-        return value
-    hint = _did_you_mean(str(value), parts) if origin is typing.Literal else ""
-    raise UserError(f"{source}: {path} is {_text(value)}; expected {_describe(kind)}{hint}")
-
-
-def _is_optional(kind):
-    return typing.get_origin(kind) is types.UnionType  # X | None, the one union in use
-
-
-def _describe(kind):
-    origin, parts = typing.get_origin(kind), typing.get_args(kind)
-    if _is_optional(kind):
-        return f"{_describe(parts[0])}, or null"
-    if origin is tuple:
-        return f"a list of {len(parts)}, each {_describe(parts[0])}, or one for all"
-    if origin is typing.Literal:
-        return f"one of {', '.join(parts)}"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
-
-
-def _build(cls, values, path):
-    """Make the dataclass `cls` of a plain dict; its sections first."""
-    arguments = {}
-    for field in dataclasses.fields(cls):
-        value = values[field.name]
-        if dataclasses.is_dataclass(field.type):
-            value = _build(field.type, value, f"{path}{field.name}.")
-        elif field.type is float:
-            value = float(value)  # a default may be written as an int
-        arguments[field.name] = value
-    try:
-        return cls(**arguments)
-    except UserError as error:
-        # A class that serves several sections (encoder and decoder) cannot know which it is.
-        if str(error).startswith(path):
-            raise
-        raise UserError(f"in {path[:-1]}: {error}") from error
+    hint = did_you_mean(value, presets)
+    raise UserError(f"{source}: {path} is {show(value)}; expected {describe(cls)}{names}{hint}")
 
 
 # Writing ----------------------------------------------------------------------------------------
@@ -353,16 +202,12 @@ def _build(cls, values, path):
 def _flatten(section, path=""):
     flat = {}
     for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
+        value, place = getattr(section, field.name), join(path, field.name)
         if dataclasses.is_dataclass(value):
-            flat |= _flatten(value, f"{path}{field.name}.")
+            flat |= _flatten(value, place)
         else:
-            flat[path + field.name] = value
+            flat[place] = value
     return flat
-
-
-def _text(value):
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _help_lines(cls, defaults, path):
@@ -370,15 +215,16 @@ def _help_lines(cls, defaults, path):
     values, sections = [], []
     for field in dataclasses.fields(cls):
         name, value = field.name, getattr(defaults, field.name)
+        place = join(path, name)
         if dataclasses.is_dataclass(value):
-            summary = f"{path}{name}: {' '.join(inspect.getdoc(value).split())}"
+            summary = f"{place}: {' '.join(inspect.getdoc(value).split())}"
             sections += [
                 "",
                 *textwrap.wrap(summary, 98, initial_indent="  ", subsequent_indent="  "),
             ]
-            sections += _help_lines(field.type, value, f"{path}{name}.")
+            sections += _help_lines(field.type, value, place)
         else:
             meaning = f"; {comments[name]}" if name in comments else ""
-            line = f"{path}{name}: {_text(value)}  ({_describe(field.type)}{meaning})"
+            line = f"{place}: {show(value)}  ({describe(field.type)}{meaning})"
             values += textwrap.wrap(line, 98, initial_indent="    ", subsequent_indent=" " * 8)
     return values + sections

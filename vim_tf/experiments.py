@@ -19,7 +19,8 @@ from vim_tf.config import (
     ViTVQGANConfig,
     ViTVQGANLossConfig,
 )
-from vim_tf.config_checks import cpu_replicas, no_longer_than, require
+from vim_tf.config_checks import MOST_BLOCKS, cpu_replicas, no_longer_than, require, tokens
+from vim_tf.messages import shorten
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ class ViTVQGANExperiment:
     def __post_init__(self):
         height, width = self.data.image_size
         patch = self.model.patch_size
+        place = f"data.image_size is {height} x {width} and model.patch_size is {patch}"
         require(
             height % patch == 0 and width % patch == 0,
-            f"data.image_size is {height} x {width} and model.patch_size is {patch}; "
-            "height and width must be multiples of the patch size",
+            f"{place}; height and width must be multiples of the patch size",
         )
+        tokens(*self.grid, place)
         require(
             self.losses.logit_laplace == 0 or self.model.output == "logit_laplace",
             f"losses.logit_laplace is {self.losses.logit_laplace} and model.output is "
@@ -149,10 +151,12 @@ class LinearProbeExperiment:
             "it must lie between 0 and 1, for example 0.1",
         )
         cpu_replicas("", self)
+        digits = len(str(MOST_BLOCKS))
         parts = [part.strip() for part in self.blocks.split(",")]
         require(
-            self.blocks == "all" or all(part.isdecimal() for part in parts),
-            f"blocks is {self.blocks}; it must be all, or numbers and commas such as 0,6,12",
+            self.blocks == "all" or all(part.isdecimal() and len(part) <= digits for part in parts),
+            f"blocks is {shorten(self.blocks)}; it must be all, or numbers of at most {digits} "
+            "digits and commas such as 0,6,12",
         )
 
 
