@@ -4,11 +4,13 @@ import errno
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import get_args
 
 from vim_tf.config import OneProcess
 from vim_tf.errors import Interrupted, UserError
+from vim_tf.messages import LONGEST_MESSAGE, shorten
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -154,21 +156,21 @@ def check_new_files(folder, names):
 def run(main):
     """Runs `main()` and exits: 0; or with one line on standard error 2 for a user's mistake, or 75.
 
-    75 is for a training that was asked to stop and has saved everything.
+    75 is for a training that was asked to stop and has saved everything. With the environment
+    variable VIM_TF_DEBUG=1 a mistake is raised as it is, with its traceback.
     """
     quiet_tensorflow()
     try:
         main()
-    except UserError as error:
-        _stop(str(error))
     except Interrupted as notice:
-        sys.stderr.write(f"{notice}\n")
+        sys.stderr.write(f"{_one_line(notice)}\n")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        mistake = _as_user_error(error)
-        if mistake is None:
+        mistake = error if isinstance(error, UserError) else _as_user_error(error)
+        if mistake is None or os.environ.get("VIM_TF_DEBUG") == "1":
             raise
-        _stop(str(mistake))
+        sys.stderr.write(f"error: {_one_line(mistake)}\n")
+        sys.exit(EXIT_USER_ERROR)
 
 
 def _as_user_error(error):
@@ -176,25 +178,41 @@ def _as_user_error(error):
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{_DISK_ERRORS[error.errno]}; free it or choose another folder")
-    if "tensorflow" not in sys.modules:
-        return None
-    from vim_tf.data.images import as_user_error
+    if "tensorflow" in sys.modules:
+        from vim_tf.data.images import as_user_error
 
-    mistake = as_user_error(error)
-    if mistake is None:  # TensorFlow and h5py put the system's message into theirs
-        text = str(error)
-        for number, reason in _DISK_ERRORS.items():
-            if os.strerror(number) in text:
-                return UserError(f"{reason} ({text.splitlines()[0]})")
-        bucket = re.search(r"\b(gs|s3)://\S+", text)
-        if bucket and type(error).__module__.startswith("tensorflow."):
-            return UserError(
-                f"{bucket[0]} cannot be reached ({text.splitlines()[0]}); look at its name, the "
-                "network and the credentials"
-            )
-    return mistake
+        mistake = as_user_error(error)
+        if mistake is not None:
+            return mistake
+    first_line = shorten(next(iter(str(error).splitlines()), ""))
+    if isinstance(error, OSError) or _is_of_a_file_library(error):
+        for number, reason in _DISK_ERRORS.items():  # the system's message within the library's
+            if os.strerror(number) in str(error):
+                return UserError(f"{reason} ({first_line})")
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return UserError(
+            f"not enough memory{': ' if first_line else ''}{first_line}; lower data.batch_size or "
+            "the model's size, or see docs/training.md, Less memory"
+        )
+    bucket = re.search(r"\b(gs|s3)://\S+", str(error))
+    if bucket and type(error).__module__.startswith("tensorflow."):
+        return UserError(
+            f"{shorten(bucket[0])} cannot be reached ({first_line}); look at its name, the "
+            "network and the credentials"
+        )
+    return None
 
 
-def _stop(message):
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
-    sys.exit(EXIT_USER_ERROR)
+def _is_of_a_file_library(error):
+    """Whether an exception's class is of a library that writes files, or h5py raised it.
+
+    h5py raises Python's own RuntimeError for a disk that is full.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
+    root = type(error).__module__.split(".")[0]
+    return root in ("tensorflow", "h5py", "etils") or raised_in.split(".")[0] == "h5py"
+
+
+def _one_line(message):
+    return shorten(" ".join(str(message).split()), LONGEST_MESSAGE)
