@@ -5,7 +5,7 @@ The names below are loaded on first use, so that a command line answers before T
 
 import importlib
 
-__version__ = "0.1.0"
+from vim_tf.versions import VERSION as __version__  # noqa: F401, what packages call it
 
 _HOMES = {
     "Classifier": "vim_tf.models.classifier",

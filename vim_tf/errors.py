@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class DamagedError(UserError):
+    """A file of vim_tf's own that was cut short or changed; an older copy of it may still do."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop and has saved everything; the same command goes on.
 

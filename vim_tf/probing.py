@@ -14,11 +14,11 @@ from tqdm import tqdm
 from vim_tf import config_loader, plots
 from vim_tf.devices import make_strategy
 from vim_tf.errors import UserError
-from vim_tf.evaluation import protocol
 from vim_tf.evaluation.probe_features import open_features, without_copied_channels
 from vim_tf.runs import write_atomically
 from vim_tf.trained_run import PROBE_FILE, PROBE_FOLDER, open_run
 from vim_tf.trainers import linear_probe_trainer, logistic_regression
+from vim_tf.versions import installed_versions
 from vim_tf.workers import Workers
 
 CURVE_FILE = "probe.png"
@@ -121,7 +121,7 @@ def _probe(experiment, workers, overrides):
         "features": found,
         "block": int(block.removeprefix("block_")),
         "test": tested,
-        "versions": protocol.versions(),
+        "versions": installed_versions(),
     }
 
 

@@ -19,6 +19,7 @@ from absl import logging
 
 from vim_tf.data import decoding, hashing, headers, progress, splits, transforms
 from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 MEMORY = 256 * 2**20  # bytes of reduced pictures that are held
@@ -54,6 +55,10 @@ class Folder:
         names = tuple(itertools.compress(self.names, members))
         return replace(self, names=names, headers=self.headers[members], pictures=pictures)
 
+    def table(self):
+        """Returns the `FileTable` of the pictures."""
+        return FileTable.of(self.names, [os.path.join(self.root, name) for name in self.names])
+
     def classes(self):
         """Returns the sorted names of the classes; () without sub-folders."""
         found = {_class_of(name) for name in self.names}
@@ -66,7 +71,7 @@ class Folder:
 
 
 def make_splits(config):
-    """Returns (class names, training split, validation split) of a folder of pictures.
+    """Returns (class names, training split, validation split, tables of files) of a folder.
 
     Args:
         config: a `vim_tf.config.DataConfig`; reads `path`, `validation_path`,
@@ -77,9 +82,10 @@ def make_splits(config):
             validation folder with other classes.
     """
     folder = open_folder(config.path, "data.path", config)
-    class_names = folder.classes()
+    class_names, tables = folder.classes(), {"path": folder.table()}
     if config.validation_path is not None:
         held_out = open_folder(config.validation_path, "data.validation_path", config)
+        tables["validation_path"] = held_out.table()
         different = set(class_names) ^ set(held_out.classes())
         if different:
             raise UserError(
@@ -95,7 +101,8 @@ def make_splits(config):
             hashes, config.validation_fraction, f"data.path {config.path}"
         )
         folder, held_out = folder.select(hashes >= threshold), folder.select(hashes < threshold)
-    return class_names, *(_make_split(part, class_names, config) for part in (folder, held_out))
+    parts = [_make_split(part, class_names, config) for part in (folder, held_out)]
+    return class_names, *parts, tables
 
 
 def find_pictures(root, key):

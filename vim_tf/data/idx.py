@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from vim_tf.data import hashing, splits
 from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
 
 
 def make_splits(config):
-    """Returns (class names, training split, validation split) of a folder of IDX files.
+    """Returns (class names, training split, validation split, tables of files) of IDX files.
 
     Args:
         config: a `vim_tf.config.DataConfig`; reads `path`, `split`, `validation_split` (the
@@ -42,6 +43,7 @@ def make_splits(config):
         tuple(str(label) for label in range(classes)),
         _make_split(pictures, labels),
         _make_split(*held_out),
+        {"path": _table(config)},
     )
 
 
@@ -101,6 +103,13 @@ def _find(folder, name):
     prefixes = sorted(path.name.split("-images-")[0] for path in folder.glob("*-images-idx3-*"))
     found = f"prefixes found there: {', '.join(prefixes)}" if prefixes else "no IDX files are there"
     raise UserError(f"data.path {folder} has no file {name} or {name}.gz; {found}")
+
+
+def _table(config):
+    """The `FileTable` of the files that a config names."""
+    prefixes = [config.split, *([config.validation_split] if config.validation_split else [])]
+    names = [f"{p}-{kind}-ubyte" for p in prefixes for kind in ("images-idx3", "labels-idx1")]
+    return FileTable.of(names, [_find(config.path, name) for name in names])
 
 
 def _make_split(pictures, labels):

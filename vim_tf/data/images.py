@@ -7,11 +7,12 @@ Every source gives the same thing, and every order and every augmentation is a f
 import base64
 import importlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow as tf
 
+from vim_tf import fingerprints
 from vim_tf.data import hashing, splits, transforms
 from vim_tf.errors import UserError
 
@@ -41,11 +42,11 @@ def make_image_dataset(config, seed):
     """
     source = importlib.import_module(f"vim_tf.data.{_SOURCES[config.source]}")
     with tf.device("/CPU:0"):  # pictures that are held stay where tf.data runs
-        class_names, train, validation = source.make_splits(config)
+        class_names, train, validation, tables = source.make_splits(config)
     for key, split in (("data.split or data.path", train), ("the validation data", validation)):
         if split.size == 0:
             raise UserError(f"{key} holds no pictures")
-    return ImageData(class_names, config, seed, {"train": train, "validation": validation})
+    return ImageData(class_names, config, seed, {"train": train, "validation": validation}, tables)
 
 
 def as_user_error(exception):
@@ -79,12 +80,15 @@ class ImageData:
         config: the `vim_tf.config.DataConfig` it was made from.
         seed: fixes the order and the augmentation.
         splits: {"train": ..., "validation": ...} of `vim_tf.data.splits`.
+        tables: {config key: `FileTable`} of the files that the images come from; {} for images
+            that come from no file.
     """
 
     class_names: tuple[str, ...]
     config: Any
     seed: int
     splits: dict[str, Any]
+    tables: dict[str, Any] = field(default_factory=dict)
 
     @property
     def train_size(self):
@@ -95,6 +99,35 @@ class ImageData:
     def validation_size(self):
         """Number of validation pictures."""
         return self.splits["validation"].size
+
+    def fingerprint(self):
+        """Returns what the images are, see `fingerprints.fingerprint`."""
+        sizes = self.train_size, self.validation_size
+        return fingerprints.fingerprint(self.class_names, *sizes, self.tables)
+
+    def read_contents(self, stopped=None):
+        """Reads the contents of all files, so that the fingerprint knows them."""
+        for table in self.tables.values():
+            table.read_contents(stopped)
+
+    def difference(self, then, kept):
+        """Compares these images with those that something was made from.
+
+        Files whose time differs from the kept one's are read again.
+
+        Args:
+            then: the fingerprint that it keeps.
+            kept: {config key: `FileTable`} that it keeps; {} if there is none.
+
+        Returns:
+            What differs, in words, as `fingerprints.difference`; None if nothing does.
+        """
+        found = fingerprints.difference(then, self.fingerprint())
+        for key in sorted(self.tables.keys() & kept.keys()):
+            changed = self.tables[key].recall(kept[key])
+            if changed is not None:
+                return f"{found}: {changed}" if found else f"first difference {changed}"
+        return found or fingerprints.difference(then, self.fingerprint())
 
     def train(self, start_step=0, worker=0, workers=1):
         """Returns endless augmented batches, shuffled anew each epoch.

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.data import decoding, hashing
+from vim_tf.fingerprints import FileTable, common_folder
 
 SHUFFLE_BUFFER = 10_000  # undecoded records; about 1 GB of ImageNet's
 _FILES_AT_ONCE = 16
@@ -107,6 +108,13 @@ class RecordSplit:
     def _keeps(self, name):
         value = hashing.hash_names(name)
         return (value >= self.hashes[0]) & (value < self.hashes[1])
+
+
+def table_of(files):
+    """Returns the `FileTable` of a list of `RecordFile`, each file once."""
+    paths = sorted({file.path for file in files})
+    _, names = common_folder(paths)
+    return FileTable.of(names, paths)
 
 
 def make_whole_split(files, parse):

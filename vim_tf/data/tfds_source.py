@@ -12,7 +12,7 @@ from vim_tf.errors import UserError
 
 
 def make_splits(config):
-    """Returns (class names, training split, validation split) of a tensorflow-datasets data set.
+    """Returns (class names, training split, validation split, tables of files) of a tfds data set.
 
     Args:
         config: a `vim_tf.config.DataConfig`; reads `name`, `path` (the data_dir), `split` and
@@ -42,9 +42,11 @@ def make_splits(config):
     files = _files(builder, config.split, "data.split")
     if config.validation_split is not None:
         held_out = _files(builder, config.validation_split, "data.validation_split")
-        return names, *(records.make_whole_split(part, parse) for part in (files, held_out))
+        parts = [records.make_whole_split(part, parse) for part in (files, held_out)]
+        return names, *parts, {"name": records.table_of([*files, *held_out])}
     what = f"data.name {config.name}"
-    return names, *records.make_split_pair(files, parse, config.validation_fraction, what)
+    pair = records.make_split_pair(files, parse, config.validation_fraction, what)
+    return names, *pair, {"name": records.table_of(files)}
 
 
 def _open_builder(config):

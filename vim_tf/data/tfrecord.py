@@ -23,7 +23,7 @@ _MOST_CLASSES = 1_000_000
 
 
 def make_splits(config):
-    """Returns (class names, training split, validation split) of TFRecord files.
+    """Returns (class names, training split, validation split, tables of files) of TFRecord files.
 
     Labels are taken as they are. Where they count from 1, as in the usual ImageNet files, class 0
     exists and stays empty.
@@ -40,7 +40,7 @@ def make_splits(config):
         what = f"data.path {config.path}"
         parse = _make_parse(labelled=bool(names))
         pair = records.make_split_pair(files, parse, config.validation_fraction, what)
-        return names, *pair
+        return names, *pair, {"path": records.table_of(files)}
     held_out, own_names = _open(config.validation_path, "data.validation_path", config.on_error)
     if bool(names) != bool(own_names):
         raise UserError(
@@ -53,7 +53,9 @@ def make_splits(config):
             f"but those of data.path {config.path} end at {len(names) - 1}"
         )
     parse = _make_parse(labelled=bool(names))
-    return names, *(records.make_whole_split(part, parse) for part in (files, held_out))
+    parts = [records.make_whole_split(part, parse) for part in (files, held_out)]
+    tables = {"path": files, "validation_path": held_out}
+    return names, *parts, {key: records.table_of(part) for key, part in tables.items()}
 
 
 def find_files(pattern, key):

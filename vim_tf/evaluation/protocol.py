@@ -5,13 +5,10 @@ A figure without its protocol cannot be compared: the same pictures have scored 
 
 import json
 import os
-import platform
 import shlex
 
 from vim_tf.errors import UserError
-
-PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
-
+from vim_tf.versions import installed_versions
 
 # The Hub's names of tasks, by what is judged.
 TASKS = {"reconstructions": "image-to-image", "samples": "unconditional-image-generation"}
@@ -47,7 +44,7 @@ def make_result(
         "extractor": None,
         "settings": settings,
         "models": models or {},
-        "versions": versions(),
+        "versions": installed_versions(),
     }
     if extractor is not None:
         result["extractor"] = {
@@ -139,13 +136,3 @@ def _describe(pictures):
     if sha256:
         words.append(f"SHA-256 {sha256[:12]}")
     return ", ".join(words)
-
-
-def versions():
-    """Returns {package: version} of what figures depend on."""
-    from importlib import metadata
-
-    import vim_tf
-
-    versions = {"vim_tf": vim_tf.__version__, "python": platform.python_version()}
-    return versions | {name.lower(): metadata.version(name) for name in PACKAGES}

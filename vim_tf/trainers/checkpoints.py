@@ -18,9 +18,9 @@ from etils import epath
 
 import vim_tf
 from vim_tf.errors import UserError
-from vim_tf.evaluation.protocol import versions
 from vim_tf.failpoints import failpoint
 from vim_tf.runs import write_atomically
+from vim_tf.versions import installed_versions as versions
 from vim_tf.workers import Workers
 
 FORMAT = 1  # of the manifest and of what is in a checkpoint
