@@ -1,0 +1,117 @@
+"""HDF5 files of weights that may come from a stranger: what is checked before they are loaded.
+
+Such a file can lead to other files of this machine, or state sizes that it does not hold. Text of
+variable length can be damaged so that the HDF5 library never ends, so it is never read here.
+"""
+
+import io
+import math
+import os
+
+import h5py
+
+from vim_tf.errors import UserError
+from vim_tf.messages import shorten
+
+MOST_LINKS = 100_000  # groups and datasets of a file
+MOST_DEPTH = 64  # groups within groups
+
+
+def refuse_links(path, name=None):
+    """Checks that a file holds plain numbers only, all of them within itself.
+
+    Args:
+        path: an HDF5 file, or an `io.BytesIO` of its bytes.
+        name: what errors call it; None takes the path.
+
+    Raises:
+        UserError: soft or external links, external storage, virtual datasets, values that are no
+            numbers, more values than the file has bytes for, or no HDF5 file that can be read.
+    """
+    read_shapes(path, name)
+
+
+def count_elements(path, name=None):
+    """Returns the number of values of all datasets; arguments and errors as in `refuse_links`."""
+    return sum(map(math.prod, read_shapes(path, name).values()))
+
+
+def read_shapes(path, name=None):
+    """Returns {path within the file: shape} of all datasets, which `refuse_links` has nothing on.
+
+    Args:
+        path: as in `refuse_links`.
+        name: likewise.
+
+    Raises:
+        UserError: as there.
+    """
+    name = _name(path) if name is None else name
+    if isinstance(path, io.BytesIO):
+        size = path.getbuffer().nbytes
+    elif os.path.isfile(path):
+        size = os.path.getsize(path)
+    else:
+        raise UserError(f"{name} is no regular file; give an HDF5 file of weights")
+    try:
+        with h5py.File(path, "r") as file:
+            return _check(file, name, size)
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file
+        reason = shorten(str(error) or type(error).__name__)
+        raise UserError(f"{name} is no HDF5 file that can be read ({reason})") from None
+
+
+def _check(file, name, size):
+    shapes, values, links = {}, 0, 0
+    waiting = [("", file, 0)]
+    while waiting:
+        parent, group, depth = waiting.pop()
+        links += len(group)
+        if links > MOST_LINKS or depth > MOST_DEPTH:
+            raise UserError(
+                f"{name} has more than {MOST_LINKS:,} entries, or groups nested more than "
+                f"{MOST_DEPTH} deep; no file of weights has"
+            )
+        for key in group:
+            place = f"{parent}/{key}"
+            kind = group.get(key, getclass=True, getlink=True)
+            if kind is not h5py.HardLink:
+                raise _refusal(name, place, f"a {kind.__name__}")
+            entry = group[key]
+            if isinstance(entry, h5py.Group):
+                waiting.append((place, entry, depth + 1))
+            else:
+                values += _count_bytes(entry, name, place)
+                shapes[place[1:]] = entry.shape
+                if values > size:
+                    raise _refusal(
+                        name, place, f"more values than its {size:,} bytes hold, or compressed ones"
+                    )
+    return shapes
+
+
+def _count_bytes(dataset, name, place):
+    if not isinstance(dataset, h5py.Dataset):
+        raise _refusal(name, place, f"a {type(dataset).__name__}")
+    if dataset.is_virtual:
+        raise _refusal(name, place, "a virtual dataset")
+    if dataset.external:
+        raise _refusal(name, place, "a dataset in another file")
+    if dataset.shape is None or dataset.dtype.kind not in "biuf":
+        raise _refusal(name, place, f"values of the type {dataset.dtype}")
+    if "dtype" in dataset.attrs:  # Keras would read this text
+        raise _refusal(name, place, "a dtype of its own, as weights in bfloat16 have")
+    return math.prod(dataset.shape) * dataset.dtype.itemsize
+
+
+def _refusal(name, place, what):
+    return UserError(
+        f"{name} has {shorten(what)} at {shorten(place)}; a file of weights must hold all its "
+        "numbers itself, uncompressed: save the weights again from the model"
+    )
+
+
+def _name(path):
+    return "the file" if isinstance(path, io.BytesIO) else path
