@@ -1,10 +1,11 @@
 import errno
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from vim_tf import command_line
-from vim_tf.errors import UserError
+from vim_tf.errors import Interrupted, UserError
 
 
 def raising(error):
@@ -84,13 +85,83 @@ def test_a_damaged_record(capsys):
     [
         ValueError("a mistake of ours"),
         OSError(errno.ENOENT, "No such file or directory", "x"),
-        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        ValueError("label 'Permission denied' is none of ours"),
+        RuntimeError("No space left on device"),
+        KeyError("gs://bucket/x"),
     ],
 )
 def test_our_own_mistakes_keep_their_traceback(error):
     with pytest.raises(type(error)) as caught:
         command_line.run(raising(error))
     assert caught.value is error
+
+
+def test_a_disk_that_is_full_when_h5py_closes_a_file(capsys):
+    """h5py raises a RuntimeError then; here one of its own functions does the same."""
+    code = compile("def close(): raise RuntimeError('No space left on device')", "h5f.pyx", "exec")
+    inside = {"__name__": "h5py.h5f"}
+    exec(code, inside)
+    code, text = outcome(inside["close"], capsys)
+    assert (code, text) == (2, "error: the disk is full (No space left on device)\n")
+
+
+def test_a_full_disk_of_a_library_is_found_by_its_class(capsys):
+    class UnknownError(Exception):
+        pass
+
+    UnknownError.__module__ = "etils.epath"
+    code, text = outcome(raising(UnknownError("x; Permission denied\nmore")), capsys)
+    assert (code, text) == (2, "error: permission is denied (x; Permission denied)\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "not enough memory; lower "),
+        (MemoryError("Unable to allocate 7 GiB"), "not enough memory: Unable to allocate 7 GiB; "),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\n\tmore"),
+            "not enough memory: OOM when allocating tensor; ",
+        ),
+    ],
+)
+def test_memory_that_does_not_suffice(error, reason, capsys):
+    code, text = outcome(raising(error), capsys)
+    assert code == 2
+    assert text.startswith(f"error: {reason}")
+    advice = "lower data.batch_size or the model's size, or see docs/training.md, Less memory\n"
+    assert text.endswith(advice)
+    assert text.count("\n") == 1
+
+
+def test_memory_that_numpy_does_not_get(capsys):
+    code, text = outcome(lambda: np.empty(2**60, np.uint8), capsys)
+    assert code == 2
+    assert text.startswith("error: not enough memory: Unable to allocate 1.00 EiB")
+
+
+@pytest.mark.parametrize("error", [UserError("seed is x"), MemoryError("7 GiB")])
+def test_a_mistake_keeps_its_traceback_for_those_who_ask(error, monkeypatch):
+    monkeypatch.setenv("VIM_TF_DEBUG", "1")
+    with pytest.raises(type(error)) as caught:
+        command_line.run(raising(error))
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(("kind", "code"), [(UserError, 2), (Interrupted, 75)])
+def test_no_message_is_endless_or_holds_control_codes(kind, code, capsys):
+    found, text = outcome(raising(kind("\x1b]0;title\x07 \u202e" + "x" * 28_000_000)), capsys)
+    assert found == code
+    text = text.removeprefix("error: ")
+    assert text.startswith(r"\x1b]0;title\x07 \u202exxx")
+    assert text.endswith("x... (28,000,012 characters)\n")
+    assert len(text) < 2_100
+    assert text[:-1].isprintable()
+
+
+def test_a_message_of_2000_characters_is_not_cut(capsys):
+    _, text = outcome(raising(UserError("x" * 2_000)), capsys)
+    assert text == f"error: {'x' * 2_000}\n"
 
 
 def test_nothing_is_said_when_all_is_well(capsys):

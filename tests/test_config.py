@@ -33,6 +33,11 @@ ABOVE_0 = "it must be greater than 0"
 FROM_0 = "it must be 0 or greater"
 SHARE = "it must be from 0 to 1"
 BELOW_1 = "it must be from 0 to below 1"
+HUGE = 2**63 - 1
+WIDEST = "at most 65,536 is allowed"
+BATCH = "at most 1,048,576 is allowed"
+BLOCKS = "at most 1,024 is allowed"
+STEPS = "at most 2,147,483,647 is allowed"
 
 # Class, field, values refused, values allowed at the very edge, what the message says.
 RANGES = [
@@ -106,6 +111,81 @@ RANGES = [
     (LinearProbeExperiment, "cpu_replicas", [0, -1], [1], ABOVE_0),
     (LinearProbeExperiment, "cpu_replicas", [2], [], "strategy is one_device; only mirrored has"),
 ]
+# Sizes that would be allocated: class, field, what else must be given, the largest, the words.
+LARGEST = [
+    (DataConfig, "batch_size", {}, 2**20, BATCH),
+    (TransformerConfig, "blocks", {}, 1024, BLOCKS),
+    (TransformerConfig, "heads", {"dim": 1024}, 1024, BLOCKS),
+    (TransformerConfig, "dim", {"heads": 1}, 65_536, WIDEST),
+    (TransformerConfig, "mlp_dim", {}, 65_536, WIDEST),
+    (QuantizerConfig, "codes", {}, 2**24, "at most 16,777,216 is allowed"),
+    (QuantizerConfig, "code_dim", {}, 65_536, WIDEST),
+    (ViTVQGANConfig, "patch_size", {}, 1024, BLOCKS),
+    (DiscriminatorConfig, "channels", {}, 65_536, WIDEST),
+    (DiscriminatorConfig, "base_channels", {}, 2**20, BATCH),
+    (TrainingConfig, "cpu_replicas", {"strategy": "mirrored"}, 64, "at most 64 is allowed"),
+    (TrainingConfig, "steps", {}, 2**31 - 1, STEPS),
+    (TrainingConfig, "log_every", {}, 2**31 - 1, STEPS),
+    (TrainingConfig, "evaluate_every", {}, 2**31 - 1, STEPS),
+    (TrainingConfig, "checkpoint_every", {}, 2**31 - 1, STEPS),
+    (TokenizerConfig, "passes", {}, 1000, "at most 1,000 is allowed"),
+    (ClassifierConfig, "width", {"stages": 1}, 65_536, WIDEST),
+    (ClassifierConfig, "stages", {"width": 8}, 14, "at most 14 is allowed"),
+    (ClassifierConfig, "blocks", {}, 1024, BLOCKS),
+    (SGDHeadConfig, "batch_size", {}, 2**20, BATCH),
+    (LinearProbeExperiment, "cpu_replicas", {"strategy": "mirrored"}, 64, "at most 64 is allowed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "others", "largest", "words"),
+    LARGEST,
+    ids=[f"{cls.__name__}.{field}" for cls, field, *_ in LARGEST],
+)
+def test_sizes_that_would_be_allocated_have_a_largest(cls, field, others, largest, words):
+    assert getattr(cls(**others, **{field: largest}), field) == largest
+    for value in (largest + 1, HUGE):
+        with pytest.raises(UserError, match=f"{field} is {value}; {words}"):
+            cls(**others, **{field: value})
+
+
+@pytest.mark.parametrize("size", [(16_385, 8), (8, HUGE)])
+def test_an_image_has_a_longest_side(size):
+    with pytest.raises(UserError, match="data.image_size is .*above 0 and at most 16,384"):
+        DataConfig(image_size=size)
+    assert DataConfig(image_size=(16_384, 1)).image_size == (16_384, 1)
+
+
+def test_an_image_has_a_largest_number_of_tokens():
+    def grid(height, width):
+        data = DataConfig(image_size=(height, width))
+        return ViTVQGANExperiment(data=data, model=ViTVQGANConfig(patch_size=4)).grid
+
+    assert grid(1024, 1024) == (256, 256)
+    assert grid(16_384, 64) == (4096, 16)
+    with pytest.raises(UserError) as caught:
+        grid(1024, 1028)
+    assert str(caught.value) == (
+        "data.image_size is 1024 x 1028 and model.patch_size is 4: an image has 65,792 tokens; "
+        "at most 65,536 are allowed"
+    )
+
+
+def test_the_last_stage_of_a_classifier_has_a_largest_width():
+    assert ClassifierConfig(width=64, stages=11).width == 64
+    with pytest.raises(UserError) as caught:
+        ClassifierConfig(width=64, stages=12)
+    assert str(caught.value) == (
+        "model.width is 64 and model.stages is 12: the last stage has 131,072 channels; at most "
+        "65,536 are allowed"
+    )
+
+
+def test_published_sizes_are_allowed():
+    """Parti 20B (arXiv 2206.10789), GPT-3 (2005.14165) and MAGVIT-v2's codebook (2310.05737)."""
+    TransformerConfig(blocks=64, heads=64, dim=4096, mlp_dim=16_384)
+    TransformerConfig(blocks=96, heads=96, dim=12_288, mlp_dim=49_152)
+    QuantizerConfig(codes=262_144, code_dim=18)
 
 
 @pytest.mark.parametrize(
@@ -181,11 +261,21 @@ def test_a_validation_set_of_its_own_must_suit_the_source(field, source, allowed
             DataConfig(**settings)
 
 
-@pytest.mark.parametrize("blocks", ["", "some", "1;2", "-1", "1,,2", "all,1"])
+@pytest.mark.parametrize("blocks", ["", "some", "1;2", "-1", "1,,2", "all,1", "0,12345"])
 def test_blocks_to_probe_are_all_or_numbers(blocks):
     with pytest.raises(UserError, match=f"blocks is {blocks}; it must be all, or numbers"):
         LinearProbeExperiment(blocks=blocks)
     assert LinearProbeExperiment(blocks="0, 12").blocks == "0, 12"
+
+
+def test_text_in_a_message_is_cut():
+    for make in (
+        lambda text: LinearProbeExperiment(blocks=text),
+        lambda text: TokenizerConfig(cache=text, online=True),
+    ):
+        with pytest.raises(UserError, match=r"x\.\.\. \(9,000 characters\)") as caught:
+            make("x" * 9_000)
+        assert len(str(caught.value)) < 400
 
 
 def test_heads_divide_the_width():

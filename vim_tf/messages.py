@@ -34,5 +34,5 @@ def show(value):
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (RecursionError, ValueError):  # nested too deeply, or a number of 4,300 digits
-        text = f"a {type(value).__name__} too long to show"
+        text = f"a value of type {type(value).__name__}, too long to show"
     return shorten(text)

@@ -6,6 +6,7 @@ may come from strangers. What a config never needs is refused before it can do h
 Imports neither TensorFlow nor Keras nor NumPy.
 """
 
+import os
 import re
 
 import yaml
@@ -120,7 +121,7 @@ def read_file(path):
     file, name = epath.Path(path), shorten(str(path))
     try:
         # A pipe would wait for ever, and a device may have no end.
-        if file.exists() and not file.is_file() and not file.is_dir():
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise UserError(f"cannot read config {name}: it is no regular file")
         with file.open("rb") as opened:
             data = opened.read(MOST_BYTES + 1)
