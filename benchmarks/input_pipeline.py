@@ -20,6 +20,7 @@ from vim_tf import command_line
 from vim_tf.config import DataConfig
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.token_cache import TokenCache, write_token_cache
+from vim_tf.fingerprints import fingerprint
 
 SIZE, TOKENS, CODES = (400, 500), 1024, 8192  # height, width
 BATCH = 64
@@ -95,7 +96,14 @@ def make_cache(folder):
     def make(pictures):
         return [[(random.integers(0, CODES, (pictures, TOKENS)), np.zeros(pictures, "int32"))]]
 
-    header = {"tokenizer_hash": "", "data": {}, "grid": [32, 32], "codes": CODES, "class_names": []}
+    header = {
+        "tokenizer_hash": "",
+        "images": fingerprint((), 2048, 2, {}),
+        "options": {},
+        "grid": [32, 32],
+        "codes": CODES,
+        "class_names": [],
+    }
     splits = {"train": make(2048), "validation": make(2)}
     write_token_cache(folder, splits, header)
     return TokenCache.open(folder, "")

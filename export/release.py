@@ -3,6 +3,7 @@
 <out>/vim/<version>/      SavedModel; TF Serving takes <out>/vim as the model's base path
 <out>/tflite/<version>/   LiteRT files
 <out>/tfjs/<version>/     browser decoder and its page
+  each with SHA256SUMS, for `sha256sum -c SHA256SUMS`
 <out>/reports/<version>/  what was measured, also of an export that was not good enough
 <out>/serving/            TF Serving's configuration and a client
 """
@@ -13,9 +14,11 @@ import shutil
 from pathlib import Path
 
 from vim_tf.errors import UserError
+from vim_tf.files import hash_file
 
 FOLDERS = {"saved_model": "vim", "tflite": "tflite", "tfjs": "tfjs"}
 REPORTS = "reports"
+SUMS = "SHA256SUMS"
 
 
 def check_target(out):
@@ -83,9 +86,10 @@ class Release:
         return self.out / FOLDERS[export_format] / str(self.version)
 
     def publish(self):
-        """Puts everything that was staged in place, one rename a format."""
+        """Puts everything that was staged in place, one rename a format, with the files' hashes."""
         for export_format in FOLDERS:
             if self.staged(export_format).exists():
+                _write_sums(self.staged(export_format))
                 target = self.published(export_format)
                 target.parent.mkdir(exist_ok=True)
                 os.rename(self.staged(export_format), target)
@@ -97,3 +101,10 @@ class Release:
         with contextlib.suppress(OSError):  # not empty
             self.report_dir.rmdir()
             self.report_dir.parent.rmdir()
+
+
+def _write_sums(folder):
+    """Writes the hash of every file of a folder, in the format of coreutils' sha256sum."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    lines = [f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
+    (folder / SUMS).write_text("".join(lines))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from vim_tf.runs import write_atomically
+from vim_tf.files import write_atomically
 
 REPORT_FILE = "export_report.json"
 TABLE_FILE = "export_report.md"

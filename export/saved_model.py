@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import vim_tf
+from vim_tf import formats
 from vim_tf.data.transforms import normalize
 from vim_tf.export.report import (
     Measurement,
@@ -63,6 +64,7 @@ def protocol(signatures, run):
         "image_bytes": "JPEG or PNG; JPEG turned as EXIF says, transparency put on white, the "
         "shorter side resized (antialiased bicubic) and the centre cut out",
         "max_pixels": signatures.max_pixels,
+        "format": formats.NUMBERS["export"],
         "hashes": run.hashes(),
         "steps": run.steps[0],
         "tensorflow": tf.__version__,

@@ -5,7 +5,7 @@ import string
 from pathlib import Path
 
 from vim_tf.errors import UserError
-from vim_tf.runs import write_atomically
+from vim_tf.files import write_atomically
 
 MODEL_NAME = "vim"
 FOLDER = "serving"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vim_tf import formats
 from vim_tf.errors import UserError
 from vim_tf.export.edge_models import DECODE, write_decoder
 from vim_tf.export.report import Measurement, at_least, at_most, compare_images
@@ -177,6 +178,8 @@ def _measure(weights, decoder, node_modules, tokens, expected):
 def _write_examples(run, tokens, path):
     """What the page has to know about the model, and the grids that it starts with."""
     about = {
+        "format": formats.NUMBERS["export"],
+        "hashes": run.hashes(),
         "image_size": list(run.tokenizer.image_size),
         "grid": list(run.tokenizer.grid),
         "codes": run.tokenizer.config.quantizer.codes,

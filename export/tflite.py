@@ -31,8 +31,8 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
+from vim_tf.files import write_atomically
 from vim_tf.litert import load_litert, open_interpreter
-from vim_tf.runs import write_atomically
 
 CALIBRATION = 64  # pictures; more of them widen the ranges: 0.1 dB less with twice as many
 # File -> (signature, what it holds, PSNR in dB or share of equal tokens that it has to reach).

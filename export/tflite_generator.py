@@ -3,25 +3,24 @@
     generator_float32.tflite
     generator_dynamic_int8.tflite  weights int8; dense layers multiply in int8, with ranges found as
                                    they run, the rest is float32
-    generator.json                 what is needed besides: grid, codes, classes, class_names, and
-                                   weights, the hash of VIM's
+    generator.json                 what is needed besides: grid, codes, classes, class_names;
+                                   weights, the hash of the VIM; files, the hash of each file
 
 Each computes one position; whoever calls it keeps the cache (`edge_models.write_generator`).
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from vim_tf import losses
+from vim_tf import formats, losses
 from vim_tf.export.edge_models import write_generator
 from vim_tf.export.report import Measurement, at_least, at_most, compare_tokens
 from vim_tf.export.tflite import convert, count_operations
+from vim_tf.files import hash_file, write_atomically
 from vim_tf.lite_vim import ABOUT_FILE, NEXT_LOGITS, LiteVIM
-from vim_tf.runs import write_atomically
 
 # File -> (what it holds, most nats a token that real tokens may be less likely, least share of
 # positions where the likeliest code is Keras').
@@ -63,18 +62,19 @@ def export_generator(run, folder):
 
 def write_files(vim, class_names, folder):
     """Writes all files of a `VIM` into an existing folder."""
+    with tempfile.TemporaryDirectory() as saved_model:
+        write_generator(vim, saved_model)
+        for name, (kind, *_) in FILES.items():
+            write_atomically(folder / name, convert(saved_model, NEXT_LOGITS, kind))
     about = {
         "grid": list(vim.grid),
         "codes": vim.codes,
         "classes": vim.classes,
         "class_names": list(class_names),
-        "weights": vim.weights_hash(),
+        "weights": vim.model_hash(),
+        "files": {name: hash_file(folder / name) for name in FILES},
     }
-    write_atomically(folder / ABOUT_FILE, json.dumps(about, indent=1) + "\n")
-    with tempfile.TemporaryDirectory() as saved_model:
-        write_generator(vim, saved_model)
-        for name, (kind, *_) in FILES.items():
-            write_atomically(folder / name, convert(saved_model, NEXT_LOGITS, kind))
+    write_atomically(folder / ABOUT_FILE, formats.to_json("export", about))
 
 
 def compare_logits(expected, actual, tokens):

@@ -55,7 +55,7 @@ def test_accuracies_are_those_of_the_classifier(run, tiny_runs, tiny_classifier)
     assert result["figures"] == pytest.approx(expected)
     assert 0 <= score <= 1
     assert result["pictures"]["count"] == 9
-    assert result["extractor"]["sha256"] == model.weights_hash()
+    assert result["extractor"]["sha256"] == model.model_hash()
     assert result["settings"]["classification_accuracy_score"]["training"]["steps"] == 12
     assert result["markdown"].startswith("| accuracy of samples[tiny]")
     assert result["model_index"][0]["results"][0]["dataset"] == {"type": "folder", "name": "train"}

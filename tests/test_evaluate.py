@@ -96,7 +96,7 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
     assert figures == pytest.approx(expected, rel=1e-4)
     assert result["missing"] == {"LPIPS": "its weights are not given; give --lpips"}
     assert "lpips" not in result["settings"]
-    assert result["models"] == {"tokenizer": tokenizer.weights_hash()}
+    assert result["models"] == {"tokenizer": tokenizer.model_hash()}
     assert (result["extractor"], result["reference"]) == (None, None)
 
 
@@ -203,7 +203,7 @@ def test_generation(own_runs, run, classifier):
     assert (described["seed"], described["temperature"], described["top_k"]) == (3, 0.9, 0)
     assert (described["guidance_scale"], described["count"]) == (1.5, 11)
     assert set(result["models"]) == {"tokenizer", "vim"}
-    assert result["models"]["vim"] == generator.vim.weights_hash()
+    assert result["models"]["vim"] == generator.vim.model_hash()
     assert "label mode balanced, seed 3, temperature 0.9" in result["markdown"]
 
 

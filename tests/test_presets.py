@@ -13,7 +13,7 @@ def test_a_run_and_its_preset_load_alike(tiny_runs, name, cls):
     models = [vim_tf.load(tiny_runs[name]), vim_tf.load(str(tiny_runs[name] / "preset"))]
     for model in models:
         assert type(model) is cls
-        assert model.metadata["weights_hash"] == model.weights_hash()
+        assert model.metadata["hash"] == model.model_hash()
         assert model.metadata["class_names"] == ["blue", "red"]
     for a, b in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -21,7 +21,7 @@ def test_a_run_and_its_preset_load_alike(tiny_runs, name, cls):
 
 def test_vims_preset_holds_the_tokenizer_it_was_trained_with(tiny_runs):
     inside = vim_tf.load(tiny_runs["vim"] / "preset" / "tokenizer")
-    assert inside.weights_hash() == vim_tf.load(tiny_runs["vit_vqgan"]).weights_hash()
+    assert inside.model_hash() == vim_tf.load(tiny_runs["vit_vqgan"]).model_hash()
 
 
 def test_nonsense_is_refused(tmp_path):

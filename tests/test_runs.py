@@ -9,7 +9,8 @@ import pytest
 
 from vim_tf import config_loader
 from vim_tf.errors import UserError
-from vim_tf.runs import Run, find_preset, write_atomically
+from vim_tf.files import write_atomically
+from vim_tf.runs import Run, find_preset
 
 
 @pytest.fixture

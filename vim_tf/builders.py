@@ -10,10 +10,12 @@ import numpy as np
 
 from vim_tf import pictures, plots
 from vim_tf.config_checks import batch_divides
+from vim_tf.data.hashing import hash_integers
 from vim_tf.data.images import make_image_dataset
 from vim_tf.errors import UserError
 from vim_tf.evaluation.unigram import unigram_nats
 from vim_tf.generator import ImageGenerator, to_uint8
+from vim_tf.made_from import MadeFrom
 from vim_tf.presets import load_tokenizer
 from vim_tf.token_caching import open_or_make_cache
 from vim_tf.trainers.classifier_trainer import ClassifierTrainer
@@ -39,6 +41,7 @@ class Stage:
         images_per_epoch: number of training images.
         draw: called with the `Run`; writes its pictures and returns them by name, uint8.
         save: called with a folder; writes the preset.
+        made_from: the `MadeFrom` of the training.
     """
 
     trainer: Any
@@ -47,6 +50,7 @@ class Stage:
     images_per_epoch: int
     draw: Callable
     save: Callable
+    made_from: Any
 
 
 def open_sources(experiment, strategy):
@@ -82,8 +86,8 @@ def _zoom(images):
 
 
 def _order_seed(seed, rollbacks):
-    """The seed of the data's order: another one after each rollback."""
-    return seed + 1_000_003 * rollbacks
+    """The seed of the data's order: another one after each rollback, which no other seed has."""
+    return int(hash_integers(seed, rollbacks)) if rollbacks else seed
 
 
 def _image_order(data):
@@ -96,14 +100,27 @@ def _image_order(data):
     return train_dataset
 
 
-def _preset_writer(trainer, data):
+def _preset_writer(trainer, made_from, data):
     """Returns a function (folder) that writes the averaged weights and the names of the classes."""
 
     def save(folder):
-        metadata = {"class_names": list(data.class_names), "steps": int(trainer.step.numpy())}
-        trainer.ema_model.save_to_preset(folder, metadata)
+        names = {"class_names": list(data.class_names)}
+        trainer.ema_model.save_to_preset(folder, names | _about(trainer, made_from))
 
     return save
+
+
+def _about(trainer, made_from):
+    """What a preset's metadata say of a training."""
+    return {"steps": int(trainer.step.numpy()), "made_from": made_from.describe()}
+
+
+def _image_stage(trainer, data, draw, run):
+    """The `Stage` of a training that reads images alone."""
+    made_from = MadeFrom(data, None, run.path)
+    save, order = _preset_writer(trainer, made_from, data), _image_order(data)
+    evaluation = data.evaluation()
+    return Stage(trainer, order, evaluation, data.train_size, draw, save, made_from)
 
 
 def _make_vit_vqgan(experiment, strategy, run, _, data):
@@ -123,9 +140,7 @@ def _make_vit_vqgan(experiment, strategy, run, _, data):
         plots.draw_curves(run.read_metrics(), VIT_VQGAN_PANELS, run.picture_dir / "curves.png")
         return {"reconstructions": grid}
 
-    save = _preset_writer(trainer, data)
-    order = _image_order(data)
-    return Stage(trainer, order, data.evaluation(), data.train_size, draw=draw, save=save)
+    return _image_stage(trainer, data, draw, run)
 
 
 VIT_VQGAN_PANELS = (
@@ -179,6 +194,7 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
             return cache.train(seed, batch_size, start_step, *share)
 
         evaluation = cache.evaluation(batch_size)
+    made_from = MadeFrom(data, tokenizer.model_hash(), run.path)
     with strategy.scope():
         trainer = VIMTrainer(experiment, tokenizer, len(data.class_names))
         trainer.compile()
@@ -209,9 +225,9 @@ def _make_vim(experiment, strategy, run, tokenizer, data):
         return drawn
 
     def save(folder):
-        generator.save(folder, {"steps": int(trainer.step.numpy())})
+        generator.save(folder, _about(trainer, made_from))
 
-    return Stage(trainer, train_dataset, evaluation, size, draw=draw, save=save)
+    return Stage(trainer, train_dataset, evaluation, size, draw, save, made_from)
 
 
 VIM_PANELS = (
@@ -244,9 +260,7 @@ def _make_classifier(experiment, strategy, run, _, data):
         plots.draw_curves(run.read_metrics(), CLASSIFIER_PANELS, run.picture_dir / "curves.png")
         return {"taken_for": grid}
 
-    save = _preset_writer(trainer, data)
-    order = _image_order(data)
-    return Stage(trainer, order, data.evaluation(), data.train_size, draw=draw, save=save)
+    return _image_stage(trainer, data, draw, run)
 
 
 CLASSIFIER_PANELS = (

@@ -37,7 +37,7 @@ def evaluate_classification(arguments):
         UserError: any mistake in the arguments, the run or the classifier.
     """
     classifier = open_classifier(arguments.classifier, "--classifier")
-    run = open_run(arguments.run, arguments.set)
+    run = open_run(arguments.run, arguments.set, arguments.other_images)
     samples = runner.open_samples(run, arguments, "balanced")
     classifier.check_classes(run.class_names, "--classifier")
     batch_size, classes = arguments.batch_size, classifier.classes

@@ -35,6 +35,15 @@ def add_overrides(parser, text="override single keys, for example --set data.bat
     )
 
 
+def add_other_images(parser):
+    """Adds --other-images, see `trained_run.open_run`."""
+    parser.add_argument(
+        "--other-images",
+        action="store_true",
+        help="take images that the run was not trained on; without it they are refused",
+    )
+
+
 def add_strategy(parser, strategies=OneProcess):
     """Adds --strategy, one of a Literal, and --cpu-replicas, for `devices.make_strategy`."""
     parser.add_argument(

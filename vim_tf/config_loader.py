@@ -13,7 +13,7 @@ import textwrap
 
 import yaml
 
-from vim_tf import yaml_nodes
+from vim_tf import formats, yaml_nodes
 from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig
 from vim_tf.config_values import build, convert, describe, did_you_mean, field_type, join
 from vim_tf.errors import UserError
@@ -23,27 +23,31 @@ from vim_tf.messages import shorten, show
 MOST_DIFFERENCES = 20  # that `diff` names one by one
 
 _PRESETS = {TransformerConfig: TRANSFORMER_PRESETS}
+_FORMAT_KEYS = ("format", "written_by")  # of a run's config, beside those of the experiment
 
 
 # Public -----------------------------------------------------------------------------------------
 
 
-def load_config(paths, overrides=()):
+def load_config(paths, overrides=(), of_run=False):
     """Read a config from YAML files and overrides.
 
     Args:
         paths: YAML files; a later one wins over an earlier one, key by key.
         overrides: strings `a.b=value`, the last to win. A text field takes the value as it
             stands, so that paths need no quotes; other values are read as YAML.
+        of_run: the files are configs that runs wrote, and must have the present format.
 
     Returns:
         An instance of the class of `experiments.EXPERIMENTS` that the key `experiment` names.
 
     Raises:
         UserError: a file that cannot be read, or an unknown, doubled, ill-typed or
-            contradictory key.
+            contradictory key, or a run's config of another format.
     """
     documents = [_read_document(path) for path in paths]
+    for path, document in zip(paths, documents, strict=True):
+        _check_format(path, document, of_run)
     settings = [_parse_override(text) for text in overrides]
     cls = _experiment_class(documents, settings)
     values = dataclasses.asdict(cls())
@@ -55,9 +59,15 @@ def load_config(paths, overrides=()):
     return build(cls, values)
 
 
-def to_yaml(experiment):
-    """Write a config with every key resolved; `load_config` of the text gives an equal config."""
-    values = {"experiment": experiment.experiment, **dataclasses.asdict(experiment)}
+def to_yaml(experiment, of_run=False):
+    """Write a config with every key resolved; `load_config` of the text gives an equal config.
+
+    Args:
+        experiment: the config.
+        of_run: write the format and the writer too, as a run keeps it.
+    """
+    about = {"format": formats.NUMBERS["run"], "written_by": formats.WRITTEN_BY} if of_run else {}
+    values = {**about, "experiment": experiment.experiment, **dataclasses.asdict(experiment)}
     # JSON's round trip turns tuples into lists, the only sequences that YAML knows.
     return yaml_nodes.dump(json.loads(json.dumps(values)))
 
@@ -105,6 +115,16 @@ def _read_document(path):
     return document
 
 
+def _check_format(path, document, of_run):
+    found = {key.value: value for key, value in document.value if key.value in _FORMAT_KEYS}
+    if not found and not of_run:
+        return
+    number, writer = (
+        yaml_nodes.value(found[key], key) if key in found else None for key in _FORMAT_KEYS
+    )
+    formats.check_format(path, "run", number, writer, "train again in another --workdir")
+
+
 def _parse_override(text):
     path, equals, value = text.partition("=")
     source = yaml_nodes.override_source(text)
@@ -149,9 +169,9 @@ def _merge_section(values, cls, node, path):
             raise UserError(f"{source}: a key must be a name")
         key = key_node.value
         if key in seen:
-            raise UserError(f"{source}: key {shorten(join(path, key))} is given twice")
+            raise UserError(f"{source}: key {join(path, key)} is given twice")
         seen.add(key)
-        if path or key != "experiment":
+        if path or key not in ("experiment", *_FORMAT_KEYS):
             _merge_key(values, cls, key, value_node, path, source)
 
 

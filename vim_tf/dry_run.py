@@ -124,7 +124,7 @@ def _train_and_restore(stage, run, strategy, report):
     loop = TrainLoop(trainer, strategy, batches, stage.images_per_epoch)
 
     def weights():
-        return [model.weights_hash() for model in (trainer.model, trainer.ema_model)]
+        return [model.model_hash() for model in (trainer.model, trainer.ema_model)]
 
     def train(name):
         try:

@@ -90,6 +90,7 @@ def _add_run(parser):
         help="of the run's pictures (default validation)",
     )
     command_line.add_overrides(parser, command_line.MOVED_PICTURES)
+    command_line.add_other_images(parser)
 
 
 def _add_out(parser):

@@ -6,19 +6,22 @@ file of its own, and says which contents are known to be unchanged without readi
 """
 
 import hashlib
+import io
 import itertools
 import os
-import stat
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import UserError
+from vim_tf.files import write_atomically
 from vim_tf.formats import json_object
 
+IMAGES_FILE = "images.npz"  # the tables, in the folder of what was made from the images
 CONTENT_BYTES = 16  # of a file's SHA-256; enough that no two files of a data set share them
 MOST_FOLDERS = 4_096  # that a fingerprint lists one by one
 _PART = 2**20  # bytes read at once
@@ -42,6 +45,9 @@ SCHEMA = json_object(
     },
 )
 
+# That of `MadeFrom.describe`'s.
+MADE_FROM_SCHEMA = json_object(images=SCHEMA, tokenizer={"type": ["string", "null"]})
+
 
 class FileTable:
     """The files of a data set: a row each, in the order in which the data set takes them.
@@ -60,6 +66,7 @@ class FileTable:
         self.sizes, self.mtimes = np.asarray(sizes, np.int64), np.asarray(mtimes, np.int64)
         self.contents = np.zeros((len(self.names), CONTENT_BYTES), np.uint8)
         self.known = np.zeros(len(self.names), bool)
+        self._summary = None  # (number of known contents, what `summary` answered then)
 
     @classmethod
     def of(cls, names, paths):
@@ -128,6 +135,12 @@ class FileTable:
 
     def summary(self):
         """Returns the table's part of a fingerprint."""
+        known = int(self.known.sum())
+        if self._summary is None or self._summary[0] != known:
+            self._summary = known, self._summarize()
+        return self._summary[1]
+
+    def _summarize(self):
         folders, start = {}, 0
         tops = (name.split("/", 1)[0] if "/" in name else "." for name in self.names)
         for top, run in itertools.groupby(tops):
@@ -198,20 +211,6 @@ def difference(then, now):
     return "; ".join([*counts, *([f"first difference {first}"] if first else [])])
 
 
-def check(path, then, now, advice):
-    """Raises UserError if `path` was made from other images than those of now.
-
-    Args:
-        path: what was made.
-        then: the fingerprint that it keeps.
-        now: the present fingerprint.
-        advice: what to do.
-    """
-    found = difference(then, now)
-    if found is not None:
-        raise made_from_other_images(path, found, advice)
-
-
 def made_from_other_images(path, found, advice):
     """Returns the UserError for something made from other images; `found` says what differs."""
     return UserError(f"{path} was made from other images: {found}; {advice}")
@@ -249,12 +248,6 @@ def _first_folder(then, now):
 # Files ------------------------------------------------------------------------------------------
 
 
-def hash_file(path):
-    """Returns the SHA-256 of a file's bytes as a hexadecimal string."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hash_contents(path):
     """Returns the SHA-256 of a file's bytes; that of nothing for a file that cannot be read."""
     digest = hashlib.sha256()
@@ -267,32 +260,39 @@ def hash_contents(path):
     return digest.digest()
 
 
-def save_tables(file, tables):
-    """Writes {config key: `FileTable`} into an open binary file, an .npz."""
-    arrays = {}
+def save(folder, tables):
+    """Writes the tables of a data set's files into a folder, for `load`.
+
+    Args:
+        folder: an existing folder, on a disk or in a bucket.
+        tables: {config key: `FileTable`}.
+    """
+    arrays, file = {}, io.BytesIO()
     for key, table in tables.items():
         names = "\0".join(table.names).encode(errors="surrogateescape")
         arrays[f"{key}.names"] = np.frombuffer(names, np.uint8)
         for part in ("sizes", "mtimes", "contents", "known"):
             arrays[f"{key}.{part}"] = getattr(table, part)
     np.savez(file, **arrays)
+    write_atomically(folder / IMAGES_FILE, file.getvalue())
 
 
-def load_tables(path):
-    """Reads what `save_tables` wrote; the tables know no paths.
+def load(folder):
+    """Reads what `save` wrote; the tables do not know where the files are.
 
     Returns:
         {config key: `FileTable`}; {} if there is no such file, or if it is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        file = io.BytesIO((epath.Path(folder) / IMAGES_FILE).read_bytes())
+        with zipfile.ZipFile(file) as archive:
             # Nothing is compressed, so that no more is read than lies there.
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 return {}
-        with np.load(path) as arrays:
+        with np.load(file) as arrays:
             keys = {name.rpartition(".")[0] for name in arrays}
             return {key: _load_table(arrays, key) for key in sorted(keys)}
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # zipfile and NumPy raise whatever comes up on damaged archives
         return {}
 
 
@@ -320,17 +320,7 @@ def common_folder(paths):
 def _stat(path):
     """(Bytes, nanoseconds of the last change) of a file."""
     if is_in_bucket(path):
-        from etils import epath
-
         found = epath.Path(path).stat()
         return found.length, int(found.mtime) * 10**9
     found = Path(path).stat()
     return found.st_size, found.st_mtime_ns
-
-
-def is_regular_file(path):
-    """Whether a path leads to a file that can be read from its start to its end, and no pipe."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False

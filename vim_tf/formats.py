@@ -16,6 +16,7 @@ from etils import epath
 
 from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import DamagedError, UserError
+from vim_tf.messages import shorten
 from vim_tf.versions import VERSION
 
 # Number 1 had no checksums and no fingerprints of images.
@@ -74,7 +75,7 @@ def read_json(path, kind, advice, schema=None):
         raise DamagedError(f"{path} is damaged: it has no checksum; {advice}")
     content = {key: value for key, value in document.items() if key not in _SEAL}
     if schema is not None:
-        _check_schema(content, schema, path, advice)
+        check_schema(content, schema, path, advice)
     return content
 
 
@@ -90,12 +91,23 @@ def check_format(path, kind, number, written_by, advice):
     """
     if type(number) is int and number == NUMBERS[kind]:
         return
-    found = f"the format {_short(number)}" if number is not None else "no format number"
-    writer = _short(written_by) if written_by is not None else "an earlier vim_tf"
+    found = f"the format {shorten(str(number))}" if number is not None else "no format number"
+    writer = shorten(str(written_by)) if written_by is not None else "an earlier vim_tf"
     raise UserError(
         f"{path} has {found} and was written by {writer}; this is {WRITTEN_BY}, which reads "
         f"format {NUMBERS[kind]} of a {kind}: {advice}, or use the version that wrote it"
     )
+
+
+def check_schema(content, schema, path, advice):
+    """Raises DamagedError unless the content of a document fits a JSON Schema; see `read_json`."""
+    import jsonschema  # takes a tenth of a second
+
+    problem = next(jsonschema.Draft202012Validator(schema).iter_errors(content), None)
+    if problem is not None:
+        place = shorten(problem.json_path)
+        reason = shorten(problem.message)
+        raise DamagedError(f"{path} is damaged: {place}: {reason}; {advice}")
 
 
 def json_object(**properties):
@@ -132,23 +144,8 @@ def _parse(data, path, advice):
         document = json.loads(data)
     # Of a text that is no JSON, of one that is nested too deeply, of a number with too many digits.
     except (ValueError, RecursionError) as error:
-        reason = _short(error)
+        reason = shorten(str(error))
         raise DamagedError(f"{path} is damaged: it is no JSON ({reason}); {advice}") from None
     if not isinstance(document, dict):
         raise DamagedError(f"{path} is damaged: it holds no JSON object; {advice}")
     return document
-
-
-def _check_schema(content, schema, path, advice):
-    import jsonschema  # takes a tenth of a second
-
-    problem = next(jsonschema.Draft202012Validator(schema).iter_errors(content), None)
-    if problem is not None:
-        place = _short(problem.json_path)
-        reason = _short(problem.message)
-        raise DamagedError(f"{path} is damaged: {place}: {reason}; {advice}")
-
-
-def _short(value):
-    text = " ".join(str(value).split())
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -44,10 +44,25 @@ class ImageGenerator:
     @classmethod
     def around(cls, vim, run_or_preset_dir):
         """As `load`, for a `VIM` that was loaded from there already."""
-        tokenizer = load_tokenizer(find_preset(run_or_preset_dir) / TOKENIZER_FOLDER)
+        folder = find_preset(run_or_preset_dir)
+        tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+        trained_on = vim.metadata.get("tokenizer_hash", tokenizer.model_hash())
+        if trained_on != tokenizer.model_hash():
+            raise UserError(
+                f"{folder / TOKENIZER_FOLDER} is the tokenizer {tokenizer.model_hash()[:16]}, and "
+                f"this VIM was trained on tokens of {trained_on[:16]}: their tokens mean different "
+                "things; take a whole copy of the preset"
+            )
         # A preset of VIM.save_to_preset may come without names.
-        names = vim.metadata.get("class_names") or map(str, range(vim.classes))
-        return cls(vim, tokenizer, tuple(names))
+        names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
+        if len(names) != vim.classes:
+            raise UserError(
+                f"{folder} names {len(names):,} classes, and its VIM has {vim.classes:,}; take a "
+                "whole copy of the preset, or train again"
+            )
+        if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
+            raise UserError(f"{folder}: VIM and tokenizer have other codes, or another grid")
+        return cls(vim, tokenizer, names)
 
     def with_litert(self, path):
         """The same, but sampled by a generator_*.tflite of its export, see `LiteVIM`.
@@ -56,13 +71,18 @@ class ImageGenerator:
             UserError: no such file, or of other weights.
         """
         vim = LiteVIM(path)
-        if vim.weights != self.vim.weights_hash():
-            raise UserError(f"{path} was exported from other weights; export this run again")
+        ours = self.vim.model_hash(), self.vim.grid, self.vim.codes, self.vim.classes
+        if (vim.weights, vim.grid, vim.codes, vim.classes) != ours:
+            raise UserError(f"{path} was exported from another model; export this run again")
         return replace(self, vim=vim)
 
     def save(self, preset_dir, metadata=None):
         """Writes VIM's preset with the tokenizer's inside."""
-        metadata = {**(metadata or {}), "class_names": list(self.class_names)}
+        metadata = {
+            **(metadata or {}),
+            "class_names": list(self.class_names),
+            "tokenizer_hash": self.tokenizer.model_hash(),
+        }
         self.vim.save_to_preset(preset_dir, metadata)
         self.tokenizer.save_to_preset(preset_dir / TOKENIZER_FOLDER)
 

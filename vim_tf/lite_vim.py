@@ -9,14 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
+from vim_tf import formats
+from vim_tf.config_checks import tokens
 from vim_tf.errors import UserError
+from vim_tf.files import hash_file
 from vim_tf.litert import open_interpreter
-from vim_tf.models.preset import read_json
 from vim_tf.models.transformer import HIDDEN
 from vim_tf.numpy_sampling import draw
 from vim_tf.sampling_settings import check_settings
 
 ABOUT_FILE = "generator.json"  # beside the files
+ADVICE = "export the run again"
+_COUNT = {"type": "integer", "minimum": 1, "maximum": 2**24}
+ABOUT_SCHEMA = formats.json_object(
+    grid={"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+    codes=_COUNT,
+    classes={**_COUNT, "minimum": 0},
+    class_names={"type": "array", "items": {"type": "string"}},
+    weights={"type": "string"},
+    files={"type": "object", "additionalProperties": {"type": "string"}},
+)
 NEXT_LOGITS = "next_logits"  # their signature
 # The cache grows in so many parts, since all that is there is read at each position. LiteRT packs
 # weights again each time; more parts are not faster.
@@ -36,7 +48,7 @@ class LiteVIM:
         grid: rows and columns of tokens; N is their product.
         codes: number of codes K.
         classes: number of labels; 0 where there are none.
-        weights: hash of the weights that it was exported from, `VIM.weights_hash`.
+        weights: hash of the weights that it was exported from, `VIM.model_hash`.
 
     Raises:
         UserError: LiteRT is not installed, or this is no such file.
@@ -51,10 +63,11 @@ class LiteVIM:
                     f"{file} is not there; give a generator_*.tflite in the folder that an export "
                     "of a VIM made, with its generator.json"
                 )
-        facts = read_json(about)
-        missing = [key for key in ("grid", "codes", "classes", "weights") if key not in facts]
-        if missing:
-            raise UserError(f"{about} lacks {', '.join(missing)}; export the run again")
+        facts = formats.read_json(about, "export", ADVICE, ABOUT_SCHEMA)
+        # Hashed before it is parsed: LiteRT would draw other images from a damaged file.
+        if hash_file(path) != facts["files"].get(path.name):
+            raise UserError(f"{path} does not have the hash in {ABOUT_FILE}; {ADVICE}")
+        tokens(*facts["grid"], f"{about}: grid")
         self.grid = tuple(facts["grid"])
         self.codes, self.classes = facts["codes"], facts["classes"]
         self.weights = facts["weights"]

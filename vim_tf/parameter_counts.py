@@ -68,6 +68,19 @@ def count_vim(config, grid, codes, classes):
     return embeddings + count_transformer(config.transformer) + norm_and_head
 
 
+def count_classifier(config, classes):
+    """Parameters of a `Classifier`."""
+    total, width = 9 * 3 * config.width, config.width
+    for stage in range(config.stages):
+        channels = config.width * 2**stage
+        for block in range(config.blocks):
+            total += 2 * width + 9 * width * channels + 2 * channels + 9 * channels * channels
+            if channels != width or (stage and not block):
+                total += width * channels
+            width = channels
+    return total + 2 * width + width * classes + classes
+
+
 def count_tokens(config, image_size):
     """Tokens of an image of `image_size`."""
     return math.prod(side // config.patch_size for side in image_size)

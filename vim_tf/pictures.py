@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vim_tf.runs import write_atomically
+from vim_tf.files import write_atomically
 
 GAP = 2  # white pixels between images of a grid
 LINE = 13  # pixels a line of text

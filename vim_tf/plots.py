@@ -2,7 +2,7 @@
 
 import io
 
-from vim_tf.runs import write_atomically
+from vim_tf.files import write_atomically
 
 
 def draw_curves(records, panels, path):

@@ -2,7 +2,7 @@
 
 from vim_tf.errors import UserError
 from vim_tf.models.classifier import Classifier
-from vim_tf.models.preset import CONFIG_FILE, read_json
+from vim_tf.models.preset import read_config
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs import find_preset
@@ -24,7 +24,7 @@ def load(run_or_preset_dir):
         UserError: there is none, or it is damaged.
     """
     folder = find_preset(run_or_preset_dir)
-    name = read_json(folder / CONFIG_FILE).get("class")
+    name = read_config(folder)["class"]
     if name not in MODELS:
         raise UserError(f"{folder} is a preset of {name}; vim_tf knows {', '.join(MODELS)}")
     return MODELS[name].from_preset(folder)

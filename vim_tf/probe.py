@@ -25,6 +25,7 @@ def parse_arguments(arguments=None):
         parser, "keys of the experiment, or of the run's data if the pictures have moved: "
         "--set data.path=..."
     )  # fmt: skip
+    command_line.add_other_images(parser)
     command_line.add_strategy(parser, Strategy)
     parser.add_argument("--out", metavar="DIR", help="for the result (default <run>/probe)")
     parser.set_defaults(strategy=None, cpu_replicas=None)  # what the config says
@@ -51,7 +52,7 @@ def main(arguments=None):
     from vim_tf.probing import run_probe
 
     command = ["python", "-m", "vim_tf.probe", *arguments.command_line]
-    run_probe(experiment, arguments.out, moved, command)
+    run_probe(experiment, arguments.out, moved, command, arguments.other_images)
 
 
 if __name__ == "__main__":

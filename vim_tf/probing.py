@@ -4,18 +4,17 @@ features of every block, once -> a head for each on most of the training picture
     -> the block whose head is best on the rest of them -> its head on all -> the test, once
 """
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from vim_tf import config_loader, plots
+from vim_tf import config_loader, formats, plots
 from vim_tf.devices import make_strategy
 from vim_tf.errors import UserError
 from vim_tf.evaluation.probe_features import open_features, without_copied_channels
-from vim_tf.runs import write_atomically
+from vim_tf.files import write_atomically
 from vim_tf.trained_run import PROBE_FILE, PROBE_FOLDER, open_run
 from vim_tf.trainers import linear_probe_trainer, logistic_regression
 from vim_tf.versions import installed_versions
@@ -25,7 +24,13 @@ CURVE_FILE = "probe.png"
 BASELINES = {"tokenizer": "tokenizer's encoder", "pixels": "raw pixels"}
 
 
-def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_tf.probe")):
+def run_probe(
+    experiment,
+    out=None,
+    overrides=(),
+    command=("python", "-m", "vim_tf.probe"),
+    other_images=False,
+):
     """Probes a run, writes `probe.json` and `probe.png`, and prints the result as a table.
 
     Test pictures, the run's held-out ones, decide about nothing. Of several workers each works out
@@ -36,6 +41,7 @@ def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_
         out: a folder without a result in it; None is `<run>/probe`.
         overrides: "data.key=value" strings, for pictures that have moved since the training.
         command: its words, for the result.
+        other_images: take images that the run was not trained on.
 
     Returns:
         The result, a dict: `features` {name: {"validation": accuracy, ...}} of every block and
@@ -57,7 +63,7 @@ def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_
     workers = Workers(strategy)
     with workers.watched(), strategy.scope():
         workers.check_same("the config", config_loader.to_yaml(experiment))
-        result = _probe(experiment, workers, overrides)
+        result = _probe(experiment, workers, overrides, other_images)
         if workers.is_chief:
             result = {"command": " ".join(command), **result}
             _write(result, out)
@@ -65,9 +71,9 @@ def run_probe(experiment, out=None, overrides=(), command=("python", "-m", "vim_
     return result if workers.is_chief else None
 
 
-def _probe(experiment, workers, overrides):
+def _probe(experiment, workers, overrides, other_images):
     """Returns the result, without the command; None where the head is the chief's alone."""
-    run = open_run(experiment.run, overrides)
+    run = open_run(experiment.run, overrides, other_images)
     if run.vim is None:
         raise UserError(
             f"{experiment.run} is a run of stage 1; the probe is of a run of experiment vim"
@@ -128,7 +134,7 @@ def _probe(experiment, workers, overrides):
 def _write(result, out):
     out.mkdir(parents=True, exist_ok=True)
     plots.draw_probe(result["features"], result["test"], BASELINES, out / CURVE_FILE)
-    write_atomically(out / PROBE_FILE, json.dumps(result, indent=1) + "\n")
+    write_atomically(out / PROBE_FILE, formats.to_json("probe", result))
     sys.stdout.write(format_table(result))
 
 

@@ -5,6 +5,7 @@
 <run>/preset/            the averaged weights, for everything but training
 <run>/preset_best/       those of the best evaluation
 <run>/lock               the process that trains
+<run>/images.npz         names, sizes, times and hashes of the files that it is trained on
 <run>/metrics.jsonl      one JSON object a report: step, kind ("train", "evaluation"), numbers
 <run>/tensorboard/       the same for TensorBoard, with pictures and histograms
 <run>/pictures/          PNG files
@@ -28,29 +29,9 @@ from etils import epath
 from vim_tf import config_loader
 from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import UserError
+from vim_tf.files import write_atomically
 
 PRESET_CONFIG = "config.json"
-
-
-def write_atomically(path, data):
-    """Writes bytes or text so that the file is either the old one or the whole new one."""
-    if is_in_bucket(path):  # objects are always so
-        bucket_path = epath.Path(path)
-        write = bucket_path.write_bytes if isinstance(data, bytes) else bucket_path.write_text
-        write(data)
-        return
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    mode = "wb" if isinstance(data, bytes) else "w"
-    try:
-        with open(temporary, mode) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Run:
@@ -79,7 +60,7 @@ class Run:
         if self.config_path.exists():
             if not self.checkpoint_dir.exists():
                 return
-            lines = config_loader.diff(config_loader.load_config([self.config_path]), experiment)
+            lines = config_loader.diff(self.load_experiment(), experiment)
             if lines:
                 raise UserError(
                     f"{self.path} is a run of another config ({'; '.join(lines)}); "
@@ -96,7 +77,7 @@ class Run:
         self._make_folder()
         try:
             # The config first: a folder with anything else in it is taken for no run.
-            write_atomically(self.config_path, config_loader.to_yaml(experiment))
+            write_atomically(self.config_path, config_loader.to_yaml(experiment, of_run=True))
             self.picture_dir.mkdir(exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -119,7 +100,7 @@ class Run:
         """Returns the config of this run, with `--set` overrides; UserError if there is none."""
         if not self.config_path.exists():
             raise UserError(f"{self.path} is no run: it has no config.yaml; give a run's folder")
-        return config_loader.load_config([self.config_path], overrides)
+        return config_loader.load_config([self.config_path], overrides, of_run=True)
 
     def save_preset(self, save, best=False):
         """Calls `save(folder)` and then puts that folder in the place of the preset.

@@ -45,7 +45,8 @@ def row_seeds(seed, rows):
         [B] int32, any value.
     """
     first = mix(_uint32(seed, SEED_SALT))
-    return ops.cast(mix(ops.add(first, ops.cast(ops.arange(rows), "uint32"))), "int32")
+    # Exclusive-or of hashes, not a sum: two seeds would share whole stretches of rows.
+    return ops.cast(mix(ops.bitwise_xor(first, mix(_uint32(ops.arange(rows), CODE_SALT)))), "int32")
 
 
 def noise_bits(seeds, position, codes):

@@ -9,11 +9,15 @@ from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
 from vim_tf.replicas import over_replicas
 
 
-def describe_data(config, seed):
-    """Returns what tokens depend on in a `DataConfig`, for the cache's header."""
+def describe_options(config):
+    """Returns what tokens and features depend on in a `DataConfig`, besides the images themselves.
+
+    Paths are left out: the fingerprint of the images says what lies there.
+    """
     described = asdict(config)
-    described.pop("batch_size")
-    return {**described, "seed": seed}
+    for key in ("batch_size", "path", "validation_path"):
+        del described[key]
+    return described
 
 
 def open_or_make_cache(folder, tokenizer, data, passes):
@@ -34,12 +38,14 @@ def open_or_make_cache(folder, tokenizer, data, passes):
         UserError: the cache there is another tokenizer's or of other pictures, or is damaged.
     """
     folder = epath.Path(folder)
-    described = {**describe_data(data.config, data.seed), "passes": passes}
-    tokenizer_hash = tokenizer.weights_hash()
+    options = {**describe_options(data.config), "seed": data.seed, "passes": passes}
+    tokenizer_hash = tokenizer.model_hash()
     if not (folder / HEADER_FILE).exists():
+        data.read_contents()
         header = {
             "tokenizer_hash": tokenizer_hash,
-            "data": described,
+            "images": data.fingerprint(),
+            "options": options,
             "grid": list(tokenizer.grid),
             "codes": tokenizer.config.quantizer.codes,
             "class_names": list(data.class_names),
@@ -55,8 +61,8 @@ def open_or_make_cache(folder, tokenizer, data, passes):
                 _tokens(tokenizer, data.evaluation(), data.validation_size, "validation")
             ],
         }
-        write_token_cache(folder, splits, header)
-    return TokenCache.open(folder, tokenizer_hash, described)
+        write_token_cache(folder, splits, header, data.tables)
+    return TokenCache.open(folder, tokenizer_hash, options, data)
 
 
 def _tokens(tokenizer, dataset, size, name):

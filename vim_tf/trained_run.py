@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vim_tf import fingerprints, formats
 from vim_tf.buckets import is_in_bucket
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.generator import ImageGenerator, to_uint8
-from vim_tf.models.preset import read_json
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.precision import computing_in
@@ -20,6 +20,13 @@ from vim_tf.presets import load
 from vim_tf.runs import Run
 
 PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
+# Of what `vim_tf.probe` writes, what is read here.
+PROBE_SCHEMA = {
+    "type": "object",
+    "properties": {"block": {"type": "integer"}, "models": {"type": "object"}},
+    "required": ["block", "models"],
+}
+MOVED = "give the images of its training, by --set data.path=... if they have moved"
 COMPARED = 16  # held-out pictures that each format is held against Keras on
 
 
@@ -49,6 +56,7 @@ class TrainedRun:
         tokenizer: the `ViTVQGAN`.
         vim: the `VIM`; None for a run of stage 1.
         class_names: name of class i at place i; () where there are no labels.
+        other_images: whether `data` may be images that the run was not trained on.
     """
 
     path: Path
@@ -56,6 +64,7 @@ class TrainedRun:
     tokenizer: Any
     vim: Any
     class_names: tuple[str, ...]
+    other_images: bool = False
 
     @property
     def steps(self):
@@ -66,7 +75,7 @@ class TrainedRun:
     def hashes(self):
         """Returns the weights' SHA-256 by model."""
         models = {"tokenizer": self.tokenizer, "vim": self.vim}
-        return {name: model.weights_hash() for name, model in models.items() if model}
+        return {name: model.model_hash() for name, model in models.items() if model}
 
     @property
     def probed_block(self):
@@ -74,13 +83,24 @@ class TrainedRun:
         path = self.path / PROBE_FOLDER / PROBE_FILE
         if self.vim is None or not path.exists():
             return None
-        result = read_json(path)
+        result = formats.read_json(path, "probe", "delete it and probe again", PROBE_SCHEMA)
         return result["block"] if result["models"] == self.hashes() else None
 
     @functools.cached_property
     def data(self):
-        """The `ImageData` that the run was trained on, opened on first use."""
-        return make_image_dataset(self.experiment.data, self.experiment.seed)
+        """The `ImageData` that the run was trained on, opened on first use.
+
+        Raises:
+            UserError: the images there are others, unless `other_images`.
+        """
+        data = make_image_dataset(self.experiment.data, self.experiment.seed)
+        made_from = (self.vim or self.tokenizer).metadata.get("made_from")
+        if made_from is not None and not self.other_images:
+            formats.check_schema(made_from, fingerprints.MADE_FROM_SCHEMA, self.path, MOVED)
+            found = data.difference(made_from["images"], fingerprints.load(self.path))
+            if found is not None:
+                raise fingerprints.made_from_other_images(self.path, found, MOVED)
+        return data
 
     @functools.cached_property
     def held_out(self):
@@ -97,12 +117,13 @@ class TrainedRun:
         return to_uint8(batch["image"])
 
 
-def open_run(path, overrides=()):
+def open_run(path, overrides=(), other_images=False):
     """Opens a run of either stage, in float32 whatever precision it was trained in.
 
     Args:
         path: the folder of a run.
         overrides: "data.key=value" strings, for pictures that have moved since the training.
+        other_images: let them be images that the run was not trained on.
 
     Raises:
         UserError: no run, no or damaged weights, or an override that is not of the data.
@@ -129,4 +150,4 @@ def open_run(path, overrides=()):
         else:
             generator = ImageGenerator.around(model, run.path)
             tokenizer, vim, names = generator.tokenizer, generator.vim, generator.class_names
-    return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names))
+    return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names), other_images)

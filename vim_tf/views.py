@@ -42,6 +42,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
     command_line.add_sampling(parser)
     command_line.add_overrides(parser, command_line.MOVED_PICTURES)
+    command_line.add_other_images(parser)
     return parser.parse_args(arguments)
 
 
@@ -80,7 +81,7 @@ def main(arguments=None):
     from vim_tf.evaluation.protocol import write_result
     from vim_tf.trained_run import open_run
 
-    run = open_run(arguments.run, arguments.set)
+    run = open_run(arguments.run, arguments.set, arguments.other_images)
     # The sampling first: it refuses settings that are out of range.
     if "neighbours" in views:
         settings = command_line.sampling_settings(arguments)

@@ -49,7 +49,7 @@ def test_it_answers_and_says_what_it_is(exported, tiny_runs):
     assert (folder / "assets" / "class_names.txt").read_text() == "blue\nred\n"
     protocol = json.loads((folder / "assets" / "protocol.json").read_text())
     metadata = json.loads((tiny_runs["vim"] / "preset" / "metadata.json").read_text())
-    assert protocol["hashes"]["vim"] == metadata["weights_hash"]
+    assert protocol["hashes"]["vim"] == metadata["hash"]
     assert (protocol["codes"], protocol["classes"], protocol["steps"]) == (16, 2, 6)
     assert (folder / "assets.extra" / "tf_serving_warmup_requests").exists()
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import vim_tf
-from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf import config_values, formats
+from vim_tf.config import ClassifierConfig, TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
+from vim_tf.models.classifier import Classifier
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 
@@ -37,7 +39,7 @@ def test_a_loaded_tokenizer_answers_the_same(tokenizer, preset, load):
     loaded = load(preset)
     np.testing.assert_array_equal(loaded(IMAGES), tokenizer(IMAGES))
     assert loaded.metadata["class_names"] == ["a"]
-    assert loaded.metadata["weights_hash"] == tokenizer.weights_hash() == loaded.weights_hash()
+    assert loaded.metadata["hash"] == tokenizer.model_hash() == loaded.model_hash()
 
 
 @pytest.mark.parametrize("load", [VIM.from_preset, vim_tf.load])
@@ -61,8 +63,15 @@ def test_another_class_is_refused(preset):
     refuses(preset, "is a preset of ViTVQGAN, not of VIM", VIM.from_preset)
 
 
+def rewrite(path, change):
+    """Changes a document of ours, and seals it again as a stranger would."""
+    content = formats.read_json(path, "preset", "")
+    change(content)
+    path.write_text(formats.to_json("preset", content))
+
+
 def test_an_unknown_class_is_refused(preset):
-    (preset / "config.json").write_text('{"class": "GPT", "config": {}}')
+    rewrite(preset / "config.json", lambda content: content.update({"class": "GPT"}))
     refuses(preset, "preset of GPT; vim_tf knows ViTVQGAN, VIM", vim_tf.load)
 
 
@@ -76,19 +85,36 @@ def test_a_missing_file_is_named(preset, name):
 @pytest.mark.parametrize("name", ["config.json", "metadata.json"])
 def test_a_damaged_file_is_named(preset, name, content):
     (preset / name).write_text(content)
-    refuses(preset, "damaged|preset of None")
+    refuses(preset, f"{name} (is damaged|has no format number)")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
+def test_a_flipped_bit_is_found(preset, name):
+    data = bytearray((preset / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (preset / name).write_bytes(data)
+    refuses(preset, f"{name} (is damaged|does not have the hash)")
 
 
 @pytest.mark.parametrize("content", [b"", b"no HDF5"])
 def test_damaged_weights_are_named(preset, content):
     (preset / "model.weights.h5").write_bytes(content)
-    refuses(preset, "model.weights.h5")
+    refuses(preset, "model.weights.h5 has .* of its .* bytes")
 
 
 def test_truncated_weights_are_refused(preset):
     path = preset / "model.weights.h5"
     path.write_bytes(path.read_bytes()[:-1000])
-    refuses(preset, "model.weights.h5")
+    refuses(preset, "model.weights.h5 has .* of its .* bytes")
+
+
+def test_weights_are_hashed_before_they_are_opened(preset, monkeypatch):
+    path = preset / "model.weights.h5"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr("h5py.File", None)
+    refuses(preset, "does not have the hash in config.json")
 
 
 def test_weights_of_another_model_are_refused(tokenizer, preset, tmp_path):
@@ -99,15 +125,94 @@ def test_weights_of_another_model_are_refused(tokenizer, preset, tmp_path):
     refuses(preset, "hash")
 
 
+def test_a_preset_put_together_of_two_is_refused(tokenizer, preset, tmp_path):
+    other = ViTVQGAN.from_config(tokenizer.get_config())
+    other.save_to_preset(tmp_path / "other")
+    (tmp_path / "other" / "metadata.json").replace(preset / "metadata.json")
+    refuses(preset, "does not have the hash that config.json and metadata.json say")
+
+
+def test_the_config_is_part_of_the_hash(tokenizer, preset):
+    """Two heads or four: the same weights, other tokens."""
+    config = tokenizer.get_config()
+    config["config"]["encoder"]["heads"] = 4
+    other = ViTVQGAN.from_config(config)
+    other.set_weights(tokenizer.get_weights())
+    assert np.any(other.tokenize(IMAGES) != tokenizer.tokenize(IMAGES))
+    assert other.model_hash() != tokenizer.model_hash()
+
+    def heads(content):
+        content["config"]["config"]["encoder"]["heads"] = 4
+
+    rewrite(preset / "config.json", heads)
+    refuses(preset, "does not have the hash")
+
+
+HOSTILE = {
+    "codes": 10**13,
+    "many codes": 2**24,
+    "blocks": 10**9,
+    "many blocks": 1024,
+    "image": [10**9, 10**9],
+    "large image": [16384, 16384],
+    "text": "16",
+    "float": 16.5,
+    "none": None,
+    "list": [1] * 100,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_config_asks_for_is_checked_before_it_is_made(preset, name, monkeypatch):
+    def change(content):
+        inner, value = content["config"], HOSTILE[name]
+        if "image" in name:
+            inner["image_size"] = value
+        elif "blocks" in name:
+            inner["config"]["encoder"]["blocks"] = value
+        else:
+            inner["config"]["quantizer"]["codes"] = value
+
+    rewrite(preset / "config.json", change)
+    monkeypatch.setattr(ViTVQGAN, "__init__", None)
+    refuses(preset, "config.json describes no ViTVQGAN of this version")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("grid", [10**9, 10**9]), ("grid", [256, 257]), ("codes", 2**24)]
+)
+def test_vims_sizes_are_checked_before_it_is_made(tmp_path, key, value, monkeypatch):
+    VIM(VIMConfig(TINY), (2, 2), 16, 5).save_to_preset(tmp_path)
+    rewrite(tmp_path / "config.json", lambda content: content["config"].update({key: value}))
+    monkeypatch.setattr(VIM, "__init__", None)
+    refuses(tmp_path, "describes no VIM", VIM.from_preset)
+
+
 def test_weights_of_another_shape_are_refused(preset):
-    config = json.loads((preset / "config.json").read_text())
-    config["config"]["config"]["quantizer"]["codes"] = 8
-    (preset / "config.json").write_text(json.dumps(config))
+    def fewer(content):
+        content["config"]["config"]["quantizer"]["codes"] = 8
+
+    rewrite(preset / "config.json", fewer)
     refuses(preset, "model.weights.h5")
 
 
 def test_a_config_of_another_version_is_refused(preset):
-    config = json.loads((preset / "config.json").read_text())
-    config["config"]["config"]["colour"] = "blue"
-    (preset / "config.json").write_text(json.dumps(config))
-    refuses(preset, "config.json")
+    rewrite(preset / "config.json", lambda c: c["config"]["config"].update({"colour": "blue"}))
+    refuses(preset, "config.json .*colour")
+
+
+def test_a_preset_of_an_earlier_format_says_what_to_do(preset):
+    """As vim_tf wrote them before files had formats."""
+    old = {"class": "ViTVQGAN", "config": {}}
+    (preset / "config.json").write_text(json.dumps(old))
+    refuses(preset, "no format number and was written by an earlier vim_tf.*or train again")
+
+
+def test_the_number_of_weights_is_known_from_the_arguments(tokenizer, tiny):
+    for model in (
+        tokenizer,
+        VIM(VIMConfig(TINY), (2, 3), 16, 5),
+        Classifier(ClassifierConfig(width=16, stages=3, blocks=2), (16, 24), 7),
+    ):
+        arguments = config_values.build(type(model).Arguments, model.get_config())
+        assert model.count_parameters(arguments) == sum(w.numpy().size for w in model.weights)

@@ -110,6 +110,10 @@ class ImageData:
         for table in self.tables.values():
             table.read_contents(stopped)
 
+    def known_contents(self):
+        """Returns the number of files whose contents were read."""
+        return sum(int(table.known.sum()) for table in self.tables.values())
+
     def difference(self, then, kept):
         """Compares these images with those that something was made from.
 

@@ -9,6 +9,7 @@ takes 2.6 GB a pass, the built-in pictures in 8 x 8 half a megabyte.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 
@@ -16,21 +17,47 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
+from vim_tf import config_checks, fingerprints, formats
 from vim_tf.buckets import is_in_bucket
 from vim_tf.data import hashing
 from vim_tf.errors import UserError
+from vim_tf.messages import show
 
 HEADER_FILE = "header.json"
-FORMAT = 1  # of the files; another one is refused
+ADVICE = "delete the folder to make it anew, or give another tokenizer.cache"
 SHARD_PICTURES = 65_536
-_GIVEN = {"tokenizer_hash", "data", "grid", "codes", "class_names"}  # what the maker says
+# What the maker says: of which tokenizer, images and options.
+_GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
+_COUNT = {"type": "integer", "minimum": 1}
+_TEXT = {"type": "string"}
+_SHARD = formats.json_object(
+    file={"type": "string", "pattern": r"^[a-z]+-\d+-\d{5}\.tfrecord$"},
+    pictures=_COUNT,
+    bytes=_COUNT,
+    sha256=_TEXT,
+)
+_PASSES = {
+    "type": "array",
+    "items": {"type": "array", "items": _SHARD, "minItems": 1},
+    "minItems": 1,
+}
+HEADER_SCHEMA = formats.json_object(
+    tokenizer_hash=_TEXT,
+    images=fingerprints.SCHEMA,
+    options={"type": "object"},
+    grid={"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
+    codes={**_COUNT, "maximum": config_checks.MOST_CODES},
+    class_names={"type": "array", "items": _TEXT},
+    shards={"type": "object", "additionalProperties": _PASSES, "minProperties": 1},
+)
 _READ_BATCH = 4_096
+_PART = 2**24  # bytes hashed at once
 
 
 # Writing ----------------------------------------------------------------------------------------
 
 
-def write_token_cache(folder, splits, header):
+def write_token_cache(folder, splits, header, tables=None):
     """Writes a cache; until the last file is whole, nothing stands at `folder`.
 
     Args:
@@ -38,8 +65,10 @@ def write_token_cache(folder, splits, header):
         splits: {"train": passes, "validation": passes}. Passes are a list of iterables, one a pass,
             of (tokens [B,N] int, labels [B] int); B may change from batch to batch. All passes of a
             split hold the same pictures in the same order; validation usually has one pass.
-        header: dict that JSON can hold: `tokenizer_hash`, `data` (what the pictures were made from,
-            anything), `grid` (rows, columns), `codes`, and `class_names`, empty without labels.
+        header: dict that JSON can hold: `tokenizer_hash`, `images` (the fingerprint of the images),
+            `options` (of what else the tokens depend on), `grid` (rows, columns), `codes`, and
+            `class_names`, empty without labels.
+        tables: {config key: `FileTable`} of the images' files, kept beside; None for no files.
 
     Raises:
         UserError: the folder is taken or cannot be written, or a split has no pictures.
@@ -71,8 +100,9 @@ def write_token_cache(folder, splits, header):
             if len(set(counts)) > 1:
                 raise ValueError(f"the passes of {split} have {counts} pictures; all need the same")
         with _writing(folder):
-            content = {"format": FORMAT, **header, "shards": shards}
-            (partial / HEADER_FILE).write_text(json.dumps(content, indent=1) + "\n")
+            fingerprints.save(partial, tables or {})
+            text = formats.to_json("token cache", {**header, "shards": shards})
+            (partial / HEADER_FILE).write_text(text)
             if partial != folder:
                 os.rename(partial, folder)
     except BaseException:
@@ -120,7 +150,19 @@ def _write_pass(folder, stem, batches, header):
                 shards[-1]["pictures"] += 1
         with _writing(folder):
             writers.close()
+    for shard in shards:
+        shard["bytes"], shard["sha256"] = _identity(folder / shard["file"])
     return shards
+
+
+def _identity(path):
+    """(Bytes, SHA-256) of a file, on a disk or in a bucket."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()
 
 
 def _encode(tokens, label):
@@ -132,7 +174,7 @@ def _encode(tokens, label):
                 for name, values in features.items()
             }
         )
-    ).SerializeToString()
+    ).SerializeToString(deterministic=True)  # the same hash each time
 
 
 def _find_problem(tokens, labels, header):
@@ -171,38 +213,43 @@ class TokenCache:
         self.labels = labels
 
     @classmethod
-    def open(cls, folder, tokenizer_hash, data=None):
+    def open(cls, folder, tokenizer_hash, options=None, data=None):
         """Reads a cache and checks it.
 
         Args:
             folder: where `write_token_cache` put it.
             tokenizer_hash: the hash of the tokenizer in use.
-            data: what the header's `data` must be; None does not check.
+            options: what the header's `options` must be; None does not check.
+            data: the `ImageData` in use, which must be the header's `images`; None does not check.
 
         Raises:
-            UserError: no cache there, another tokenizer's or other data's, or a damaged file.
+            UserError: no cache there, another tokenizer's or other images', or a damaged file.
         """
         folder = epath.Path(folder)
         header = _read_header(folder)
-        advice = "delete the folder to make it anew, or give another tokenizer.cache"
         if header["tokenizer_hash"] != tokenizer_hash:
             raise UserError(
                 f"{folder} was made by the tokenizer {header['tokenizer_hash'][:16]}, but the one "
-                f"in use is {tokenizer_hash[:16]}: their tokens mean different things; {advice}"
+                f"in use is {tokenizer_hash[:16]}: their tokens mean different things; {ADVICE}"
             )
-        # Through JSON, as the header went: tuples are lists there.
-        if data is not None and header["data"] != json.loads(json.dumps(data)):
-            raise UserError(
-                f"{folder} was made from {json.dumps(header['data'])}, but the config says "
-                f"{json.dumps(data)}; {advice}"
-            )
+        options = header["options"] if options is None else json.loads(json.dumps(options))
+        for key in sorted({*options, *header["options"]}):
+            then, now = (show(some.get(key)) for some in (header["options"], options))
+            if then != now:
+                raise UserError(
+                    f"{folder} was made with {key} {then}, and now it is {now}; {ADVICE}"
+                )
+        if data is not None:
+            found = data.difference(header["images"], fingerprints.load(folder))
+            if found is not None:
+                raise fingerprints.made_from_other_images(folder, found, ADVICE)
         tokens, labels = {}, {}
         for split, passes in header["shards"].items():
             parts = [_read_pass(folder, shards, header) for shards in passes]
             tokens[split] = np.stack([part[0] for part in parts])  # [passes,M,N]
             labels[split] = parts[0][1]
             if any(np.any(part[1] != labels[split]) for part in parts):
-                raise UserError(f"{folder}: the passes of {split} differ in their labels; {advice}")
+                raise UserError(f"{folder}: the passes of {split} differ in their labels; {ADVICE}")
         return cls(header, tokens, labels)
 
     @property
@@ -304,51 +351,48 @@ class TokenCache:
 def _read_header(folder):
     path = folder / HEADER_FILE
     try:
-        header = json.loads(path.read_text())
-        found = header["format"]
-        missing = (_GIVEN | {"shards"}) - set(header)
+        header = formats.read_json(path, "token cache", ADVICE, HEADER_SCHEMA)
     except OSError:
         raise UserError(
             f"{path} cannot be read, so there is no token cache; "
             "make one with python -m vim_tf.tokenize_dataset"
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged; delete {folder} to make it anew") from None
-    if found != FORMAT or missing:
-        raise UserError(
-            f"{path} has the format {found}, this version reads {FORMAT}; "
-            f"delete {folder} to make it anew"
-        )
+    config_checks.tokens(*header["grid"], f"{path}: grid")
     return header
 
 
 def _read_pass(folder, shards, header):
     """Reads the shards of one pass: (tokens [M,N] uint16 or int32, labels [M] int32)."""
-    parts = [_read_shard(folder / shard["file"], shard["pictures"], header) for shard in shards]
+    parts = [_read_shard(folder / shard["file"], shard, header) for shard in shards]
     return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
-def _read_shard(path, pictures, header):
-    length = header["grid"][0] * header["grid"][1]
+def _read_shard(path, shard, header):
+    length, pictures = header["grid"][0] * header["grid"][1], shard["pictures"]
+    if not path.exists():
+        raise UserError(f"{path} is missing; {ADVICE}")
+    if _identity(path) != (shard["bytes"], shard["sha256"]):
+        raise UserError(f"{path} is damaged: it does not have the hash in {HEADER_FILE}; {ADVICE}")
+    if length * pictures > shard["bytes"]:  # a token takes a byte or more
+        raise UserError(f"{path} is too small for its {pictures:,} pictures; {ADVICE}")
     features = {
         "token": tf.io.FixedLenFeature([length], tf.int64),
         "label": tf.io.FixedLenFeature([], tf.int64),
     }
     records = tf.data.TFRecordDataset(str(path)).batch(_READ_BATCH)
-    advice = f"delete {path.parent} to make it anew"
     tokens, labels = [], []
     try:
         for batch in records.map(lambda record: tf.io.parse_example(record, features)):
             parsed = batch["token"].numpy(), batch["label"].numpy()
             problem = _find_problem(*parsed, header)
             if problem:
-                raise UserError(f"{path} is damaged: {problem}; {advice}")
+                raise UserError(f"{path} is damaged: {problem}; {ADVICE}")
             tokens.append(parsed[0].astype("uint16" if header["codes"] <= 65_536 else "int32"))
             labels.append(parsed[1].astype("int32"))
     except tf.errors.OpError as error:
         reason = error.message.split("[[")[0].strip().splitlines()[0]
-        raise UserError(f"{path} is damaged or missing: {reason}; {advice}") from None
+        raise UserError(f"{path} is damaged or missing: {reason}; {ADVICE}") from None
     read = sum(map(len, labels))
     if read != pictures:
-        raise UserError(f"{path} holds {read} of its {pictures} pictures; {advice}")
+        raise UserError(f"{path} holds {read} of its {pictures} pictures; {ADVICE}")
     return np.concatenate(tokens), np.concatenate(labels)

@@ -10,7 +10,7 @@ import numpy as np
 
 from vim_tf.errors import UserError
 from vim_tf.evaluation.feature_checks import check_features
-from vim_tf.runs import write_atomically
+from vim_tf.files import write_atomically
 
 
 class FeatureStatistics:

@@ -18,13 +18,26 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vim_tf import fingerprints, formats
 from vim_tf.compilation import compiled
+from vim_tf.config_checks import MOST_BLOCKS
 from vim_tf.errors import UserError
-from vim_tf.runs import write_atomically
-from vim_tf.token_caching import describe_data
+from vim_tf.files import hash_file, write_atomically
+from vim_tf.token_caching import describe_options
 from vim_tf.workers import Workers
 
 COMPLETE_FILE = "complete.json"
+ADVICE = "delete its folder to work the features out anew"
+COMPLETE_SCHEMA = formats.json_object(
+    pictures={"type": "integer", "minimum": 0},
+    blocks={"type": "integer", "minimum": 0, "maximum": MOST_BLOCKS},
+    pixels={"type": "string"},
+    files={"type": "object", "additionalProperties": {"type": "string"}},
+    models={"type": "object"},
+    images=fingerprints.SCHEMA,
+    options={"type": "object"},
+    split={"type": "string"},
+)
 BATCH_SIZE = 64
 PIXELS_SIDE = 32  # pictures are made smaller for the baseline of pixels, whose weights grow with it
 
@@ -59,21 +72,41 @@ def open_features(run, split):
     Raises:
         UserError: features that are too large for float16.
     """
+    run.data.read_contents()
     identity = {
-        **run.hashes(),
-        "data": describe_data(run.experiment.data, seed=None),
+        "models": run.hashes(),
+        "images": run.data.fingerprint(),
+        "options": describe_options(run.experiment.data),
         "split": split,
     }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps([formats.NUMBERS["features"], identity], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = run.path / "features" / f"{split}-{key}"
     workers = Workers(tf.distribute.get_strategy())
     if not workers.chiefs((folder / COMPLETE_FILE).exists()):
         _write(run, split, folder, identity, workers)
-    complete = json.loads((folder / COMPLETE_FILE).read_text())
+    complete = _read_complete(folder, identity)
     names = ["tokenizer", "pixels", *(f"block_{i}" for i in range(complete["blocks"] + 1))]
     rows = slice(complete["pictures"])
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")[rows] for name in names}
-    return ProbeFeatures(arrays, np.load(folder / "labels.npy")[rows], complete["pixels"])
+    arrays = {name: _open_array(folder, name, complete)[rows] for name in names}
+    return ProbeFeatures(arrays, _open_array(folder, "labels", complete)[rows], complete["pixels"])
+
+
+def _read_complete(folder, identity):
+    path = folder / COMPLETE_FILE
+    complete = formats.read_json(path, "features", ADVICE, COMPLETE_SCHEMA)
+    for key, value in json.loads(json.dumps(identity)).items():
+        if complete[key] != value:
+            raise UserError(f"{path} is of other {key}; {ADVICE}")
+    return complete
+
+
+def _open_array(folder, name, complete):
+    """Opens one of the arrays, whose hash is compared before anything is read from it."""
+    path = folder / f"{name}.npy"
+    if not path.is_file() or hash_file(path) != complete["files"].get(path.name):
+        raise UserError(f"{path} is missing or damaged; {ADVICE}")
+    return np.load(path, mmap_mode="r")
 
 
 def without_copied_channels(train, test):
@@ -136,8 +169,9 @@ def _write(run, split, folder, identity, workers):
     if workers.is_chief:
         if workers.count > 1:
             _merge(folder, size, rows)
-        complete = {"pictures": done, "blocks": blocks, "pixels": words, **identity}
-        write_atomically(folder / COMPLETE_FILE, json.dumps(complete, indent=1) + "\n")
+        files = {path.name: hash_file(path) for path in sorted(folder.glob("*.npy"))}
+        complete = {"pictures": done, "blocks": blocks, "pixels": words, "files": files, **identity}
+        write_atomically(folder / COMPLETE_FILE, formats.to_json("features", complete))
     workers.wait()
 
 

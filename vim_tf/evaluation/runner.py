@@ -32,7 +32,7 @@ def evaluate_reconstruction(arguments):
         raise UserError("--metrics is given, and they need a network: give --extractor")
     metrics = measuring.available_metrics(arguments.metrics, extractor)
     lpips = None if arguments.lpips is None else open_lpips(arguments.lpips)
-    run = open_run(arguments.run, arguments.set)
+    run = open_run(arguments.run, arguments.set, arguments.other_images)
     pictures, reference = _run_reference(run, arguments, arguments.n)
     if metrics:
         count = pictures.count
@@ -53,7 +53,7 @@ def evaluate_reconstruction(arguments):
         source.description | {"count": candidate.count, "sha256": candidate.sha256},
         reference.description if metrics else None,
         extractor,
-        {"tokenizer": run.tokenizer.weights_hash()},
+        {"tokenizer": run.tokenizer.model_hash()},
     )
 
 
@@ -61,7 +61,7 @@ def evaluate_generation(arguments):
     """Judges a VIM's samples; see `evaluate_reconstruction`."""
     extractor = _open_extractor(arguments)
     metrics = measuring.available_metrics(arguments.metrics, extractor)
-    run = open_run(arguments.run, arguments.set)
+    run = open_run(arguments.run, arguments.set, arguments.other_images)
     source = open_samples(run, arguments, arguments.label_mode)
     if arguments.reference is None:
         _, reference = _run_reference(run, arguments, None)

@@ -5,14 +5,16 @@ batch norm: its weights can be averaged over steps as any others, and a picture'
 depend on the batch.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import keras
 from keras import layers
 
 from vim_tf.config import ClassifierConfig
+from vim_tf.config_checks import LONGEST_SIDE, MOST_CLASSES, sizes
 from vim_tf.models.preset import Preset
 from vim_tf.models.row_dropout import RowDropout
+from vim_tf.parameter_counts import count_classifier
 
 GROUPS = 8
 
@@ -35,6 +37,20 @@ def _block(x, channels, stride):
     return layers.Add()([x, _convolve(_activate(y), channels, 3)])
 
 
+@dataclass(frozen=True)
+class _Arguments:
+    """What `Classifier.get_config` answers, with its limits."""
+
+    config: ClassifierConfig
+    image_size: tuple[int, int]
+    classes: int
+
+    def __post_init__(self):
+        height, width = self.image_size
+        sizes("", height=(height, LONGEST_SIDE), width=(width, LONGEST_SIDE))
+        sizes("", classes=(self.classes, MOST_CLASSES))
+
+
 @keras.saving.register_keras_serializable("vim_tf")
 class Classifier(Preset, keras.Model):
     """Images [B,H,W,3] in [-1,1] -> logits [B,classes] float32.
@@ -46,6 +62,8 @@ class Classifier(Preset, keras.Model):
         image_size: (H, W).
         classes: number of classes.
     """
+
+    Arguments = _Arguments
 
     def __init__(self, config, image_size, classes, **kwargs):
         images = keras.Input((*image_size, 3))
@@ -68,8 +86,7 @@ class Classifier(Preset, keras.Model):
             "classes": self.classes,
         }
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Returns a model with new weights."""
-        config = dict(config)
-        return cls(ClassifierConfig(**config.pop("config")), **config)
+    @staticmethod
+    def count_parameters(arguments):
+        """Returns the number of weights of a model, from its checked arguments."""
+        return count_classifier(arguments.config, arguments.classes)

@@ -1,7 +1,11 @@
 """Saving a model as a folder and loading it again, after KerasHub's manner.
 
-A preset is `config.json` (class and config), `model.weights.h5` and `metadata.json` (the weights'
-hash and whatever else the maker wants to say, such as class names).
+A preset is three files. `config.json` has the model's class and config, and the hashes of all that
+the preset is. `model.weights.h5` has the weights. `metadata.json` has what the maker says of the
+model, such as class names and what it was made from.
+
+A preset may come from a stranger. So the weights file is hashed before it is opened, the config is
+checked type by type, and the weights that it asks for are counted in the file before they are made.
 """
 
 import hashlib
@@ -10,36 +14,66 @@ from pathlib import Path
 
 import numpy as np
 
+from vim_tf import config_values, formats
 from vim_tf.errors import UserError
+from vim_tf.files import hash_file
+from vim_tf.weights_files import count_elements
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 METADATA_FILE = "metadata.json"
+ADVICE = "take a whole copy of the preset, or train again"
+_TEXT = {"type": "string"}
+_WHOLE = {"type": "integer", "minimum": 0}
+CONFIG_SCHEMA = formats.json_object(
+    **{"class": _TEXT, "config": {"type": "object"}, "hash": _TEXT},
+    weights=formats.json_object(bytes=_WHOLE, sha256=_TEXT),
+)
+# The maker may say more than this.
+METADATA_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "hash": _TEXT,
+        "steps": _WHOLE,
+        "class_names": {"type": "array", "items": _TEXT},
+        "tokenizer_hash": _TEXT,
+        "made_from": {"type": "object"},
+    },
+    "required": ["hash"],
+}
 
 
-def read_json(path):
-    """Returns a preset file's content, a dict; UserError if it is missing or something else."""
+def read_config(folder):
+    """Returns a preset's `config.json`, a dict; UserError if it is missing or damaged."""
+    return _read(Path(folder) / CONFIG_FILE, CONFIG_SCHEMA)
+
+
+def _read(path, schema):
     try:
-        content = json.loads(Path(path).read_text())
+        return formats.read_json(path, "preset", ADVICE, schema)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; give a preset folder, or a run that has saved one"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is no valid JSON ({error}); the preset is damaged") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object; the preset is damaged")
-    return content
 
 
 class Preset:
-    """Mixin of the models that can be saved as presets; needs `get_config`/`from_config`."""
+    """Mixin of the models that can be saved as presets.
 
+    Needs `get_config`; `Arguments`, a dataclass of the constructor's arguments with their limits,
+    which takes its answer; and `count_parameters(arguments)`.
+    """
+
+    Arguments = None
     metadata = None
 
-    def weights_hash(self):
-        """Returns the SHA-256 of all weights, in order, as a hexadecimal string."""
-        digest = hashlib.sha256()
+    def model_hash(self):
+        """Returns the SHA-256 of class, config and all weights, in order, as hexadecimal text.
+
+        Two models with the same hash give the same answers.
+        """
+        config = json.dumps([type(self).__name__, self.get_config()], sort_keys=True)
+        digest = hashlib.sha256(config.encode())
         for weight in self.weights:
             digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
         return digest.hexdigest()
@@ -49,15 +83,26 @@ class Preset:
 
         Args:
             preset_dir: the folder; made if need be.
-            metadata: a dict that JSON can hold, saved beside the weights' hash.
+            metadata: a dict that JSON can hold. `class_names` and `steps` are for vim_tf's own use.
         """
         folder = Path(preset_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"class": type(self).__name__, "config": self.get_config()}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
-        self.save_weights(folder / WEIGHTS_FILE)
-        metadata = {**(metadata or {}), "weights_hash": self.weights_hash()}
-        (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n")
+        weights, model_hash = folder / WEIGHTS_FILE, self.model_hash()
+        self.save_weights(weights)
+        config = {
+            "class": type(self).__name__,
+            "config": self.get_config(),
+            "weights": {"bytes": weights.stat().st_size, "sha256": hash_file(weights)},
+            "hash": model_hash,
+        }
+        metadata = {**(metadata or {}), "hash": model_hash}
+        (folder / METADATA_FILE).write_text(formats.to_json("preset", metadata))
+        (folder / CONFIG_FILE).write_text(formats.to_json("preset", config))
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds a model from `get_config`'s answer; UserError if it is something else."""
+        return cls(**vars(config_values.build(cls.Arguments, config)))
 
     @classmethod
     def from_preset(cls, preset_dir):
@@ -67,28 +112,49 @@ class Preset:
             UserError: no preset there, another class's preset, or weights that do not fit.
         """
         folder = Path(preset_dir)
-        config = read_json(folder / CONFIG_FILE)
-        if config.get("class") != cls.__name__:
+        config = read_config(folder)
+        if config["class"] != cls.__name__:
             raise UserError(
-                f"{folder} is a preset of {config.get('class')}, not of {cls.__name__}; "
+                f"{folder} is a preset of {config['class']}, not of {cls.__name__}; "
                 "vim_tf.load(folder) takes either"
             )
+        metadata = _read(folder / METADATA_FILE, METADATA_SCHEMA)
+        weights = folder / WEIGHTS_FILE
+        _check_weights(weights, config["weights"])
         try:
-            model = cls.from_config(config["config"])
-        except (KeyError, TypeError, ValueError) as error:
+            arguments = config_values.build(cls.Arguments, config["config"])
+            needed = cls.count_parameters(arguments)
+            found = count_elements(weights)
+            if needed > found:
+                raise UserError(
+                    f"the config asks for {needed:,} weights and {WEIGHTS_FILE} holds {found:,}"
+                )
+        except UserError as error:
             raise UserError(
-                f"{folder / CONFIG_FILE} does not describe a {cls.__name__} of this version of "
-                f"vim_tf ({error}); it is damaged, or another version's"
+                f"{folder / CONFIG_FILE} describes no {cls.__name__} of this version of vim_tf "
+                f"({error}); {ADVICE}"
             ) from None
-        model.metadata = read_json(folder / METADATA_FILE)
+        model = cls(**vars(arguments))
+        model.metadata = metadata
         try:
-            model.load_weights(folder / WEIGHTS_FILE)
+            model.load_weights(weights)
         except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py raises them all
             reason = str(error).splitlines()[0]
-            raise UserError(f"{folder / WEIGHTS_FILE} cannot be loaded: {reason}") from None
-        if model.weights_hash() != model.metadata.get("weights_hash"):
+            raise UserError(f"{weights} cannot be loaded: {reason}; {ADVICE}") from None
+        if not model.model_hash() == config["hash"] == metadata["hash"]:
             raise UserError(
-                f"{folder / WEIGHTS_FILE} does not have the hash in {METADATA_FILE}; "
-                "one of the two was replaced or damaged"
+                f"{folder} does not have the hash that {CONFIG_FILE} and {METADATA_FILE} say; a "
+                f"file was replaced or damaged; {ADVICE}"
             )
         return model
+
+
+def _check_weights(path, expected):
+    """Raises UserError unless the weights file is the one that was written, before it is opened."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; {ADVICE}")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise UserError(f"{path} has {size:,} of its {expected['bytes']:,} bytes; {ADVICE}")
+    if hash_file(path) != expected["sha256"]:
+        raise UserError(f"{path} does not have the hash in {CONFIG_FILE}: it is damaged; {ADVICE}")

@@ -28,6 +28,31 @@ def row_keys(keys):
         _given.keys = before
 
 
+def step_keys(seed, step, rows):
+    """Returns the keys of rows at a step of a training, as `row_keys` takes them.
+
+    Seed, step and row are hashed one by one. A sum of them would give seed 0 at step 5 the keys of
+    seed 5 at step 0, and so all seeds the same sequence, shifted.
+
+    Args:
+        seed: any integer; those that are equal modulo 2^64 have the same keys.
+        step: integer scalar, not negative.
+        rows: [B] integers, the rows' places in the global batch.
+
+    Returns:
+        [B] uint32.
+    """
+    low, high = np.uint32(seed % 2**32), np.uint32(seed // 2**32 % 2**32)
+    key = _hash(ops.bitwise_xor(_hash(ops.cast(low, "uint32"), 1), ops.cast(high, "uint32")), 2)
+    key = mix(ops.bitwise_xor(key, _hash(ops.cast(step, "uint32"), 3)))
+    return mix(ops.bitwise_xor(key, _hash(ops.cast(rows, "uint32"), 4)))
+
+
+def _hash(x, salt):
+    """Mixes uint32 after adding a constant, another one for each salt; 0 alone would stay 0."""
+    return mix(ops.add(x, np.uint32(salt * 0x9E3779B9 % 2**32)))
+
+
 def row_bits(keys, salt, places):
     """Returns random bits [B,M] uint32, a function of a row's key, of `salt`, and of the place.
 

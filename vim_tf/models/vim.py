@@ -1,17 +1,26 @@
 """VIM, the autoregressive model of tokens (section 3.4 of https://arxiv.org/abs/2110.04627)."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import keras
 from keras import initializers, layers, ops
 
 from vim_tf import sampling
 from vim_tf.compilation import compiled
-from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.config import VIMConfig
+from vim_tf.config_checks import (
+    MOST_CLASSES,
+    MOST_CODES,
+    MOST_TOKENS,
+    require,
+    sizes,
+    tokens,
+)
 from vim_tf.errors import UserError
 from vim_tf.models.preset import Preset
 from vim_tf.models.row_dropout import RowDropout
 from vim_tf.models.transformer import Transformer, fan_in_normal
+from vim_tf.parameter_counts import count_vim
 from vim_tf.sampling_settings import check_settings
 
 # Products of weights and tokens of a picture from which on `generate` is compiled with XLA, which
@@ -29,6 +38,25 @@ def _embedding(rows, dim, name):
 
 def _mean_over_slots(x):
     return ops.mean(ops.cast(x, "float32"), axis=1)
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What `VIM.get_config` answers, with its limits."""
+
+    config: VIMConfig
+    grid: tuple[int, int]
+    codes: int
+    classes: int
+
+    def __post_init__(self):
+        sizes("", rows=(self.grid[0], MOST_TOKENS), columns=(self.grid[1], MOST_TOKENS))
+        tokens(*self.grid, "grid")
+        sizes("", codes=(self.codes, MOST_CODES))
+        require(
+            0 <= self.classes <= MOST_CLASSES,
+            f"classes is {self.classes}; it must be from 0 to {MOST_CLASSES:,}",
+        )
 
 
 @keras.saving.register_keras_serializable("vim_tf")
@@ -49,6 +77,8 @@ class VIM(Preset, keras.Model):
         codes: number of codes K.
         classes: number of labels; 0 where there are none, as also if not `config.conditional`.
     """
+
+    Arguments = _Arguments
 
     def __init__(self, config, grid, codes, classes, **kwargs):
         super().__init__(**kwargs)
@@ -335,9 +365,7 @@ class VIM(Preset, keras.Model):
             "classes": self.classes,
         }
 
-    @classmethod
-    def from_config(cls, config):
-        """Builds a model from `get_config`'s answer."""
-        fields = dict(config["config"])
-        fields["transformer"] = TransformerConfig(**fields["transformer"])
-        return cls(VIMConfig(**fields), tuple(config["grid"]), config["codes"], config["classes"])
+    @staticmethod
+    def count_parameters(arguments):
+        """Returns the number of weights of a model, from its checked arguments."""
+        return count_vim(**vars(arguments))

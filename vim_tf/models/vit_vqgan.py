@@ -1,18 +1,37 @@
 """ViT-VQGAN, the image tokenizer (section 3 of https://arxiv.org/abs/2110.04627)."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import keras
 from keras import ops
 
-from vim_tf.config import QuantizerConfig, TransformerConfig, ViTVQGANConfig
+from vim_tf.config import ViTVQGANConfig
+from vim_tf.config_checks import LONGEST_SIDE, require, sizes, tokens
 from vim_tf.models.preset import Preset
 from vim_tf.models.quantizer import VectorQuantizer
 from vim_tf.models.vit import ViTDecoder, ViTEncoder
+from vim_tf.parameter_counts import count_vit_vqgan
 
 # The logit-Laplace distribution lives on (0, 1): pixels of [0, 1] are squeezed to
 # [EPSILON, 1 - EPSILON] first, as OpenAI's dVAE does; `losses.logit_laplace_loss` does the same.
 LOGIT_LAPLACE_EPSILON = 0.1
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """What `ViTVQGAN.get_config` answers, with its limits."""
+
+    config: ViTVQGANConfig
+    image_size: tuple[int, int]
+
+    def __post_init__(self):
+        (height, width), patch = self.image_size, self.config.patch_size
+        sizes("", height=(height, LONGEST_SIDE), width=(width, LONGEST_SIDE))
+        require(
+            height % patch == 0 and width % patch == 0,
+            f"image_size is {height} x {width}; it must be a multiple of patch_size, {patch}",
+        )
+        tokens(height // patch, width // patch, "image_size and patch_size")
 
 
 @keras.saving.register_keras_serializable("vim_tf")
@@ -28,6 +47,8 @@ class ViTVQGAN(Preset, keras.Model):
         config: `ViTVQGANConfig`.
         image_size: height and width in pixels, multiples of `config.patch_size`.
     """
+
+    Arguments = _Arguments
 
     def __init__(self, config, image_size, **kwargs):
         super().__init__(**kwargs)
@@ -117,11 +138,7 @@ class ViTVQGAN(Preset, keras.Model):
         """Returns what `from_config` needs."""
         return {"config": asdict(self.config), "image_size": list(self.image_size)}
 
-    @classmethod
-    def from_config(cls, config):
-        """Builds a model from `get_config`'s answer."""
-        fields = dict(config["config"])
-        fields["encoder"] = TransformerConfig(**fields["encoder"])
-        fields["decoder"] = TransformerConfig(**fields["decoder"])
-        fields["quantizer"] = QuantizerConfig(**fields["quantizer"])
-        return cls(ViTVQGANConfig(**fields), tuple(config["image_size"]))
+    @staticmethod
+    def count_parameters(arguments):
+        """Returns the number of weights of a model, from its checked arguments."""
+        return sum(count_vit_vqgan(**vars(arguments)).values())

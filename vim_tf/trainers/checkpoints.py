@@ -9,22 +9,33 @@ Paths may be in a bucket, gs://...
 """
 
 import hashlib
-import json
+import re
 import sys
 import tempfile
+from collections import Counter
 
 import tensorflow as tf
 from etils import epath
 
-import vim_tf
-from vim_tf.errors import UserError
+from vim_tf import fingerprints, formats
+from vim_tf.errors import DamagedError, UserError
 from vim_tf.failpoints import failpoint
-from vim_tf.runs import write_atomically
-from vim_tf.versions import installed_versions as versions
+from vim_tf.files import write_atomically
+from vim_tf.versions import installed_versions
 from vim_tf.workers import Workers
 
-FORMAT = 1  # of the manifest and of what is in a checkpoint
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
+ADVICE = "train again in another --workdir"
+_WHOLE = {"type": "integer", "minimum": 0}
+_PAIR = {"type": "array", "minItems": 2, "maxItems": 2}
+MANIFEST_SCHEMA = formats.json_object(
+    step=_WHOLE,
+    made_from={"oneOf": [{"type": "null"}, fingerprints.MADE_FROM_SCHEMA]},
+    variables={"type": "object", "additionalProperties": _PAIR},
+    files={"type": "object", "additionalProperties": _PAIR},
+    versions={"type": "object"},
+)
+BEST_SCHEMA = formats.json_object(step=_WHOLE, value={"type": "number"})
 COMPARED = ("model", "discriminator")  # items whose weights a checkpoint must have, each by name
 _PART = 2**24  # bytes read at once
 
@@ -40,19 +51,21 @@ class Checkpoints:
         keep: how many of the last are kept.
         workers: the `Workers`; None for those of the strategy in scope.
         say: function of a line for the user.
+        made_from: the `MadeFrom` of the training; None keeps and compares nothing.
     """
 
-    def __init__(self, items, folder, keep, workers=None, say=None):
+    def __init__(self, items, folder, keep, workers=None, say=None, made_from=None):
         self._items, self._keep = items, keep
         self._workers = workers or Workers(tf.distribute.get_strategy())
         self._checkpoint = tf.train.Checkpoint(**items)
         self._folder = epath.Path(folder)
         self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
+        self._made_from = made_from
 
     def steps(self):
         """Returns the steps of all complete checkpoints, ascending."""
-        found = self._folder.glob(f"step_*/{MANIFEST}")
-        return sorted(int(path.parent.name.removeprefix("step_")) for path in found)
+        found = [path.parent.name for path in self._folder.glob(f"step_*/{MANIFEST}")]
+        return sorted(int(name[5:]) for name in found if re.fullmatch("step_[0-9]{8,18}", name))
 
     def save(self, step):
         """Saves the state under a step, unless it is there already; removes old ones."""
@@ -78,14 +91,16 @@ class Checkpoints:
         failpoint("before_state")
         self._checkpoint.write(str(folder / STATE))
         failpoint("before_manifest")
+        if self._made_from is not None:
+            self._made_from.keep()
         manifest = {
-            "format": FORMAT,
             "step": step,
+            "made_from": self._made_from and self._made_from.describe(),
             "variables": self._shapes(),
             "files": {path.name: _identity(path) for path in folder.iterdir()},
-            "versions": versions(),
+            "versions": installed_versions(),
         }
-        write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_atomically(folder / MANIFEST, formats.to_json("checkpoint", manifest))
 
     def restore(self):
         """Restores the newest checkpoint that is whole.
@@ -94,7 +109,8 @@ class Checkpoints:
             Its step; None if there is none.
 
         Raises:
-            UserError: it is of another architecture, or of a newer version of vim_tf.
+            UserError: it is of another architecture or another format, or was made from other
+                images or by another tokenizer than those of now.
         """
         step = self._find_newest() if self._workers.is_chief else None
         step = self._workers.chiefs(-1 if step is None else step)
@@ -108,16 +124,9 @@ class Checkpoints:
         for step in reversed(self.steps()):
             folder = self.path(step)
             try:
-                manifest = json.loads((folder / MANIFEST).read_text())
-                if manifest["format"] > FORMAT:
-                    raise UserError(
-                        f"checkpoint {folder} was written by a newer vim_tf, "
-                        f"{manifest['versions']['vim_tf']}; this is {vim_tf.__version__}: install "
-                        "that one"
-                    )
-                damage = _find_damage(folder, manifest)
-            except (ValueError, KeyError, TypeError):
-                damage = f"{MANIFEST} is cut short"
+                damage = _find_damage(folder, _read_manifest(folder))
+            except DamagedError as error:
+                damage = str(error)
             if not damage:
                 return step
             self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is taken")
@@ -128,15 +137,15 @@ class Checkpoints:
     def best(self):
         """Returns (step, value) of the best evaluation so far, or None."""
         try:
-            best = json.loads((self._folder / BEST).read_text())
-            return best["step"], best["value"]
-        except (FileNotFoundError, ValueError, KeyError):
+            best = formats.read_json(self._folder / BEST, "checkpoint", ADVICE, BEST_SCHEMA)
+        except (FileNotFoundError, DamagedError):
             return None
+        return best["step"], best["value"]
 
     def mark_best(self, step, value):
         """Keeps the checkpoint of a step until another is better."""
         best = {"step": int(step), "value": value}
-        write_atomically(self._folder / BEST, json.dumps(best) + "\n")
+        write_atomically(self._folder / BEST, formats.to_json("checkpoint", best))
 
     def path(self, step):
         """Returns the folder of the checkpoint of a step."""
@@ -151,14 +160,17 @@ class Checkpoints:
                 self.path(step).rmtree()
 
     def _shapes(self):
-        """{name of a weight: [shape, dtype]} of the networks."""
-        return {
-            # Without the model's own name, which counts the models of the process.
-            f"{item}/{weight.path.partition('/')[2]}": [list(weight.shape), weight.dtype]
-            for item in COMPARED
-            if item in self._items
-            for weight in self._items[item].weights
-        }
+        """{name of a weight: [shape, dtype]} of the networks, each weight by a name of its own."""
+        shapes, seen = {}, Counter()
+        for item in COMPARED:
+            for weight in self._items[item].weights if item in self._items else ():
+                # Keras numbers layers by how many the process has made; that says nothing.
+                path = "/".join(re.sub(r"_\d+$", "", part) for part in weight.path.split("/"))
+                name = f"{item}/{path}"
+                seen[name] += 1
+                name += f" ({seen[name]})" if seen[name] > 1 else ""
+                shapes[name] = [list(weight.shape), weight.dtype]
+        return shapes
 
     def _read(self, folder):
         if not folder.exists():
@@ -166,8 +178,10 @@ class Checkpoints:
                 f"the chief's checkpoint {folder} is not there on this worker; give a --workdir on "
                 "a disk that all workers share"
             )
-        ours = self._shapes()
-        theirs = json.loads((folder / MANIFEST).read_text())["variables"]
+        manifest = _read_manifest(folder)
+        if None not in (self._made_from, manifest["made_from"]):
+            self._made_from.check(f"checkpoint {folder}", manifest["made_from"])
+        ours, theirs = self._shapes(), manifest["variables"]
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 described = [
@@ -184,6 +198,10 @@ class Checkpoints:
         self._checkpoint.read(str(folder / STATE)).assert_consumed()
 
 
+def _read_manifest(folder):
+    return formats.read_json(folder / MANIFEST, "checkpoint", ADVICE, MANIFEST_SCHEMA)
+
+
 def _identity(path):
     """[bytes, SHA-256] of a file."""
     digest, size = hashlib.sha256(), 0
@@ -198,7 +216,7 @@ def _find_damage(folder, manifest):
     """What is wrong with a checkpoint's files, in words; None if nothing is."""
     for name, identity in manifest["files"].items():
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             return f"{name} is missing"
         size, sha256 = _identity(path)
         if size != identity[0]:

@@ -134,10 +134,10 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
 
 
-def make_checkpoints(trainer, run, workers):
+def make_checkpoints(trainer, run, workers, made_from=None):
     """Returns the `Checkpoints` of a trainer's whole state in a run's folder."""
-    keep = trainer.experiment.training.keep_checkpoints
-    return Checkpoints(trainer.checkpoint_items(), run.checkpoint_dir, keep, workers)
+    items, keep = trainer.checkpoint_items(), trainer.experiment.training.keep_checkpoints
+    return Checkpoints(items, run.checkpoint_dir, keep, workers, made_from=made_from)
 
 
 def train(stage, run, strategy, on_start=None):
@@ -155,17 +155,23 @@ def train(stage, run, strategy, on_start=None):
     Raises:
         Interrupted: SIGTERM or SIGINT came; everything is saved.
         UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or a checkpoint of another
-            architecture.
+            architecture, or made from other images or by another tokenizer.
     """
     trainer = stage.trainer
     config = trainer.experiment.training
-    checkpoints = make_checkpoints(trainer, run, Workers(strategy))
+    workers = Workers(strategy)
+    checkpoints = make_checkpoints(trainer, run, workers, stage.made_from)
     checkpoints.restore()
     first_step = int(trainer.step.numpy())
     if on_start:
         on_start(first_step)
     reporter = Reporter(run, first_step, config.steps, trainer.experiment.data.batch_size)
-    with StopSignal(reporter.say) as stop, contextlib.closing(reporter):
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopSignal(reporter.say))
+        held.enter_context(contextlib.closing(reporter))
+        if workers.is_chief:
+            held.enter_context(contextlib.closing(stage.made_from))
+            stage.made_from.start()
         training = _Training(stage, run, strategy, checkpoints, reporter, stop)
         # The controller prints its log lines; the reporter, on standard error, says the same.
         with contextlib.redirect_stdout(io.StringIO()):

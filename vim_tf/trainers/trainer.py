@@ -1,14 +1,12 @@
 """What the trainers of both stages share: one train step for Keras' fit and for the orbit loop."""
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from vim_tf.ema import ExponentialMovingAverage
-from vim_tf.models.row_dropout import row_keys
+from vim_tf.models.row_dropout import row_keys, step_keys
 from vim_tf.precision import computing_in
 from vim_tf.replicas import assign_everywhere
-from vim_tf.sampling import mix
 from vim_tf.trainers.gradients import accumulate, apply_gradients
 from vim_tf.trainers.optimizers import make_optimizer
 
@@ -107,8 +105,7 @@ class Trainer(keras.Model):
         """The keys of this replica's rows, [rows] uint32."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         row = rows * replica + tf.range(rows)
-        key = mix(tf.cast(self.step, tf.uint32) + np.uint32(self.experiment.seed % 2**32))
-        return mix(key + tf.cast(row, tf.uint32))
+        return step_keys(self.experiment.seed, self.step, row)
 
     def _compute_part(self, batch, keys):
         with row_keys(keys):
