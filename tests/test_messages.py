@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from vim_tf.messages import shorten, show
@@ -27,6 +29,9 @@ def test_characters_that_a_terminal_obeys_are_escaped(text, shown):
 
 def test_long_text_is_cut_and_its_length_given():
     assert shorten("ab" * 14_000_000) == "ab" * 100 + "... (28,000,000 characters)"
+    start = time.process_time()
+    assert shorten("\x1b" * 28_000_000).endswith("... (28,000,000 characters)")
+    assert time.process_time() - start < 0.5  # what is not shown is not escaped
     assert shorten("abc", 2) == "ab... (3 characters)"
 
 
