@@ -6,8 +6,9 @@ from scipy.special import softmax
 import vim_tf
 from vim_tf.errors import UserError
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.keras_classifier import hash_file, open_classifier
+from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.resizing import resize_clean, resize_legacy
+from vim_tf.files import hash_file
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_run_is_a_classifier(tiny_classifier, inside):
     )
     assert (found.name, found.classes) == (inside or "tiny", 2)
     assert found.class_names == ("blue", "red")
-    assert found.sha256 == model.weights_hash()
+    assert found.sha256 == model.model_hash()
 
 
 def test_what_it_is_called_by_is_what_it_was(tiny_classifier, tmp_path):

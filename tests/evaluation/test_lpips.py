@@ -5,8 +5,8 @@ from safetensors.numpy import save_file
 
 from vim_tf.errors import UserError
 from vim_tf.evaluation import lpips
-from vim_tf.evaluation.features import hash_file
 from vim_tf.evaluation.lpips import open_lpips
+from vim_tf.files import hash_file
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ It stands in for the Inception as a proxy, judges how many samples are of their 
 which of them to keep.
 """
 
-import hashlib
 from pathlib import Path
 
 import keras
@@ -13,27 +12,34 @@ import tensorflow as tf
 
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
+from vim_tf.evaluation.graph_checks import check_tensors
+from vim_tf.evaluation.keras_archive import load_archive
+from vim_tf.evaluation.network_files import check_hash, read_network, reason_of
 from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import RESIZERS
+from vim_tf.messages import shorten
 from vim_tf.models.classifier import Classifier
 from vim_tf.presets import load
 from vim_tf.replicas import over_replicas
 
 
-def open_classifier(path, argument, resize=None):
-    """Opens a classifier of pictures in [-1,1].
+def open_classifier(path, argument, resize=None, expected_hash=None):
+    """Opens a classifier of images in [-1,1].
+
+    A file is hashed before anything of it is parsed, and what is loaded are the hashed bytes.
 
     Args:
         path: the folder of a run of experiment classifier or of its preset; or a `.keras` file, any
             functional or sequential model [B,H,W,3] -> features [B,D] -> [B,K].
         argument: the command's argument that gave it, for errors.
         resize: to the model's size, "clean" (None, too) or "legacy"; see `resizing`.
+        expected_hash: SHA-256 that it must have, hexadecimal; None checks nothing.
 
     Returns:
         A `KerasClassifier`.
 
     Raises:
-        UserError: there is none, or it is another kind of model.
+        UserError: there is none, it has another hash, or it is another kind of model.
     """
     path = Path(path)
     if resize == "adm":
@@ -49,19 +55,17 @@ def open_classifier(path, argument, resize=None):
                 "classifier, or a .keras file"
             )
         names = tuple(model.metadata.get("class_names", ()))
-        return KerasClassifier(path, model, model.weights_hash(), names, resize)
+        found = KerasClassifier(path, model, model.model_hash(), names, resize)
+        check_hash(path, argument, found.sha256, expected_hash)
+        return found
     if not path.is_file() or path.suffix != ".keras":
         raise UserError(
             f"{argument} is {path}, which is no classifier; give the folder of a run of experiment "
             "classifier, or a .keras file"
         )
-    return KerasClassifier(path, _load_keras(path, argument), hash_file(path), (), resize)
-
-
-def hash_file(path):
-    """Returns the SHA-256 of a file's bytes as a hexadecimal string."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    data, sha256 = read_network(path, argument, expected_hash)
+    model = _load_keras(data, f"{argument} {path}")
+    return KerasClassifier(path, model, sha256, (), resize)
 
 
 class KerasClassifier:
@@ -92,18 +96,46 @@ class KerasClassifier:
             or getattr(last, "activation", None) is keras.activations.softmax
         )
         network = keras.Model(model.inputs, [last.input, model.outputs[0]])
-        self._network = over_replicas(lambda images: network(images, training=False))
-        self._size = model.inputs[0].shape[1:3]  # (None, None) takes pictures as they are
+        self._function = lambda images: network(images, training=False)
+        self._network = over_replicas(self._function)
+        self._size = model.inputs[0].shape[1:3]  # (None, None) takes images as they are
+        self._checked = set()  # sizes
+        if None not in self._size:
+            self._check_size(self._size)
         self.dim, self.classes = last.input.shape[1], model.outputs[0].shape[1]
 
     def __call__(self, images):
-        """Images uint8 [B,h,w,3] of any size -> `Features` without spatial ones."""
-        if None not in self._size and images.shape[1:3] != self._size:
+        """Images uint8 [B,h,w,3] of any size -> `Features` without spatial ones.
+
+        Raises:
+            UserError: the model cannot take them, or would need too much memory for them.
+        """
+        if None in self._size:
+            self._check_size(images.shape[1:3])
+        elif images.shape[1:3] != self._size:
             images = RESIZERS[self.mode](images, self._size)
-        pooled, output = self._network(normalize(images))
+        try:
+            pooled, output = self._network(normalize(images))
+        except (ValueError, tf.errors.OpError) as error:
+            raise self._cannot_run(error) from None
         output = tf.cast(output, tf.float64).numpy()
         probabilities = output if self._gives_probabilities else softmax(output)
         return Features(tf.cast(pooled, tf.float32).numpy(), None, probabilities)
+
+    def _check_size(self, size):
+        """Checks by the graph for one image what it takes; nothing is computed."""
+        if size in self._checked:
+            return
+        image = tf.TensorSpec((1, *size, 3), tf.float32)
+        try:
+            graph = tf.compat.v1.wrap_function(self._function, [image]).graph
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            raise self._cannot_run(error) from None
+        check_tensors(graph.get_operations(), str(self.path))
+        self._checked.add(size)
+
+    def _cannot_run(self, error):
+        return UserError(f"{self.path} cannot be run as a classifier of images: {reason_of(error)}")
 
     def label_probabilities(self, images, labels):
         """Images uint8 [B,h,w,3], labels [B] -> probability of each one's label, float64 [B]."""
@@ -138,19 +170,15 @@ class KerasClassifier:
             )
 
 
-def _load_keras(path, argument):
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever comes up
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{argument} {path} cannot be loaded as a Keras model: {reason}") from None
+def _load_keras(data, name):
+    model = load_archive(data, name)
     wanted = "give a functional or sequential classifier: [B,H,W,3] -> features [B,D] -> [B,K]"
     try:
         shapes = [tuple(t.shape) for t in (*model.inputs, model.layers[-1].input, *model.outputs)]
     except (AttributeError, TypeError, ValueError, IndexError):
-        raise UserError(f"{argument} {path} is no graph of layers; {wanted}") from None
+        raise UserError(f"{name} is no graph of layers; {wanted}") from None
     ranks = [len(shape) for shape in shapes]
-    if ranks != [4, 2, 2] or shapes[0][3] != 3:
-        shown = " -> ".join(map(str, shapes))
-        raise UserError(f"{argument} {path} has the shapes {shown}; {wanted}")
+    if ranks != [4, 2, 2] or shapes[0][3] != 3 or None in (shapes[1][1], shapes[2][1]):
+        shown = shorten(" -> ".join(map(str, shapes)))
+        raise UserError(f"{name} has the shapes {shown}; {wanted}")
     return model

@@ -12,7 +12,7 @@ import safetensors
 import tensorflow as tf
 
 from vim_tf.errors import UserError
-from vim_tf.evaluation.features import hash_file
+from vim_tf.files import hash_file
 from vim_tf.replicas import over_replicas
 
 NETWORK = "VGG16, LPIPS version 0.1"

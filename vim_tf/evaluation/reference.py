@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from vim_tf.errors import UserError
-from vim_tf.evaluation.features import hash_file
 from vim_tf.evaluation.fid import FeatureStatistics
 from vim_tf.evaluation.measuring import NEED_FEATURES, Measured, measure
 from vim_tf.evaluation.picture_sources import NpzPictures, open_pictures
+from vim_tf.files import hash_file
 
 WHAT = "reference pictures"
 STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz

@@ -1,0 +1,330 @@
+"""What is checked of a TensorFlow graph from a stranger before TensorFlow gets to see it.
+
+A graph is a program: TensorFlow has operations that write files, run Python or never end. So only
+those pass that networks like the FID Inception consist of. None of them does anything but compute,
+but even these can ask for any amount of memory or time, hence the limits. `read_graph` and
+`cut_out` look at the nodes, `check_tensors` at the shapes and the work of one image.
+"""
+
+import graphlib
+import math
+import re
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import graph_pb2, node_def_pb2
+
+from vim_tf.errors import UserError
+from vim_tf.messages import shorten, show
+
+# Removed from TensorFlow's functions, though a session of an old graph still has it.
+OLD_BATCH_NORM = "BatchNormWithGlobalNormalization"
+# Of these nothing is ever computed: they stand before the input.
+NEVER_RUN = {"DecodeJpeg", "Placeholder"}
+ALLOWED = NEVER_RUN | {
+    "Add", "AddV2", "AvgPool", OLD_BATCH_NORM, "BiasAdd", "Cast", "CheckNumerics", "Concat",
+    "ConcatV2", "Const", "Conv2D", "DepthwiseConv2dNative", "ExpandDims", "FusedBatchNorm",
+    "FusedBatchNormV2", "FusedBatchNormV3", "Identity", "LRN", "MatMul", "MaxPool", "Maximum",
+    "Mean", "Minimum", "Mul", "Neg", "NoOp", "RealDiv", "Relu", "Relu6", "Reshape",
+    "ResizeBilinear", "Rsqrt", "Sigmoid", "Softmax", "Sqrt", "Square", "Squeeze", "Sub", "Tanh",
+}  # fmt: skip
+# Inputs that decide about a shape. They must be constants: to know a shape TensorFlow would compute
+# them, before anybody can say how much that takes.
+SIZES = {"Concat": 0, "ConcatV2": -1, "ExpandDims": 1, "Mean": 1, "Reshape": 1, "ResizeBilinear": 1}
+TYPES = {tf.float32, tf.int32, tf.int64, tf.uint8, tf.string}
+
+MOST_NODES = 5_000
+MOST_NODE_BYTES = 2**25  # serialized; that of the FID Inception's largest matrix has 2^23
+MOST_ENTRIES = 1_000  # inputs, attributes or characters of a name
+MOST_NUMBER = 2_048  # of strides, windows and the like
+MOST_CONSTANT_BYTES = 2**29  # of all constants
+MOST_REPEATED = 2**16  # elements of a constant that is shorter than its shape
+MOST_ELEMENTS = 2**26  # of any tensor of one image
+MOST_IN_ALL = 2**28  # of all tensors of one image
+MOST_OPERATIONS = 10**12  # multiplications for one image; the FID Inception takes 6 * 10^9
+
+_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+_NODES, _LIBRARY = 1, 2  # fields of a GraphDef
+
+
+# Nodes --------------------------------------------------------------------------------------------
+
+
+def read_graph(data, name):
+    """Parses a GraphDef and checks all of its nodes.
+
+    Args:
+        data: its bytes.
+        name: what errors call it.
+
+    Returns:
+        A `GraphDef` of nodes without devices, and without the attributes that only note something.
+
+    Raises:
+        UserError: no graph, an operation that is not allowed, or a node that is not as it must be.
+    """
+    graph = graph_pb2.GraphDef()
+    total = 0
+    for number, content in _split(data, name):
+        if number == _LIBRARY and content:
+            raise UserError(f"{name} holds functions, which are never run; give a frozen graph")
+        if number != _NODES:
+            continue
+        if len(content) > MOST_NODE_BYTES:
+            raise UserError(f"{name} has a node of {len(content):,} bytes; the most is 2^25")
+        try:
+            found = node_def_pb2.NodeDef.FromString(bytes(content))
+        except DecodeError:
+            raise _no_graph(name) from None
+        node = graph.node.add(name=found.name, op=found.op, input=found.input)
+        for key, value in found.attr.items():
+            if not key.startswith("_"):
+                node.attr[key].CopyFrom(value)
+        total += _check_node(node, name)
+        if total > MOST_CONSTANT_BYTES:
+            raise UserError(f"{name} has more than 512 MiB of constants, more than such a network")
+    _check_connections(graph, name)
+    return graph
+
+
+def _split(data, name):
+    """Yields (number, bytes) of the fields of a message.
+
+    So the nodes are parsed one by one: a parsed message can take fifty times its bytes.
+    """
+    data, place, fields = memoryview(data), 0, 0
+    while place < len(data):
+        key, place = _read_varint(data, place, name)
+        length = {1: 8, 5: 4}.get(key & 7, 0)  # by the kind of the field
+        if key & 7 == 2:
+            length, place = _read_varint(data, place, name)
+        elif key & 7 == 0:
+            _, place = _read_varint(data, place, name)
+        elif not length:
+            raise _no_graph(name)
+        if place + length > len(data):
+            raise _no_graph(name)
+        yield key >> 3, data[place : place + length]
+        place += length
+        fields += 1
+        if fields > MOST_NODES:
+            raise UserError(f"{name} has more than {MOST_NODES:,} nodes, more than such a network")
+
+
+def _read_varint(data, place, name):
+    """Returns (the number at a place, the place behind it)."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(data):
+            break
+        byte, place = data[place], place + 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise _no_graph(name)
+
+
+def _no_graph(name):
+    return UserError(f"{name} is no TensorFlow graph, or is damaged")
+
+
+def _check_node(node, name):
+    """Returns the bytes of the constant that the node is, 0 for another."""
+    # Its name first, since the other messages show it.
+    if len(node.name) > MOST_ENTRIES or not _NAME.fullmatch(node.name):
+        raise UserError(f"{name} has a node called {show(node.name)}; that is no name of a node")
+    if node.op not in ALLOWED:
+        raise UserError(
+            f"{name} has the operation {shorten(node.op)} (node {shorten(node.name)}), which is "
+            f"not among the {len(ALLOWED)} of such a network; nothing of it was run"
+        )
+    if max(len(node.input), len(node.attr), *map(len, node.input), 0) > MOST_ENTRIES:
+        raise _bad_node(name, node, f"has more than {MOST_ENTRIES:,} inputs or attributes")
+    for key, value in node.attr.items():
+        if not _is_allowed(node.op, key, value):
+            raise _bad_node(name, node, f"has an attribute {shorten(key)} that is not allowed")
+    if node.op.startswith("FusedBatchNorm") and (
+        "is_training" not in node.attr or node.attr["is_training"].b
+    ):
+        raise _bad_node(name, node, "is there to be trained; give a frozen graph")
+    return _check_constant(node, name) if node.op == "Const" else 0
+
+
+def _bad_node(name, node, what):
+    return UserError(f"{name}: node {shorten(node.name)} ({node.op}) {what}")
+
+
+def _is_allowed(op, key, value):
+    kind = value.WhichOneof("value")
+    if kind == "type":
+        return value.type in {dtype.as_datatype_enum for dtype in TYPES}
+    if kind == "i":
+        return 0 <= value.i <= MOST_NUMBER
+    if kind == "s":
+        return len(value.s) <= MOST_ENTRIES
+    if kind == "list":
+        few = len(value.list.i) <= 16
+        others = any(len(part) for field, part in value.list.ListFields() if field.name != "i")
+        return few and not others and all(-16 <= i <= MOST_NUMBER for i in value.list.i)
+    if kind == "shape":
+        return op == "Placeholder" and len(value.shape.dim) <= 16
+    if kind == "tensor":
+        return (op, key) == ("Const", "value")
+    return kind in ("f", "b")
+
+
+def _check_constant(node, name):
+    tensor = node.attr["value"].tensor
+    dtype = node.attr["dtype"].type
+    sizes = [dim.size for dim in tensor.tensor_shape.dim]
+    if tensor.dtype != dtype or not dtype or tensor.tensor_shape.unknown_rank or len(sizes) > 8:
+        raise _bad_node(name, node, "is no constant of one type and a known shape")
+    if any(size < 0 for size in sizes):
+        raise _bad_node(name, node, f"has the shape {shorten(str(sizes))}")
+    count = math.prod(sizes)
+    if dtype == tf.string.as_datatype_enum:
+        size = sum(map(len, tensor.string_val)) + len(tensor.tensor_content)
+        if count > 1 or len(tensor.string_val) > 1 or size > 2**20:
+            raise _bad_node(name, node, "is more than one text, or one above 2^20 bytes")
+        return size
+    width = tf.as_dtype(dtype).size
+    values = {field.name: part for field, part in tensor.ListFields()}
+    for key in ("dtype", "tensor_shape", "version_number"):
+        values.pop(key, None)
+    if set(values) <= {"tensor_content"}:
+        there = len(tensor.tensor_content) / width
+        fits = there == count
+    else:
+        there = max(len(part) if hasattr(part, "__len__") else 0 for part in values.values())
+        fits = len(values) == 1 and (there == count or there < count <= MOST_REPEATED)
+    if not fits:
+        raise _bad_node(
+            name, node, f"has the shape {shorten(str(sizes))} and {there:,g} values; they must fit"
+        )
+    return count * width
+
+
+def _check_connections(graph, name):
+    nodes = {}
+    for node in graph.node:
+        if node.name in nodes:
+            raise _bad_node(name, node, "is there twice")
+        nodes[node.name] = node
+    for node in graph.node:
+        for source in map(source_of, node.input):
+            if source not in nodes:
+                raise _bad_node(name, node, f"takes {show(source)}, which is not there")
+        place = SIZES.get(node.op)
+        if place is not None:
+            data = [source for source in node.input if not source.startswith("^")]
+            if not -len(data) <= place < len(data) or nodes[source_of(data[place])].op != "Const":
+                raise _bad_node(name, node, "must take its size or axis from a constant")
+    try:
+        tuple(
+            graphlib.TopologicalSorter(
+                {node.name: set(map(source_of, node.input)) for node in graph.node}
+            ).static_order()
+        )
+    except graphlib.CycleError as error:
+        raise UserError(f"{name} goes in a circle at node {shorten(error.args[1][0])}") from None
+
+
+def source_of(text):
+    """Returns the name of the node that an input comes from: "x" of "x", "x:1" and "^x"."""
+    return text.removeprefix("^").partition(":")[0]
+
+
+def cut_out(graph, entry, outputs, name):
+    """Returns the part of a graph that is needed for some nodes, without what lies before an entry.
+
+    Args:
+        graph: what `read_graph` gives.
+        entry: name of the node whose output is the input of the part; it is left out itself.
+        outputs: names of the nodes that are wanted.
+        name: what errors call the graph.
+
+    Raises:
+        UserError: images would go to an operation other than a resize.
+    """
+    nodes = {node.name: node for node in graph.node}
+    needed, waiting = set(), [*outputs]
+    while waiting:
+        node = nodes[waiting.pop()]
+        if node.name in needed or node.name == entry:
+            continue
+        needed.add(node.name)
+        if node.op in NEVER_RUN:
+            raise _bad_node(name, node, f"is needed for {outputs[0]}, past the input {entry}")
+        sources = list(map(source_of, node.input))
+        # What comes next has one size, whatever the images have.
+        if entry in sources and (node.op != "ResizeBilinear" or sources.index(entry) != 0):
+            raise _bad_node(name, node, f"takes {entry}; only ResizeBilinear may take the images")
+        waiting += sources
+    part = graph_pb2.GraphDef(versions=graph.versions)
+    part.node.extend(node for node in graph.node if node.name in needed)
+    return part
+
+
+# Shapes -------------------------------------------------------------------------------------------
+
+
+def check_tensors(operations, name):
+    """Checks how much memory and work one image takes.
+
+    Args:
+        operations: all `tf.Operation` of a graph whose input is one image.
+        name: what errors call the graph.
+
+    Returns:
+        {name of an operation: list of the shapes of its outputs}.
+
+    Raises:
+        UserError: a shape is not known, or there are more elements or more work than allowed.
+    """
+    shapes, elements, work = {}, 0, 0
+    for operation in operations:
+        # The last of a batch norm, of no known shape, is for training.
+        outputs = operation.outputs[:5] if "BatchNorm" in operation.type else operation.outputs
+        found = [_shape_of(tensor, operation, name) for tensor in outputs]
+        shapes[operation.name] = found
+        elements += sum(map(math.prod, found))
+        work += _multiplications(operation)
+    if elements > MOST_IN_ALL or work > MOST_OPERATIONS:
+        raise UserError(
+            f"{name} takes {elements:,} values and {work:.2g} multiplications for one image; the "
+            f"most are {MOST_IN_ALL:,} and {MOST_OPERATIONS:.2g}"
+        )
+    return shapes
+
+
+def _shape_of(tensor, operation, name):
+    shape = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
+    what = f"{name}: {shorten(operation.name)} ({operation.type}) gives"
+    if None in shape:
+        raise UserError(f"{what} a tensor whose shape is not known from the graph")
+    least = 0 if operation.type in ("Const", "Shape") else 1  # a scalar's shape has no values
+    if not least <= math.prod(shape) <= MOST_ELEMENTS:
+        raise UserError(f"{what} {shape} for one image; it must be 1 to {MOST_ELEMENTS:,} values")
+    return shape
+
+
+def _multiplications(operation):
+    """An upper bound, for the operations whose work is more than their values."""
+    kinds = ("Conv2D", "Conv2d", "Pool", "MatMul", "Einsum", "LRN")
+    if not any(kind in operation.type for kind in kinds):
+        return 0
+    inputs = [math.prod(tensor.shape.as_list()) for tensor in operation.inputs]
+    made = math.prod(operation.outputs[0].shape.as_list())
+    if "Conv2D" in operation.type or "Conv2d" in operation.type:
+        window = operation.inputs[1].shape.as_list()
+        if operation.type == "DepthwiseConv2dNative":
+            return made * window[0] * window[1]
+        if operation.type == "Conv2DBackpropInput":
+            return inputs[2] * math.prod(window[:3])
+        return made * math.prod(window[:3])
+    if "Pool" in operation.type:
+        return made * math.prod(operation.get_attr("ksize"))
+    if "MatMul" in operation.type or operation.type == "Einsum":
+        # [a,c] by [c,b] takes abc, the root of ac * cb * ab; more if they come in batches.
+        return math.isqrt(math.prod(inputs) * made)
+    return made * (2 * operation.get_attr("depth_radius") + 1)

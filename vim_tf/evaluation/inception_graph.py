@@ -1,0 +1,239 @@
+"""The FID Inception as a frozen TensorFlow 1 graph, in the file `classify_image_graph_def.pb`."""
+
+import math
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf.errors import UserError
+from vim_tf.evaluation.graph_checks import (
+    OLD_BATCH_NORM,
+    check_tensors,
+    cut_out,
+    read_graph,
+    source_of,
+)
+from vim_tf.evaluation.network_files import reason_of
+from vim_tf.evaluation.network_output import Features, softmax
+from vim_tf.evaluation.resizing import RESIZERS
+from vim_tf.messages import shorten
+from vim_tf.replicas import over_replicas
+
+WHERE = (
+    "give --extractor the path of classify_image_graph_def.pb, the Inception of the ADM suite, or "
+    "of a classifier (a run of experiment classifier, or a .keras file), whose figures are then "
+    "called a proxy's; see docs/evaluation.md, 'Feature networks'"
+)
+
+# Nodes of the graph, as the evaluator of ADM (openai/guided-diffusion) and the retraining
+# scripts of its time name them.
+DECODED = "ExpandDims"  # [1,h,w,3], grey levels 0..255
+RESIZED_SIZE = "ResizeBilinear/size"  # (299, 299); images of that size pass unchanged
+POOLED = "pool_3"  # [1,1,1,2048]
+SPATIAL = "mixed_6/conv"  # [1,17,17,192]
+LOGITS = "softmax/logits/MatMul"  # its second input is the matrix [2048,1008]
+SPATIAL_CHANNELS = 7  # those that sFID takes (arXiv 2103.03841)
+INCEPTION = (2048, 7 * 17 * 17, 1008)  # features, spatial features and classes of the real file
+MOST_SIDE = 2_048  # pixels of the fixed size
+
+
+class InceptionGraph:
+    """The network as a function of images.
+
+    Nothing of the graph is run, or handed to TensorFlow, before `graph_checks` has passed it.
+
+    Args:
+        path: where it came from.
+        data: the bytes of a GraphDef.
+        sha256: of the bytes.
+        mode: one of `resizing.MODES`; None is adm.
+
+    Attributes:
+        path: as given.
+        sha256: as given.
+        mode: as given.
+        name: "" if the graph has the sizes of the real one, otherwise the file's stem, by which
+            its figures are called.
+        dim: number of features D.
+        spatial_dim: number of spatial features S.
+        classes: number of classes K.
+
+    Raises:
+        UserError: another graph, or one that `graph_checks` refuses.
+    """
+
+    def __init__(self, path, data, sha256, mode=None):
+        self.path, self.sha256, self.mode = path, sha256, mode or "adm"
+        name = f"--extractor {path}"
+        graph = read_graph(data, name)
+        self._size = _resized_size(graph, name)
+        matrix = _matrix_of(graph, name)
+        modernise(graph)
+        part = cut_out(graph, DECODED, (POOLED, SPATIAL, source_of(matrix)), name)
+        pooled, spatial = check_shapes(part, self._size, name)
+        self.dim = math.prod(pooled)
+        self.spatial_dim = math.prod(spatial[:2]) * min(spatial[2], SPATIAL_CHANNELS)
+        network, matrix = import_graph(part, matrix, name)
+        self._network = over_replicas(network)
+        if matrix.ndim != 2 or matrix.dtype != np.float32 or len(matrix) != self.dim:
+            raise UserError(
+                f"{name} has {self.dim} features in {POOLED}, but {LOGITS} takes {matrix.dtype} "
+                f"{list(matrix.shape)}; it is another graph: {WHERE}"
+            )
+        self._matrix = matrix.astype("float64")  # [D,K]
+        self.classes = matrix.shape[1]
+        self._run(np.zeros((1, *self._size, 3), "uint8"))  # says at once that it cannot be run
+        real = (self.dim, self.spatial_dim, self.classes) == INCEPTION
+        self.name = "" if real else path.stem
+
+    def __call__(self, images):
+        """Images uint8 [B,h,w,3] of any size -> `Features`.
+
+        The probabilities are those of the logits without bias, as the Inception Score of the ADM
+        suite takes them.
+
+        Raises:
+            UserError: the graph's own check finds NaN or infinity, or it cannot be run.
+        """
+        resized = images if self.mode == "adm" else RESIZERS[self.mode](images, self._size)
+        pooled, spatial = self._run(resized)
+        pooled = pooled.numpy().reshape(len(images), -1)  # [B,1,1,D] -> [B,D]
+        spatial = spatial.numpy().reshape(len(images), -1)  # [B,17,17,7] -> [B,S]
+        return Features(pooled, spatial, softmax(pooled @ self._matrix))
+
+    def _run(self, images):
+        try:
+            return self._network(tf.cast(images, tf.float32))
+        except tf.errors.OpError as error:
+            found = re.search(r"\S* : Tensor had .*", error.message)  # of CheckNumerics
+            if found is None:
+                raise _cannot_run(f"--extractor {self.path}", error) from None
+            raise UserError(
+                f"--extractor {self.path} gives NaN or infinity ({shorten(found[0])}); the file is "
+                "damaged, or no network for images"
+            ) from None
+
+
+def _resized_size(graph, name):
+    """Returns (height, width) that the graph resizes to."""
+    nodes = {node.name: node for node in graph.node}
+    for wanted in (DECODED, RESIZED_SIZE, POOLED, SPATIAL, LOGITS):
+        if wanted not in nodes:
+            raise UserError(f"{name} is another graph, without {wanted}; {WHERE}")
+    node = nodes[RESIZED_SIZE]
+    if node.op != "Const":
+        raise UserError(f"{name} is another graph: its size is not fixed; {WHERE}")
+    size = tf.make_ndarray(node.attr["value"].tensor)
+    if size.shape != (2,) or size.dtype != np.int32 or not (1 <= size.min() <= size.max()):
+        raise UserError(f"{name} is another graph: {RESIZED_SIZE} is {shorten(str(size))}; {WHERE}")
+    if size.max() > MOST_SIDE:
+        raise UserError(f"{name} resizes to {size.tolist()} pixels; the most is {MOST_SIDE:,}")
+    return tuple(size.tolist())
+
+
+def _matrix_of(graph, name):
+    """Returns the name of the tensor [D,K] that gives the logits."""
+    (node,) = (node for node in graph.node if node.name == LOGITS)
+    turned = node.attr["transpose_a"].b or node.attr["transpose_b"].b
+    if node.op != "MatMul" or turned or len(node.input) < 2 or node.input[1].startswith("^"):
+        raise UserError(f"{name} is another graph: {LOGITS} multiplies by no matrix; {WHERE}")
+    return node.input[1]
+
+
+def modernise(graph):
+    """Changes a GraphDef of 2015 so that a function of today takes it."""
+    ones = []
+    for node in graph.node:
+        if node.op != OLD_BATCH_NORM or len(node.input) < 5:
+            continue
+        images, mean, variance, beta, gamma, *controls = node.input
+        if not node.attr["scale_after_normalization"].b:  # gamma is there and not applied
+            gamma = f"{node.name}/vim_tf_ones"
+            ones.append((gamma, beta))
+        node.op = "FusedBatchNormV3"
+        del node.input[:]
+        node.input.extend([images, gamma, beta, mean, variance, *controls])
+        node.attr["epsilon"].f = node.attr["variance_epsilon"].f
+        node.attr["is_training"].b = False
+        node.attr["U"].type = node.attr["T"].type
+        for name in ("scale_after_normalization", "variance_epsilon"):
+            node.attr.pop(name, None)
+    for name, beta in ones:
+        node = graph.node.add(name=name, op="OnesLike", input=[beta])
+        node.attr["T"].type = tf.float32.as_datatype_enum
+    # Today's version, since today's operation is in it now.
+    graph.versions.CopyFrom(tf.Graph().as_graph_def().versions)
+
+
+def check_shapes(part, size, name):
+    """Checks the shapes of all tensors without running anything.
+
+    Args:
+        part: the GraphDef, without what lies before the input.
+        size: (height, width) that it resizes to.
+        name: what errors call the graph.
+
+    Returns:
+        The shapes of one image's features and spatial features, each [height, width, channels].
+
+    Raises:
+        UserError: what `check_tensors` refuses; or a tensor whose first axis is not that of the
+            images, so that memory could grow with more than their number.
+    """
+    shapes = []
+    for count in (1, 2):
+        with tf.Graph().as_default() as building:
+            images = tf.compat.v1.placeholder(tf.float32, [count, *size, 3])
+            _import(part, images, [], name)
+            operations = building.get_operations()
+        shapes.append(check_tensors(operations, name))
+    for operation, ones in shapes[0].items():
+        for one, two in zip(ones, shapes[1][operation], strict=True):
+            if two not in (one, [2, *one[1:]]):
+                raise UserError(
+                    f"{name} mixes images: {shorten(operation)} gives {one} for one and {two} for "
+                    f"two; it is another graph: {WHERE}"
+                )
+    features = [shapes[1][wanted][0] for wanted in (POOLED, SPATIAL)]
+    for shape in features:
+        if len(shape) != 4 or shape[0] != 2:
+            raise UserError(f"{name} gives features of the shape {shape} for two images; {WHERE}")
+    return [shape[1:] for shape in features]
+
+
+def import_graph(part, matrix, name):
+    """Returns the function images -> (pooled, spatial), and the matrix [D,K] of the logits.
+
+    Args:
+        part: as in `check_shapes`.
+        matrix: name of the tensor that is the matrix.
+        name: what errors call the graph.
+    """
+    tensors = {}
+
+    def build():
+        images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
+        matrix_tensor = matrix if ":" in matrix else f"{matrix}:0"
+        wanted = [f"{POOLED}:0", f"{SPATIAL}:0", matrix_tensor]
+        pooled, spatial, found = _import(part, images, wanted, name)
+        outputs = [pooled, spatial[..., :SPATIAL_CHANNELS]]
+        tensors.update(images=images, outputs=outputs, matrix=found)
+
+    whole = tf.compat.v1.wrap_function(build, [])
+    try:
+        matrix = whole.prune([], tensors["matrix"])().numpy()
+        return whole.prune(tensors["images"], tensors["outputs"]), matrix
+    except (ValueError, tf.errors.OpError) as error:
+        raise _cannot_run(name, error) from None
+
+
+def _import(part, images, wanted, name):
+    try:
+        return tf.compat.v1.import_graph_def(part, {f"{DECODED}:0": images}, wanted, name="")
+    except (ValueError, tf.errors.OpError) as error:
+        raise _cannot_run(name, error) from None
+
+
+def _cannot_run(name, error):
+    return UserError(f"{name} cannot be run ({reason_of(error)}); {WHERE}")

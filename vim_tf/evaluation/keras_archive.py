@@ -1,0 +1,220 @@
+"""A Keras model file (.keras) from a stranger: what is checked before and while Keras loads it.
+
+The file is a zip archive of a config, from which Keras builds layers, and of weights. Keras' safe
+mode keeps code out. The rest is left to the caller: a config may name layers that read other files
+or call other libraries, and may ask for any amount of memory.
+"""
+
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+
+import keras
+import tensorflow as tf
+
+from vim_tf.errors import UserError
+from vim_tf.evaluation.network_files import reason_of
+from vim_tf.messages import shorten, show
+from vim_tf.weights_files import count_elements
+
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
+MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
+MOST_BYTES = 2**29  # of all members, unpacked
+MOST_RATIO = 100  # that a member grows by when it is unpacked
+MOST_CONFIG = 2**22  # bytes
+MOST_DEPTH = 100
+MOST_NUMBER = 2**20  # in the config
+MOST_CALLS = 5_000  # of layers
+
+# What classifiers of images consist of. Lambda and layers of other libraries (TFSMLayer,
+# TorchModuleWrapper, JaxLayer, FlaxLayer) run code; StringLookup and its kind read other files.
+LAYERS = set(
+    """
+InputLayer Dense EinsumDense Activation ReLU LeakyReLU PReLU ELU Softmax Identity
+Conv1D Conv2D DepthwiseConv2D SeparableConv2D Conv2DTranspose
+MaxPooling2D AveragePooling2D GlobalAveragePooling2D GlobalMaxPooling2D
+AdaptiveAveragePooling2D AdaptiveMaxPooling2D GlobalAveragePooling1D GlobalMaxPooling1D
+BatchNormalization LayerNormalization GroupNormalization RMSNormalization UnitNormalization
+Dropout SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization
+Add Subtract Multiply Average Maximum Minimum Concatenate Dot
+Flatten Reshape Permute RepeatVector Cropping2D ZeroPadding2D UpSampling2D
+MultiHeadAttention GroupedQueryAttention Attention AdditiveAttention
+Rescaling Normalization Resizing CenterCrop
+RandomBrightness RandomContrast RandomCrop RandomFlip RandomRotation RandomTranslation RandomZoom
+""".split()
+)
+OPERATIONS = {"Add", "Subtract", "Multiply", "TrueDivide"}  # of keras.ops, as x + y becomes
+MODELS = {"Functional", "Sequential"}
+# Modules whose classes of one kind may be named in a layer's config.
+KINDS = {
+    "keras.initializers": keras.initializers.Initializer,
+    "keras.regularizers": keras.regularizers.Regularizer,
+    "keras.constraints": keras.constraints.Constraint,
+}
+# Numbers that are no sizes.
+_FREE = {"seed", "shared_object_id"}
+
+
+def load_archive(data, name):
+    """Loads a model from the bytes of a .keras file.
+
+    Args:
+        data: the bytes.
+        name: what errors call the file.
+
+    Returns:
+        The functional or sequential model, not compiled.
+
+    Raises:
+        UserError: no such file, a damaged one, one with layers that are not among `LAYERS`, or
+            with more weights than it holds.
+    """
+    try:
+        most = _check_archive(data, name)
+        # Keras gets the checked bytes, whatever becomes of the file they came from.
+        with tempfile.TemporaryDirectory(prefix="vim_tf_") as folder:
+            path = os.path.join(folder, "model.keras")
+            with open(path, "wb") as file:
+                file.write(data)
+            with tf.variable_creator_scope(_limit_weights(most, name)):
+                return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and Keras raise many kinds for a damaged file
+        raise UserError(f"{name} cannot be loaded as a Keras model: {reason_of(error)}") from None
+
+
+def _check_archive(data, name):
+    """Checks members, config and weights; returns the number of the weights."""
+    if data.count(b"PK\1\2") > 100:  # each starts a member's entry in the directory
+        raise UserError(f"{name} is an archive of more than {len(MEMBERS)} files")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        for member in members:
+            if member.filename not in MEMBERS or names.count(member.filename) > 1:
+                allowed = ", ".join(sorted(MEMBERS))
+                raise UserError(
+                    f"{name} holds {show(member.filename)}; allowed are {allowed}, once each"
+                )
+            if member.file_size > MOST_RATIO * max(member.compress_size, 1):
+                raise UserError(
+                    f"{name}: {member.filename} grows to {member.file_size:,} bytes, more than "
+                    f"{MOST_RATIO} times what is stored"
+                )
+        if sum(member.file_size for member in members) > MOST_BYTES:
+            raise UserError(f"{name} holds more than 512 MiB")
+        for wanted in (CONFIG, WEIGHTS):
+            if wanted not in names:
+                raise UserError(f"{name} is no Keras model file: it holds no {wanted}")
+        if archive.getinfo(CONFIG).file_size > MOST_CONFIG:
+            raise UserError(f"{name} has a {CONFIG} of more than 4 MiB")
+        config = json.loads(archive.read(CONFIG))
+        _check_config(config, name)
+        return count_elements(io.BytesIO(archive.read(WEIGHTS)), f"{WEIGHTS} of {name}")
+
+
+# The config ---------------------------------------------------------------------------------------
+
+
+def _check_config(config, name):
+    if not isinstance(config, dict) or config.get("class_name") not in MODELS:
+        raise UserError(f"{name} holds no functional or sequential model")
+    ours = keras.saving.get_custom_objects()
+    # How it was trained is never read; `compile_config` of a model within a model would be.
+    waiting = [("", {**config, "compile_config": None}, 0)]
+    while waiting:
+        key, value, depth = waiting.pop()
+        if depth > MOST_DEPTH:
+            raise UserError(f"{name} has a config that is nested more than {MOST_DEPTH} deep")
+        if isinstance(value, dict):
+            if "class_name" in value:
+                _check_class(value, name)
+            waiting += [(key, inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, inner, depth + 1) for inner in value]
+        elif isinstance(value, str):
+            if value in ours:
+                raise UserError(f"{name} names {shorten(value)}, which is no part of Keras")
+        elif value is not None and key not in _FREE and not abs(value) <= MOST_NUMBER:
+            raise UserError(
+                f"{name} has {shorten(key)} of {shorten(str(value))}; the most is {MOST_NUMBER:,}"
+            )
+    calls = _count_calls(config, name)
+    if calls > MOST_CALLS:
+        raise UserError(f"{name} calls {calls:,} layers; the most is {MOST_CALLS:,}")
+
+
+def _check_class(entry, name):
+    kind, module, config = (entry.get(key) for key in ("class_name", "module", "config"))
+    if kind == "__keras_tensor__":
+        return
+    registered = entry.get("registered_name")
+    allowed = False
+    if isinstance(kind, str) and isinstance(module, str) and registered in (None, kind, config):
+        if module in KINDS:
+            found = getattr(keras, module.removeprefix("keras."))
+            found = getattr(found, kind, None)
+            allowed = isinstance(found, type) and issubclass(found, KINDS[module])
+        elif kind == "function":
+            allowed = module in ("keras.activations", "builtins") and _is_activation(config)
+        elif kind in MODELS:
+            allowed = module in ("keras", "keras.models", f"keras.src.models.{kind.lower()}")
+        else:
+            allowed = (
+                (module == "keras.layers" and kind in LAYERS)
+                or (module == "keras.src.ops.numpy" and kind in OPERATIONS)
+                or (module, kind) == ("keras", "DTypePolicy")
+            )
+    if not allowed:
+        raise UserError(
+            f"{name} has {show(kind)} of {show(module)}, which is not among the {len(LAYERS)} "
+            "layers that a classifier may consist of; nothing of it was loaded"
+        )
+
+
+def _is_activation(config):
+    return isinstance(config, str) and callable(getattr(keras.activations, config, None))
+
+
+def _count_calls(model, name):
+    """How often layers are called while a model is built; models within models multiply."""
+    calls = 0
+    try:
+        for layer in model["config"]["layers"]:
+            times = len(layer["inbound_nodes"]) if model["class_name"] == "Functional" else 1
+            within = _count_calls(layer, name) if layer["class_name"] in MODELS else 1
+            calls += (times + 1) * within
+    except (TypeError, KeyError):
+        raise UserError(f"{name} has a config that describes no model") from None
+    return calls
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def _limit_weights(most, name):
+    """Returns a variable creator that refuses to make more weights than `most`.
+
+    It makes zeros of all, since the weights of the file come into their place.
+    """
+    made = 0
+
+    def create(next_creator, **options):
+        nonlocal made
+        value = options["initial_value"]
+        with tf.Graph().as_default():  # where nothing is computed
+            first = tf.convert_to_tensor(value() if callable(value) else value)
+        shape, dtype = first.shape.as_list(), first.dtype
+        # States of random numbers, two values each, are in no file.
+        made += 0 if dtype.is_integer and math.prod(shape) <= 2 else math.prod(shape)
+        if made > most:
+            raise UserError(
+                f"{name} describes layers of {made:,} weights or more, and holds {most:,}"
+            )
+        return next_creator(**options | {"initial_value": lambda: tf.zeros(shape, dtype)})
+
+    return create
