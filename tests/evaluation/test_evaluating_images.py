@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 from PIL import Image
 
-from vim_tf import evaluate
+from vim_tf import evaluate, formats
 from vim_tf.errors import UserError
 from vim_tf.evaluation import measuring
 from vim_tf.evaluation.features import open_extractor
@@ -266,6 +266,46 @@ def test_kept_statistics_are_a_reference_in_the_format_of_adm(scene):
     np.savez(scene / "no_spatial.npz", mu=adm["mu"], sigma=adm["sigma"])
     result = run(scene, *STATISTICS, b="no_spatial.npz", out="w.json")
     assert result["missing"] == {"sFID[net]": "the reference has no statistics of spatial features"}
+
+
+def rewrite(path, **changes):
+    """Changes arrays of an .npz; None leaves one out."""
+    with np.load(path) as arrays:
+        arrays = dict(arrays) | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"format": np.int64(1)}, "the format 1 and was written by vim_tf"),
+        ({"format": None, "written_by": None}, "no format number and was written by an earlier"),
+    ],
+)
+def test_statistics_of_another_format_are_made_anew(scene, monkeypatch, changes, found):
+    expected = run(scene, *STATISTICS)["figures"]
+    (kept,) = kept_files(scene)
+    with np.load(kept) as arrays:
+        assert arrays["format"] == formats.NUMBERS["statistics"]
+        assert str(arrays["written_by"]) == formats.WRITTEN_BY
+    rewrite(kept, **changes, mu=np.ones(6))
+    with pytest.raises(UserError, match=f"--b .*{kept.name} has {found}.*: make it anew"):
+        run(scene, b=kept.name, out="y.json")
+    # As kept ones they are not there; a newer version has another name for its own.
+    assert run(scene, *STATISTICS, out="z.json")["figures"] == expected
+    monkeypatch.setitem(formats.NUMBERS, "statistics", 99)
+    assert run(scene, *STATISTICS, out="w.json")["figures"] == expected
+    assert len(kept_files(scene)) == 2
+
+
+def test_kept_statistics_that_are_damaged_are_made_anew(scene, capsys):
+    expected = run(scene, *STATISTICS)["figures"]
+    (kept,) = kept_files(scene)
+    whole = kept.read_bytes()
+    for data in (whole[:1000], whole[:700] + b"\0" * 9 + whole[709:]):
+        kept.write_bytes(data)
+        assert run(scene, *STATISTICS, out=f"{len(data)}.json")["figures"] == expected
+        assert kept.read_bytes() == whole
 
 
 def test_statistics_of_something_else_are_refused(scene):

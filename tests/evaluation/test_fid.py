@@ -163,7 +163,7 @@ def test_the_adm_format_has_no_count(tmp_path):
         ({"arr_0": np.zeros(3)}, "has no mu and no sigma"),
         ({"mu": np.zeros(3)}, "has no sigma"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"shape \(3,\) and sigma of the shape \(4, 4\)"),
-        ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "NaN or infinity"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.nan)}, "NaN, infinity or"),
         ({"mu": np.zeros(2), "sigma": np.array([[1, 2], [0, 1]])}, "not symmetric"),
     ],
 )

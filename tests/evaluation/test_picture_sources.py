@@ -104,7 +104,7 @@ def test_an_npz_is_read_in_pieces(tmp_path, save, monkeypatch):
         ({"arr_0": pictures()[..., 0]}, r"arr_0 is uint8 \[5, 12, 16\]"),
         ({"arr_0": pictures().transpose(0, 3, 1, 2)}, r"arr_0 is uint8 \[5, 3, 12, 16\]"),
         ({"arr_0": pictures()[:0]}, r"arr_0 is uint8 \[0, 12"),
-        ({"arr_0": np.asfortranarray(pictures())}, r"arr_0 is uint8 \[5, 12, 16, 3\]"),
+        ({"arr_0": np.asfortranarray(pictures())}, "arr_0 is not in C order"),
     ],
 )
 def test_an_npz_of_another_format(tmp_path, arrays, message):
@@ -118,10 +118,10 @@ def test_a_damaged_npz(tmp_path):
     np.savez(path, pictures())
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
-    with pytest.raises(UserError, match="is no .npz, or is damaged"):
+    with pytest.raises(UserError, match="is no .npz that can be read"):
         open_pictures(path, "--a")
     path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
-    with pytest.raises(UserError, match="is damaged .*CRC"):
+    with pytest.raises(UserError, match="can be read .*CRC"):
         all_of(open_pictures(path, "--a"))
 
 

@@ -4,13 +4,16 @@ Everything is float64, and means and covariances are gathered in O(D^2) memory.
 """
 
 import io
-import zipfile
 
 import numpy as np
 
 from vim_tf.errors import UserError
 from vim_tf.evaluation.feature_checks import check_features
+from vim_tf.evaluation.npz_files import open_npz
 from vim_tf.files import write_atomically
+
+MOST_FEATURES = 16_384  # a covariance of so many takes 2 GiB
+MOST_VALUE = 1e100  # of a mean or a covariance; the square of a larger one is beyond float64
 
 
 class FeatureStatistics:
@@ -21,10 +24,19 @@ class FeatureStatistics:
     digits, and the result depends on the rows alone, not on how they were cut into batches.
 
     Args:
-        dim: number of features D.
+        dim: number of features D, at most `MOST_FEATURES`.
+
+    Raises:
+        UserError: more features.
     """
 
     def __init__(self, dim):
+        if dim > MOST_FEATURES:
+            raise UserError(
+                f"statistics of {dim:,} features are asked for; their covariance would have "
+                f"{dim:,}^2 values: leave fid and sfid out of --metrics, or give a network of at "
+                f"most {MOST_FEATURES:,} features"
+            )
         self.dim = dim
         self._count = 0  # of the rows in _mean and _scatter; None: read from a file that has none
         self._mean = np.zeros(dim)
@@ -90,7 +102,7 @@ class FeatureStatistics:
         Args:
             path: the file; an older one is replaced.
             spatial: `FeatureStatistics` of the spatial features, for sFID: ADM's `mu_s`, `sigma_s`.
-            **about: strings to write beside them, such as what they were made of.
+            **about: strings and numbers to write beside them, such as what they were made of.
         """
         arrays = {"mu": self.mean, "sigma": self.covariance}
         if self.count is not None:
@@ -117,27 +129,29 @@ class FeatureStatistics:
             UserError: no such file, another format, or values that are no mean and covariance.
         """
         names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
-        arrays = _read_npz(path, (*names, "count"))
-        missing = [name for name in names if name not in arrays]
-        if missing:
+        needs = f"reference statistics are an .npz with {names[0]} [D] and {names[1]} [D, D]"
+        with open_npz(path, path, needs) as file:
+            missing = [name for name in names if name not in file.names]
+            if missing:
+                raise UserError(f"{path} has no {' and no '.join(missing)}; {needs}")
+            shape, other = (file.header(name)[0] for name in names)
+            if len(shape) != 1 or other != 2 * shape or not 1 <= shape[0] <= MOST_FEATURES:
+                raise UserError(
+                    f"{path} has {names[0]} of the shape {shape} and {names[1]} of the shape "
+                    f"{other}; they must be [D] and [D, D], with D at most {MOST_FEATURES:,}"
+                )
+            mean, covariance = (np.asarray(file.read(name), "float64") for name in names)
+            count = file.read_integer("count")
+        if not all(np.abs(part).max() < MOST_VALUE for part in (mean, covariance)):
             raise UserError(
-                f"{path} has no {' and no '.join(missing)}; reference statistics are an .npz with "
-                f"{names[0]} [D] and {names[1]} [D, D]"
+                f"{path} holds NaN, infinity or values above {MOST_VALUE}; make the statistics anew"
             )
-        mean, covariance = (np.asarray(arrays[name], "float64") for name in names)
-        if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
-            raise UserError(
-                f"{path} has {names[0]} of the shape {mean.shape} and {names[1]} of the shape "
-                f"{covariance.shape}; they must be [D] and [D, D]"
-            )
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise UserError(f"{path} holds NaN or infinity; make the statistics anew")
-        size = np.abs(covariance).max(initial=0)
-        if np.abs(covariance - covariance.T).max(initial=0) > 1e-5 * size:
+        if count is not None and not 0 <= count <= 2**53:
+            raise UserError(f"{path} is of {count} pictures; make the statistics anew")
+        if np.abs(covariance - covariance.T).max() > 1e-5 * np.abs(covariance).max():
             raise UserError(f"{names[1]} in {path} is not symmetric, so it is no covariance")
         statistics = cls(len(mean))
         statistics._mean = mean
-        count = int(arrays["count"]) if "count" in arrays else None
         statistics._count = count
         if count is None or count < 2:
             statistics._count, statistics._covariance = None, covariance
@@ -221,18 +235,3 @@ def _refuse_other_dim(a, b):
             f"statistics of {a.dim} and of {b.dim} features cannot be compared; both must come "
             "from the same layer of the same network"
         )
-
-
-def _read_npz(path, names):
-    try:
-        # Opened here, because np.load leaves the file of a damaged archive open.
-        with open(path, "rb") as file, np.load(file) as archive:
-            return {name: archive[name] for name in names if name in archive}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; give an .npz with mu and sigma") from error
-    # Of np.load: an .npy opens as an array, which is no context manager; anything else is taken
-    # for a pickle.
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is no .npz that can be read ({error}); it needs mu, sigma"
-        ) from error

@@ -7,18 +7,19 @@ None holds more than a batch of pictures.
 
 import contextlib
 import os
-import zipfile
-import zlib
 
 import numpy as np
 import tensorflow as tf
 
 from vim_tf.data import decoding, folder, headers, transforms
 from vim_tf.errors import UserError
+from vim_tf.evaluation.npz_files import open_npz
 from vim_tf.generator import to_uint8
+from vim_tf.messages import shorten
 from vim_tf.rejection import accept
 
 LABEL_MODES = ("balanced", "unconditional")
+MOST_PIXELS = 2**24  # of an image in an .npz, whose bytes may be packed a thousandfold
 
 
 def hash_images(digest, images):
@@ -152,24 +153,21 @@ class NpzPictures:
 @contextlib.contextmanager
 def _open_array(path, argument):
     """Gives (`arr_0` as a file at its first byte, its shape), checked."""
-    allowed = "an .npz with arr_0, uint8 [N,h,w,3], is needed"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if "arr_0.npy" not in archive.namelist():
-                names = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:5])
-                raise UserError(f"{argument} {path} holds {names or 'nothing'}; {allowed}")
-            with archive.open("arr_0.npy") as file:
-                modern = np.lib.format.read_magic(file) >= (2, 0)
-                header = np.lib.format
-                read = header.read_array_header_2_0 if modern else header.read_array_header_1_0
-                shape, fortran, dtype = read(file)
-                if dtype != np.uint8 or shape[3:] != (3,) or fortran or 0 in shape:
-                    raise UserError(f"{argument} {path}: arr_0 is {dtype} {list(shape)}; {allowed}")
-                yield file, shape
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-        raise UserError(
-            f"{argument} {path} is no .npz, or is damaged ({error}); {allowed}"
-        ) from None
+    needs = "an .npz with arr_0, uint8 [N,h,w,3], is needed"
+    with open_npz(path, f"{argument} {path}", needs) as archive:
+        if "arr_0" not in archive.names:
+            names = shorten(", ".join(sorted(archive.names)[:5]))
+            raise UserError(f"{argument} {path} holds {names or 'nothing'}; {needs}")
+        with archive.open("arr_0") as (file, shape, dtype):
+            if dtype != np.uint8 or shape[3:] != (3,) or 0 in shape:
+                shown = shorten(str(list(shape)))
+                raise UserError(f"{argument} {path}: arr_0 is {dtype} {shown}; {needs}")
+            if shape[1] * shape[2] > MOST_PIXELS:
+                raise UserError(
+                    f"{argument} {path} has images of {shape[1]:,} x {shape[2]:,} pixels; the most "
+                    f"are {MOST_PIXELS:,}"
+                )
+            yield file, shape
 
 
 class RunPictures:

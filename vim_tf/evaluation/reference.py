@@ -2,27 +2,29 @@
 
 Statistics that were worked out once are kept beside the pictures, as
 `<pictures>.statistics-<key>.npz` with the keys of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`),
-so that they can also be given as a reference themselves. The key depends on the pixels, the network
-and the resize mode: a changed folder is measured anew.
+so that they can also be given as a reference themselves. Beside these they have `format` and
+`written_by`. The key depends on the pixels, the network, the resize mode and the format: a changed
+folder is measured anew.
 """
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vim_tf import formats
 from vim_tf.errors import UserError
 from vim_tf.evaluation.fid import FeatureStatistics
 from vim_tf.evaluation.measuring import NEED_FEATURES, Measured, measure
+from vim_tf.evaluation.npz_files import open_npz
 from vim_tf.evaluation.picture_sources import NpzPictures, open_pictures
 from vim_tf.files import hash_file
+from vim_tf.messages import shorten
 
 WHAT = "reference pictures"
 STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz
+NEEDS = "an .npz of statistics, with mu and sigma, is needed"
 
 
 @dataclass
@@ -64,17 +66,18 @@ def open_reference(path, argument, extractor, image_size=None, limit=None):
         A `Reference`.
 
     Raises:
-        UserError: something else, or statistics of another network or resize mode.
+        UserError: something else, statistics of another network or resize mode, or of another
+            version of vim_tf.
     """
     names = _array_names(path)
     if not {"mu", "sigma"} & names:
         pictures = open_pictures(path, argument, image_size, limit)
         return Reference(pictures, beside=Path(path))
+    _check_fit(path, argument, extractor)
     statistics = Measured(pooled=FeatureStatistics.load(path))
     statistics.count = statistics.pooled.count
     if "mu_s" in names:
         statistics.spatial = FeatureStatistics.load(path, spatial=True)
-    _check_fit(path, argument, statistics, extractor)
     pictures = NpzPictures(path, argument) if "arr_0" in names else None
     described = {"kind": "statistics", "path": str(path), "sha256": hash_file(path)}
     return Reference(pictures, statistics, description=described)
@@ -114,28 +117,36 @@ def measure_reference(reference, extractor, metrics, batch_size, say):
 
 def _array_names(path):
     try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile):
+        with open_npz(path, path, NEEDS) as file:
+            return file.names
+    except UserError:
         return set()  # `open_pictures` says what is wrong
 
 
-def _check_fit(path, argument, statistics, extractor):
-    for name, part, dim in (
-        ("mu", statistics.pooled, extractor.dim),
-        ("mu_s", statistics.spatial, extractor.spatial_dim),
-    ):
-        if part is not None and dim is not None and part.dim != dim:
-            raise UserError(
-                f"{argument} {path} has statistics of {part.dim:,} features in {name}, and "
-                f"{extractor.path} has {dim:,}; they must be of the same network"
-            )
-    with np.load(path) as archive:
-        for name, ours in (("extractor", extractor.sha256), ("resize", extractor.mode)):
-            if name in archive and str(archive[name]) != ours:
+def _check_fit(path, argument, extractor):
+    """Compares what a file says of itself with the network; nothing large is read for it."""
+    name = f"{argument} {path}"
+    with open_npz(path, name, NEEDS) as file:
+        if "extractor" in file.names:  # vim_tf made it
+            written_by = file.read_text("written_by")
+            number = file.read_integer("format")
+            formats.check_format(name, "statistics", number, written_by, "make it anew")
+        for mean, dim in (("mu", extractor.dim), ("mu_s", extractor.spatial_dim)):
+            if mean not in file.names or dim is None:
+                continue
+            shape, _ = file.header(mean)
+            if shape != (dim,):
+                count = f"{shape[0]:,}" if len(shape) == 1 else shorten(str(list(shape)))
                 raise UserError(
-                    f"{argument} {path} was made with {name} {archive[name]}, and now it is "
-                    f"{ours}; make the statistics anew, or give the same network and --resize"
+                    f"{name} has statistics of {count} features in {mean}, and {extractor.path} "
+                    f"has {dim:,}; they must be of the same network"
+                )
+        for key, ours in (("extractor", extractor.sha256), ("resize", extractor.mode)):
+            theirs = file.read_text(key)
+            if theirs not in (None, ours):
+                raise UserError(
+                    f"{name} was made with {key} {shorten(theirs)}, and now it is {ours}; make the "
+                    "statistics anew, or give the same network and --resize"
                 )
 
 
@@ -143,7 +154,8 @@ def _check_fit(path, argument, statistics, extractor):
 
 
 def _kept_path(reference, extractor, pictures_hash):
-    identity = f"{pictures_hash} {extractor.sha256} {extractor.mode}"
+    number = formats.NUMBERS["statistics"]
+    identity = f"{number} {pictures_hash} {extractor.sha256} {extractor.mode}"
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return reference.beside.with_name(f"{reference.beside.name}.statistics-{key}.npz")
 
@@ -158,10 +170,15 @@ def _find_kept(reference, extractor, metrics, batch_size, say):
     kept = _array_names(path)
     if not {STATISTICS[metric] for metric in metrics} <= kept:
         return None
-    found = Measured(pooled=FeatureStatistics.load(path), sha256=pictures_hash)
+    try:
+        _check_fit(path, "statistics", extractor)
+        found = Measured(pooled=FeatureStatistics.load(path), sha256=pictures_hash)
+        if "mu_s" in kept:
+            found.spatial = FeatureStatistics.load(path, spatial=True)
+    except UserError as error:
+        say(f"kept statistics cannot be used and are made anew: {error}")
+        return None
     found.count = found.pooled.count
-    if "mu_s" in kept:
-        found.spatial = FeatureStatistics.load(path, spatial=True)
     say(f"statistics of the reference: {path}")
     return found
 
@@ -174,6 +191,8 @@ def _keep(reference, extractor, found, say):
         "pictures": found.sha256,
         "extractor": extractor.sha256,
         "resize": extractor.mode,
+        "format": formats.NUMBERS["statistics"],
+        "written_by": formats.WRITTEN_BY,
     }
     try:
         os.makedirs(path.parent, exist_ok=True)
