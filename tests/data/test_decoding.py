@@ -1,7 +1,9 @@
 """Every kind of picture file, decoded once at the start (held) and while training (read)."""
 
 import dataclasses
+import io
 import pathlib
+import struct
 
 import numpy as np
 import pytest
@@ -179,3 +181,131 @@ def test_headers_tell_the_turned_size_without_decoding(tmp_path):
     first, second = headers.read_headers([tmp_path / "a.jpg", tmp_path / "b.txt"])
     assert first == headers.Header(height=60, width=40, orientation=6, by_pillow=False)
     assert second == "it is no picture of the formats JPEG, PNG, GIF, BMP, WEBP"
+
+
+# Transparency -----------------------------------------------------------------------------------
+
+
+def test_every_pair_of_colour_and_alpha_is_rounded_to_the_nearest():
+    """Against the definition in whole numbers; no pair lies between two values."""
+    color, alpha = np.mgrid[0:256, 0:256]
+    image = np.stack([color, 255 - color, np.zeros_like(color), alpha], -1).astype("uint8")
+    numerator = image[..., :3].astype(int) * alpha[..., None] + 255 * (255 - alpha[..., None])
+    assert not (2 * numerator % 255 == 0)[numerator % 255 != 0].any()
+    expected = (2 * numerator + 255) // (2 * 255)
+    np.testing.assert_array_equal(decoding.put_on_white(tf.constant(image)), expected)
+    # Pillow's rounding is the same on an opaque ground, and so was that of float32.
+    opaque = Image.new("RGBA", (256, 256), "white")
+    by_pillow = Image.alpha_composite(opaque, Image.fromarray(image, "RGBA")).convert("RGB")
+    np.testing.assert_array_equal(by_pillow, expected)
+    share = image[..., 3:].astype("float32") / np.float32(255)
+    in_floats = np.round(image[..., :3] * share + np.float32(255) * (1 - share))
+    assert in_floats.dtype == np.float32
+    np.testing.assert_array_equal(in_floats, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 9), (1, 63), (63, 1), (8, 16)])
+def test_parts_make_the_whole(monkeypatch, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 4), "uint8")
+    whole = decoding.put_on_white(tf.constant(image)).numpy()
+    monkeypatch.setattr(decoding, "_AT_A_TIME", 16)
+    function = tf.function(decoding.put_on_white, autograph=False)
+    for put_on_white in (decoding.put_on_white, function):
+        np.testing.assert_array_equal(put_on_white(tf.constant(image)), whole)
+    assert whole.shape == (*shape, 3)
+
+
+# Limits -----------------------------------------------------------------------------------------
+
+
+def encode(size, kind, mode="RGB", **options):
+    file = io.BytesIO()
+    Image.new(mode, size, 5).save(file, kind, **options)
+    return file.getvalue()
+
+
+def kinds(size):
+    more = {"save_all": True, "append_images": [Image.new("RGB", size)]}
+    return {
+        "PNG": encode(size, "PNG"),
+        "transparent PNG": encode(size, "PNG", "RGBA"),
+        "GIF": encode(size, "GIF", "L"),
+        "BMP": encode(size, "BMP"),
+        "lossy WebP": encode(size, "WEBP"),
+        "lossless WebP": encode(size, "WEBP", lossless=True),
+        "transparent WebP": encode(size, "WEBP", "RGBA"),
+        "animated WebP": encode(size, "WEBP", **more),
+        "progressive JPEG": encode(size, "JPEG", progressive=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def decode():
+    """`decode_picture` with a limit of 6,000 pixels, as training runs it."""
+    graph = tf.function(
+        lambda data: decoding.decode_picture(data, max_pixels=6_000),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+    )
+    return lambda data: graph(tf.constant(data)).numpy()
+
+
+@pytest.mark.parametrize("kind", kinds((1, 1)))
+def test_what_is_above_the_limit_is_not_decoded(decode, kind):
+    assert decode(kinds((100, 60))[kind]).shape == (60, 100, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="above the limit"):
+        decode(kinds((100, 61))[kind])
+
+
+def test_a_jpeg_above_the_limit_is_decoded_smaller(decode, monkeypatch):
+    assert decode(encode((100, 60), "JPEG")).shape == (60, 100, 3)
+    assert decode(encode((100, 61), "JPEG")).shape == (31, 50, 3)
+    assert decode(encode((801, 400), "JPEG")).shape == (50, 101, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="above the limit"):
+        decode(encode((801, 600), "JPEG"))
+    monkeypatch.setattr(decoding.image_limits, "MOST", 10_000)
+    for size, fits in (((100, 100), True), ((101, 100), False)):
+        data = tf.constant(encode(size, "JPEG"))
+        if fits:
+            decoding.decode_picture(data, max_pixels=6_000)
+        else:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="above the limit"):
+                decoding.decode_picture(data, max_pixels=6_000)
+
+
+def test_a_reduction_that_was_asked_for_stays(decode):
+    data = tf.constant(encode((100, 60), "JPEG"))
+    assert decoding.decode_picture(data, tf.constant(4), 6_000).shape == (15, 25, 3)
+
+
+def test_a_png_whose_header_comes_second_is_refused(decode, files):
+    """libpng takes the size of the IHDR chunk wherever it is."""
+    small = files.png_chunk(b"abCd", struct.pack(">II", 5, 5) + b"\x08\2\0\0\0")
+    data = files.png(300, 200, first=small)
+    assert tf.io.decode_png(data).shape == (300, 200, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="above the limit"):
+        decode(data)
+
+
+def test_a_header_that_states_more_than_there_is_fails(decode):
+    """Within the limit, the decoder finds it."""
+    data = bytearray(encode((10, 10), "PNG"))
+    data[16:24] = struct.pack(">II", 70, 80)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP"])
+def test_only_the_first_frame_is_decoded(decode, kind):
+    """What follows it may be damaged."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (50, 60, 3), "uint8")) for _ in range(3)]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], lossless=True)
+    data = bytearray(file.getvalue())
+    first = decode(bytes(data))
+    data[-3000:-1000] = b"\xff" * 2000
+    with Image.open(io.BytesIO(data)) as damaged, pytest.raises((OSError, EOFError)):
+        damaged.seek(2)
+        damaged.load()
+    np.testing.assert_array_equal(decode(bytes(data)), first)

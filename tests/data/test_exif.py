@@ -1,6 +1,8 @@
 """EXIF orientation, against Pillow, and on files that are damaged in every byte."""
 
 import io
+import struct
+import time
 
 import numpy as np
 import pytest
@@ -62,7 +64,8 @@ def test_behind_other_segments(orientation):
     segment = b"\xff\xe2" + (2 + 60_000).to_bytes(2, "big") + bytes(60_000)
     comment = b"\xff\xfe" + (2 + 5).to_bytes(2, "big") + b"hello"
     assert orientation(data[:2] + segment + comment + data[2:]) == 6
-    assert orientation(data[:2] + segment * 5 + data[2:]) == 1  # beyond what is searched
+    assert orientation(data[:2] + segment * 255 + data[2:]) == 6  # the longest colour profile
+    assert orientation(data[:2] + comment * 999 + data[2:]) == 1  # beyond what is searched
 
 
 def test_an_exif_segment_behind_the_pixels_is_not_looked_for(orientation):
@@ -79,3 +82,28 @@ def test_damaged_bytes_give_an_orientation_all_the_same(orientation):
         damaged[place] = rng.integers(256)
         assert 1 <= orientation(damaged.tobytes()) <= 8
         assert 1 <= orientation(data[:place].tobytes()) <= 8
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_hostile_exif_is_read_quickly(orientation, files, order):
+    """65,535 entries that all point to one place, and a directory that follows itself."""
+    exif = files.hostile_exif(order=order)
+    parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
+    data = files.jpeg(b"".join(files.segment(0xE1, part) for part in parts))
+    start = time.monotonic()
+    assert orientation(data) == 1
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("place", [0, 4, 8, 0x7FFF_FFFF, 0xFFFF_FFFF])
+def test_offsets_in_a_circle_and_out_of_the_file_end(orientation, files, place):
+    exif = b"MM\0*" + struct.pack(">L", place) + struct.pack(">HHHLHHL", 2, 0x0112, 3, 1, 6, 0, 8)
+    data = files.jpeg(files.segment(0xE1, b"Exif\0\0" + exif))
+    assert orientation(data) == (6 if place == 8 else 1)
+
+
+def test_a_million_segments_are_walked_quickly(orientation, files):
+    data = files.jpeg(files.segment(0xE5) * 1_000_000)
+    start = time.monotonic()
+    assert orientation(data) == 1
+    assert time.monotonic() - start < 1

@@ -1,4 +1,5 @@
 import math
+import time
 
 import numpy as np
 import pytest
@@ -84,6 +85,32 @@ def test_evaluation_resizes_the_shorter_side_and_cuts_the_centre(shape, size):
     image = run_in_dataset(lambda image: transforms.transform_for_evaluation(image, size), picture)
     np.testing.assert_allclose(image, expected, atol=2e-4)
     assert image.min() >= -1 and image.max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(3, 500), (1, 800), (20, 300)])
+@pytest.mark.parametrize("left", [0.0, 100.3, 1.0])  # 1: as far to the right as it fits
+def test_a_long_picture_is_resized_as_pillow_does(monkeypatch, shape, left):
+    picture, size = random_picture(*shape), (16, 24)
+    width = shape[0] * 1.5
+    left = shape[1] - width if left == 1 else left
+    window = np.array([0, left, shape[0], width], np.float32)
+    expected = pillow_window(picture, window, size)
+    assert shape[1] > transforms._LONG * width
+    cut = transforms.resize_window(tf.constant(picture), tf.constant(window), size)
+    np.testing.assert_allclose(cut, expected, atol=0.02)
+    monkeypatch.setattr(transforms, "_LONG", shape[1])
+    whole = transforms.resize_window(tf.constant(picture), tf.constant(window), size)
+    np.testing.assert_allclose(cut, whole, atol=0.05)
+
+
+def test_columns_that_no_window_reaches_are_left_out():
+    """[H, w, 3] float32 would take 3 GB here."""
+    picture = np.zeros((1, 1_000_000, 3), np.uint8)
+    picture[0, 499_990:500_010] = 255
+    start = time.monotonic()
+    image = transforms.transform_for_evaluation(tf.constant(picture), (256, 256))
+    assert time.monotonic() - start < 2
+    np.testing.assert_allclose(image, 1.0, atol=1e-5)
 
 
 def test_normalize_maps_0_to_minus_1_and_255_to_1():

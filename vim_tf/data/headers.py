@@ -1,12 +1,20 @@
-"""What Pillow reads from a picture file's first bytes: size, orientation, and who can decode it."""
+"""What Pillow reads from an image file's first bytes: size, orientation, and who can decode it."""
 
 import io
+import itertools
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-MAX_PIXELS = 100_000_000
+from vim_tf.data import image_limits, jpeg_markers
+
+_TILE = 1024  # pixels a side that are put on white at a time
+_EXIF = 1 << 16  # bytes of EXIF that are looked at: as many as fit into a JPEG segment
+_is_buffered = tf.function(
+    jpeg_markers.is_buffered, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+)
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
@@ -26,43 +34,60 @@ class Header(NamedTuple):
     by_pillow: bool
 
 
-def read_headers(paths):
+def read_headers(paths, max_pixels=image_limits.LEAST):
     """Reads the headers of some files.
 
     Args:
         paths: a list of files.
+        max_pixels: see `image_limits.pixel_limit`.
 
     Returns:
-        A list of `Header`; in the place of a file that is no picture, or one of more than
-        `MAX_PIXELS`, a string that says why it cannot be read.
+        A list of `Header`; in the place of a file that is not an image, or one above the limit, a
+        string that says why it cannot be read.
     """
-    return [_read_header(path) for path in paths]
+    return [_read_header(path, max_pixels) for path in paths]
 
 
-def decode_with_pillow(data):
-    """Decodes the first frame of a picture of any format and mode, on white where transparent.
+def decode_with_pillow(data, max_pixels=image_limits.LEAST):
+    """Decodes the first frame of an image of any format and mode, on white where transparent.
 
     Args:
-        data: bytes, the encoded picture.
+        data: bytes, the encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
 
     Returns:
-        [h, w, 3] uint8, not turned.
+        [h, w, 3] uint8, not turned. A JPEG above the limit comes at 1/2, 1/4 or 1/8 of its size.
 
     Raises:
-        OSError: damaged or cut short.
+        OSError: damaged, cut short, or above the limit.
     """
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        picture = image.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return np.array(Image.alpha_composite(white, picture).convert("RGB"))
+        too_large = _too_large(image, lambda: data, max_pixels)
+        if too_large:
+            raise OSError(too_large)
+        ratio = _fitting_ratio(image, max_pixels)
+        if ratio > 1:
+            image.draft(None, (image.width // ratio, image.height // ratio))
+        image.load()
+        pixels = np.empty([image.height, image.width, 3], np.uint8)
+        # Tile by tile, so that only one is in memory with alpha.
+        corners = (range(0, length, _TILE) for length in pixels.shape[:2])
+        for top, left in itertools.product(*corners):
+            bottom, right = min(top + _TILE, image.height), min(left + _TILE, image.width)
+            tile = image.crop((left, top, right, bottom)).convert("RGBA")
+            white = Image.new("RGBA", tile.size, "white")
+            tile = Image.alpha_composite(white, tile).convert("RGB")
+            pixels[top:bottom, left:right] = np.asarray(tile)
+    return pixels
 
 
-def _read_header(path):
+def _read_header(path, max_pixels):
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            too_large = _too_large(image, lambda: _read(path), max_pixels)
+            if too_large:
+                return too_large
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                return f"{width} x {height} is more than {MAX_PIXELS // 10**6} megapixels"
             orientation = _orientation(image)
             by_pillow = _needs_pillow(image)
     except UnidentifiedImageError:
@@ -74,9 +99,40 @@ def _read_header(path):
     return Header(height, width, orientation, by_pillow)
 
 
+def _too_large(image, read, max_pixels):
+    """Returns why an opened image is not decoded, or None; `read` gives the file's bytes."""
+    pixels, limit, kind = image.width * image.height, max_pixels, "an image"
+    if pixels > limit and image.format in ("JPEG", "MPO"):
+        if _is_buffered(read()):
+            kind = "a progressive JPEG"
+        elif _fitting_ratio(image, max_pixels):
+            limit = image_limits.MOST
+    if pixels <= limit:
+        return None
+    return (
+        f"{kind} of {image.width} x {image.height} pixels is above the limit of {limit:,} pixels; "
+        "make it smaller"
+    )
+
+
+def _fitting_ratio(image, max_pixels):
+    """Returns the least ratio at which an image has at most `max_pixels`; None if none does."""
+    for ratio in (1, 2, 4, 8):
+        if -(-image.width // ratio) * -(-image.height // ratio) <= max_pixels:
+            return ratio
+    return None
+
+
+def _read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
 def _orientation(image):
     if image.format not in ("JPEG", "MPO", "WEBP") and "exif" not in image.info:
         return 1  # asked for what is not there, Pillow would decode the whole PNG
+    if "exif" in image.info:
+        image.info["exif"] = image.info["exif"][:_EXIF]
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata do not make a picture unreadable

@@ -15,6 +15,7 @@ import tensorflow as tf
 MAX_ASPECT = 4 / 3
 TRIES = 10
 DRAWS = 3 + 2 * TRIES  # uniform numbers that a picture's augmentation uses
+_LONG = 4  # images of more than so many times the window's width are cut before they are resized
 
 
 def transform_for_evaluation(pictures, size):
@@ -159,6 +160,14 @@ def resize_window(pictures, window, size):
 
 
 def _resample_one(picture, window, size):
+    # ScaleAndTranslate resizes the rows first, at the full width of the image: [H, w, 3] float32.
+    # Of an image of 1 x 1,000,000 pixels, that is 3 GB for H = 256.
+    width = tf.cast(tf.shape(picture)[1], tf.float32)
+    picture, window = tf.cond(
+        width > _LONG * window[3],
+        lambda: _cut_columns(picture, window, size),
+        lambda: (picture, window),
+    )
     scale = tf.constant(size, tf.float32) / window[2:]
     resized = tf.raw_ops.ScaleAndTranslate(
         images=picture[tf.newaxis],
@@ -169,6 +178,15 @@ def _resample_one(picture, window, size):
         antialias=True,
     )
     return tf.ensure_shape(resized[0], [*size, 3])  # [1, H, W, 3] -> [H, W, 3]
+
+
+def _cut_columns(picture, window, size):
+    """Returns the columns that a window and its kernel reach, and the window within them."""
+    reach = 2.0 * tf.maximum(window[3] / size[1], 1.0) + 1.0
+    start = tf.maximum(tf.floor(window[1] - reach), 0.0)
+    stop = tf.math.ceil(window[1] + window[3] + reach)
+    columns = picture[:, tf.cast(start, tf.int32) : tf.cast(stop, tf.int32)]
+    return columns, tf.stack([window[0], window[1] - start, window[2], window[3]])
 
 
 def _resample_batch(pictures, window, size):
