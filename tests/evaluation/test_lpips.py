@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -182,3 +184,29 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "vgg.pth").write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(UserError, match="vgg.pth is no .safetensors file"):
         open_lpips(tmp_path / "vgg.pth")
+
+
+def test_a_header_or_a_size_that_lies_is_refused(write, tmp_path):
+    path = write({})
+    whole = path.read_bytes()
+    path.write_bytes((2**40).to_bytes(8, "little") + whole[8:])
+    with pytest.raises(UserError, match="its header is too long"):
+        open_lpips(path)
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = whole[8:end].replace(b'"shape":[1]', b'"shape":[1000000000000]')
+    path.write_bytes(len(header).to_bytes(8, "little") + header + whole[end:])
+    with pytest.raises(UserError, match=r"x.safetensors is no .safetensors file \("):
+        open_lpips(path)
+    path.write_bytes((4).to_bytes(8, "little") + b"\xff\xfe{}")
+    with pytest.raises(UserError, match=r"x.safetensors is no .safetensors file \("):
+        open_lpips(path)
+
+
+def test_a_pipe_and_files_above_512_mib_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="which is no file"):
+        open_lpips(tmp_path / "pipe.safetensors")
+    with open(tmp_path / "large.safetensors", "wb") as file:
+        file.truncate(2**29 + 1)
+    with pytest.raises(UserError, match="has 536,870,913 bytes"):
+        open_lpips(tmp_path / "large.safetensors")

@@ -1,3 +1,5 @@
+import os
+
 import h5py
 import keras
 import numpy as np
@@ -135,6 +137,55 @@ def test_weights_of_another_network_are_one_clear_line(name, tmp_path):
             group.attrs["weight_names"] = [b"kernel", b"bias"]
             group["kernel"], group["bias"] = (w.numpy() for w in other.weights)
     assert f"is {path}, which is no file of VGG16 weights" in message(str(path))
+
+
+def copy(weights_file, path):
+    with h5py.File(weights_file, "r") as source, h5py.File(path, "w") as target:
+        for name in source:
+            source.copy(name, target)
+    return path
+
+
+def test_links_and_sizes_that_lie_are_one_clear_line(weights_file, tmp_path):
+    path = copy(weights_file, tmp_path / "vgg.h5")
+    name = "block3_conv2/block3_conv2_b_1:0"
+    for value in (
+        h5py.ExternalLink(str(weights_file), f"/{name}"),
+        h5py.SoftLink("/block3_conv1/block3_conv1_b_1:0"),
+    ):
+        with h5py.File(path, "a") as file:
+            del file[name]
+            file[name] = value
+        assert f"{type(value).__name__} at /{name}" in message(str(path))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file.create_dataset(name, (10**12,), "float32")
+    assert "more values than its" in message(str(path))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = np.full(256, np.nan, "float32")
+    assert "block3_conv2 holds NaN or infinity" in message(str(path))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = np.zeros(255, "float32")
+    assert "for block3_conv2 it holds [(3, 3, 256, 256), (255,)], not" in message(str(path))
+
+
+def test_names_in_the_file_are_not_read(weights_file, features, tmp_path):
+    path = copy(weights_file, tmp_path / "vgg.h5")
+    with h5py.File(path, "a") as file:
+        file.attrs["layer_names"] = [b"block1_conv1"] * 10**3
+        file["block1_conv1"].attrs["weight_names"] = [b"block1_conv1_W_1:0"] * 10**3
+    images = pictures(1, 32, 32, 3)
+    for output, expected in zip(
+        PerceptualFeatures(str(path))(images), features(images), strict=True
+    ):
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_a_pipe_is_one_clear_line(tmp_path):
+    os.mkfifo(tmp_path / "vgg.h5")
+    assert "vgg.h5, which is no file" in message(str(tmp_path / "vgg.h5"))
 
 
 def test_a_failed_download_is_one_clear_line(monkeypatch):

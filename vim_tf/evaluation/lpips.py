@@ -12,7 +12,8 @@ import safetensors
 import tensorflow as tf
 
 from vim_tf.errors import UserError
-from vim_tf.files import hash_file
+from vim_tf.evaluation.network_files import read_network, reason_of
+from vim_tf.messages import shorten
 from vim_tf.replicas import over_replicas
 
 NETWORK = "VGG16, LPIPS version 0.1"
@@ -21,6 +22,7 @@ WHERE = (
     "'LPIPS', has the lines that write it"
 )
 
+MOST_HEADER = 2**20  # bytes of JSON before the tensors; those of the file have 2^12
 MIN_SIDE = 16  # pixels; VGG16 halves four times before its last block
 EPSILON = 1e-10  # added to a length, not to its square: the authors' choice
 PICTURES_AT_ONCE = 8  # pairs; the first block holds 64 floats for each pixel of both pictures
@@ -53,7 +55,8 @@ def open_lpips(path):
     path = Path(path)
     if not path.is_file():
         raise UserError(f"--lpips is {path}, which is no file; {WHERE}")
-    return LPIPS(path, hash_file(path), _read_tensors(path))
+    data, sha256 = read_network(path, "--lpips")
+    return LPIPS(path, sha256, _read_tensors(data, f"--lpips {path}"))
 
 
 class LPIPS:
@@ -154,28 +157,30 @@ def _shapes():
     return shapes
 
 
-def _read_tensors(path):
+def _read_tensors(data, name):
     """Returns {name: float32 array} of `_shapes`, checked."""
-    shapes = _shapes()
+    header = int.from_bytes(data[:8], "little")
+    if header > MOST_HEADER:
+        raise UserError(f"{name} is no .safetensors file, or its header is too long; {WHERE}")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            missing = shapes.keys() - set(file.keys())
-            if missing:
-                raise UserError(
-                    f"--lpips {path} holds other weights, without {min(missing)}; {WHERE}"
-                )
-            for name, shape in shapes.items():
-                found = file.get_slice(name)
-                if (found.get_dtype(), tuple(found.get_shape())) != ("F32", shape):
-                    raise UserError(
-                        f"--lpips {path}: {name} is {found.get_dtype()} {found.get_shape()}, not "
-                        f"F32 {list(shape)}; {WHERE}"
-                    )
-            tensors = {name: file.get_tensor(name) for name in shapes}
-    except safetensors.SafetensorError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--lpips {path} is no .safetensors file ({reason}); {WHERE}") from None
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise UserError(f"--lpips {path}: {name} holds NaN or infinity; {WHERE}")
+        found = dict(safetensors.deserialize(data))
+    except Exception as error:  # of a header that is no text, too
+        raise UserError(f"{name} is no .safetensors file ({reason_of(error)}); {WHERE}") from None
+    shapes = _shapes()
+    missing = shapes.keys() - found.keys()
+    if missing:
+        raise UserError(f"{name} holds other weights, without {min(missing)}; {WHERE}")
+    for key, shape in shapes.items():
+        dtype, sizes = found[key]["dtype"], found[key]["shape"]
+        if (dtype, tuple(sizes)) != ("F32", shape):
+            raise UserError(
+                f"{name}: {key} is {dtype} {shorten(str(sizes))}, not F32 {list(shape)}; {WHERE}"
+            )
+    tensors = {
+        key: np.frombuffer(found[key]["data"], "<f4").reshape(shape)
+        for key, shape in shapes.items()
+    }
+    for key, tensor in tensors.items():
+        if not np.abs(tensor).max() < np.inf:
+            raise UserError(f"{name}: {key} holds NaN or infinity; {WHERE}")
     return tensors

@@ -6,11 +6,14 @@ keras.applications; the layers are those of LPIPS, https://arxiv.org/abs/1801.03
 
 import os
 
+import h5py
 import keras
 import numpy as np
 from keras import ops
 
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
+from vim_tf.weights_files import read_shapes
 
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
 MIN_SIDE = 32  # VGG16 halves four times before its last block
@@ -42,14 +45,42 @@ def _load_vgg(weights):
     if not os.path.isfile(weights):
         raise UserError(f"losses.perceptual_weights is {weights}, which is no file; {ADVICE}")
     try:
-        vgg.load_weights(weights)
-    except Exception as error:  # h5py and Keras raise many kinds for a file that is something else
-        reason = str(error).splitlines()[0]
+        _load_file(vgg, weights)
+    except Exception as error:  # h5py raises many kinds for a damaged file
+        reason = shorten(str(error).partition("\n")[0])
         raise UserError(
             f"losses.perceptual_weights is {weights}, which is no file of VGG16 weights without "
             f"top ({reason}); {ADVICE}"
         ) from None
     return vgg
+
+
+def _load_file(vgg, path):
+    """Reads each convolution's weights by its name.
+
+    Keras would read names from the file, as text whose damage can keep the HDF5 library busy for
+    ever, and any weights that the file names, any number of times.
+    """
+    shapes = read_shapes(path, "the file")
+    convolutions = [layer for layer in vgg.layers if layer.weights]
+    with h5py.File(path, "r") as file:
+        for number, layer in enumerate(convolutions):
+            # By the layer, or in files of Keras 3 (.weights.h5) by its class and number.
+            names = {layer.name, f"conv2d_{number}" if number else "conv2d"}
+            found = {
+                place: shape
+                for place, shape in shapes.items()
+                if names & set(place.split("/")[:-1])
+            }
+            wanted = [tuple(weight.shape) for weight in layer.weights]  # the kernel and the bias
+            if sorted(found.values()) != sorted(wanted):
+                what = shorten(str(sorted(found.values())))
+                raise UserError(f"for {layer.name} it holds {what}, not {wanted}")
+            place_of = {shape: place for place, shape in found.items()}
+            values = [np.asarray(file[place_of[shape]], "float32") for shape in wanted]
+            if not all(np.isfinite(value).all() for value in values):
+                raise UserError(f"{layer.name} holds NaN or infinity")
+            layer.set_weights(values)
 
 
 class PerceptualFeatures(keras.Model):
