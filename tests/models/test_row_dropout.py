@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from vim_tf.models.row_dropout import RowDropout, row_bits, row_keys
+from vim_tf.models.row_dropout import RowDropout, row_bits, row_keys, step_keys
 from vim_tf.sampling import mix
 
 KEYS = np.array([3, 7, 7, 2**32 - 1], "uint32")
@@ -99,3 +99,49 @@ def test_it_can_be_saved(tmp_path):
     model.save(tmp_path / "x.keras")
     layer = keras.saving.load_model(tmp_path / "x.keras").layers[-1]
     assert (layer.rate, layer.salt) == (0.25, 7)
+
+
+def numpy_mix(x):
+    """MurmurHash3's finaliser."""
+    x = np.asarray(x, "uint32")
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x ^ (x >> np.uint32(16))
+
+
+def keys_of(seed, steps, rows=1):
+    """The keys of all steps, [steps, rows]."""
+    keys = [step_keys(seed, np.int64(step), np.arange(rows, dtype="int32")) for step in steps]
+    return np.stack([np.asarray(key) for key in keys])
+
+
+def test_no_two_seeds_share_a_stretch_of_steps():
+    """Of seeds near each other, of negative and of long ones; nor is one shifted by some steps."""
+    seeds = [*range(24), -1, -2, 1_000_003, 2_000_006, 2**31, 2**32, 2**32 + 1, 2**63 - 1]
+    keys = {seed: keys_of(seed, range(60))[:, 0] for seed in seeds}
+    owners = {}
+    for seed, stretch in keys.items():
+        for step in range(len(stretch) - 1):
+            pair = tuple(stretch[step : step + 2])
+            assert owners.setdefault(pair, (seed, step)) == (seed, step)
+    values = np.concatenate(list(keys.values()))
+    assert len(np.unique(values)) >= len(values) - 1  # 2,000 of 2^32: one pair may be equal
+
+
+def test_rows_of_a_step_are_not_those_of_another_shifted():
+    keys = keys_of(3, range(40), rows=64)
+    assert len(np.unique(keys)) >= keys.size - 1
+    assert np.abs(np.corrcoef((keys & 1).astype(float)) - np.eye(40)).max() < 0.6
+
+
+def test_keys_are_the_written_hash():
+    """The same in NumPy, without wrapping by a library."""
+    with np.errstate(over="ignore"):
+
+        def hashed(x, salt):
+            return numpy_mix(np.uint32(x) + np.uint32(salt * 0x9E3779B9 % 2**32))
+
+        key = hashed(hashed(7, 1) ^ np.uint32(0), 2)
+        key = numpy_mix(key ^ hashed(11, 3))
+        expected = [numpy_mix(key ^ hashed(row, 4)) for row in range(5)]
+    np.testing.assert_array_equal(keys_of(7, [11], rows=5)[0], expected)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vim_tf import formats
 from vim_tf.errors import UserError
+from vim_tf.fingerprints import fingerprint
 from vim_tf.trainers.checkpoints import Checkpoints
 
 
@@ -113,8 +116,9 @@ def change(path):
         ("state.data-00000-of-00001", cut, "has [0-9,]+ of its [0-9,]+ bytes"),
         ("state.data-00000-of-00001", change, "has changed"),
         ("state.index", lambda path: path.unlink(), "state.index is missing"),
-        ("manifest.json", cut, "manifest.json is cut short"),
-        ("manifest.json", lambda path: path.write_text("{}"), "manifest.json is cut short"),
+        ("manifest.json", cut, "manifest.json is damaged: it is no JSON"),
+        ("manifest.json", change, "manifest.json is damaged"),
+        ("manifest.json", lambda path: path.write_text(""), "manifest.json is damaged"),
     ],
 )
 def test_a_damaged_one_is_skipped_with_a_word_and_can_be_made_again(
@@ -160,14 +164,90 @@ def test_another_architecture_is_named_by_its_first_difference(saved, tmp_path):
         Checkpoints(more, tmp_path / "checkpoints", 3).restore()
 
 
-def test_a_newer_version_is_refused(saved, tmp_path):
-    path = saved(1).path(1) / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["format"] += 1
-    manifest["versions"]["vim_tf"] = "9.1"
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"was written by a newer vim_tf, 9\.1"):
+def test_another_format_is_refused(saved, tmp_path, monkeypatch):
+    found = saved(1)
+    with monkeypatch.context() as patch:
+        patch.setitem(formats.NUMBERS, "checkpoint", 99)
+        patch.setattr(formats, "WRITTEN_BY", "vim_tf 9.1")
+        saved(2)
+    with pytest.raises(UserError, match=r"has the format 99 and was written by vim_tf 9\.1"):
         restored(tmp_path / "checkpoints")
+    path = found.path(2) / "manifest.json"
+    path.write_text(json.dumps({"format": 1, "step": 2, "versions": {"vim_tf": "0.1.0"}}))
+    with pytest.raises(UserError, match="has the format 1 and was written by an earlier vim_tf"):
+        restored(tmp_path / "checkpoints")
+
+
+def test_flipped_bits_of_a_manifest_lead_to_the_checkpoint_before(saved, tmp_path):
+    found = saved(1, 2)
+    path, rng = found.path(2) / "manifest.json", np.random.default_rng(0)
+    whole, steps = path.read_bytes(), []
+    again = Checkpoints(make_items(), tmp_path / "checkpoints", 3, say=lambda line: None)
+    for place in rng.choice(8 * len(whole), 400, replace=False):
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        steps.append(again.restore())
+        (path.with_name("damaged_manifest.json")).unlink(missing_ok=True)
+    assert set(steps) <= {1, 2}
+    assert steps.count(1) > 300  # the others are of spaces
+
+
+def test_a_damaged_best_counts_as_none(saved, tmp_path):
+    found = saved(1)
+    found.mark_best(1, 0.5)
+    change(tmp_path / "checkpoints" / "best.json")
+    assert found.best() is None
+
+
+def test_weights_of_the_same_name_are_compared_one_by_one(tmp_path):
+    """Keras calls the weights of three tables the same, and so do weights of unnamed layers."""
+
+    def make(rows):
+        layers = [keras.layers.Embedding(count, 4) for count in rows]
+        for layer in layers:
+            layer.build(())
+        model = keras.Sequential(layers)
+        return {"model": model}
+
+    Checkpoints(make([2, 3, 5]), tmp_path, 3).save(1)
+    assert Checkpoints(make([2, 3, 5]), tmp_path, 3).restore() == 1
+    with pytest.raises(UserError, match=r"embeddings \(3\) is 5 x 4 of float32 there and 6 x 4"):
+        Checkpoints(make([2, 3, 6]), tmp_path, 3).restore()
+
+
+class Made:
+    """What `MadeFrom` is."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def describe(self):
+        return self.made
+
+    def keep(self):
+        pass
+
+    def check(self, path, then):
+        if then != self.made:
+            raise UserError(f"{path} was made from {then}")
+
+
+def test_a_checkpoint_says_what_it_was_made_from(tmp_path):
+    made = {"images": fingerprint(("a",), 2, 1, {}), "tokenizer": "b" * 64}
+    items = make_items()
+    Checkpoints(items, tmp_path, 3, made_from=Made(made)).save(1)
+    assert Checkpoints(items, tmp_path, 3, made_from=Made(made)).restore() == 1
+    other = {**made, "tokenizer": "c" * 64}
+    with pytest.raises(UserError, match="checkpoint .*step_00000001 was made from"):
+        Checkpoints(items, tmp_path, 3, made_from=Made(other)).restore()
+
+
+def test_folders_that_only_look_like_checkpoints_are_left_alone(saved):
+    found = saved(30)
+    copied = found.path(30).with_name("step_00000030 (copy)")
+    shutil.copytree(found.path(30), copied)
+    assert found.steps() == [30]
 
 
 KILLED = """
