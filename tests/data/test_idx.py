@@ -1,6 +1,8 @@
 import gzip
+import os
 import pathlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -95,6 +97,43 @@ def test_a_damaged_gzip_file_is_named(tmp_path):
         path.write_bytes(damage)
         with pytest.raises(UserError, match="train-images-idx3-ubyte.gz cannot be read"):
             idx.read_idx(path)
+
+
+def refused(path, message):
+    with pytest.raises(UserError, match=message) as caught:
+        idx.read_idx(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 2_000
+    assert str(path) in str(caught.value)
+
+
+def test_a_header_that_lies_allocates_nothing(tmp_path):
+    header = struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1)
+    plain, zipped = tmp_path / "x", tmp_path / "x.gz"
+    plain.write_bytes(header + b"x")
+    refused(plain, "4294967295 x 4294967295 x 4294967295 values, but it holds 1")
+    zipped.write_bytes(gzip.compress(header + b"x"))
+    refused(zipped, "says 79,[0-9,]+ values and has [0-9]+ bytes; the most are 200 times")
+    plain.write_bytes(b"\0\0\x08\xff" + b"\xff" * 4 * 255)
+    refused(plain, "its header says 255 dimensions; the most are 8")
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    path = tmp_path / "x.gz"
+    zeros = bytes(2**27)
+    path.write_bytes(gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 2**27) + zeros, 1))
+    refused(path, "says 134,217,728 values and has [0-9,]+ bytes")
+    # A header that says less than follows: no more than one byte of the rest is read.
+    path.write_bytes(gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 5) + zeros, 1))
+    tracemalloc.start()
+    refused(path, "says 5 values, but it holds more")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_a_pipe_is_refused(tmp_path):
+    for name in ("x", "x.gz"):
+        os.mkfifo(tmp_path / name)
+        refused(tmp_path / name, "no regular file")
 
 
 def test_files_that_do_not_belong_together(tmp_path):

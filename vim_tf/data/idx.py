@@ -15,6 +15,11 @@ import tensorflow as tf
 from vim_tf.data import hashing, splits
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
+from vim_tf.messages import shorten
+
+MOST_DIMENSIONS = 8
+MOST_BYTES = 2**36  # of the values of a gzipped file
+MOST_GROWTH = 200  # values per byte of a gzipped file; MNIST has 5
 
 
 def make_splits(config):
@@ -50,32 +55,65 @@ def make_splits(config):
 def read_idx(path):
     """Returns the array of an IDX file of unsigned bytes, uint8.
 
+    Its header is compared with the size of the file before the values are read.
+
     Args:
         path: the file; gzipped if its name ends in .gz.
 
     Raises:
-        UserError: not such a file, or cut short.
+        UserError: not such a file, one cut short, or one that states more than it can hold.
     """
     path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"IDX file {path} is not there, or is no regular file")
+    size, zipped = path.stat().st_size, path.suffix == ".gz"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            data = file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"IDX file {path} cannot be read: {error}") from error
+        with gzip.open(path) if zipped else open(path, "rb") as file:
+            shape, start = _read_header(file, path)
+            count = math.prod(shape)
+            if zipped:
+                _check_growth(path, size, count)
+            elif size - start != count:
+                raise _damaged(path, shape, f"{size - start:,}")
+            data = file.read(count + 1)
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
+        reason = shorten(str(error) or type(error).__name__)
+        raise UserError(f"IDX file {path} cannot be read: {reason}") from None
+    if len(data) != count:
+        raise _damaged(path, shape, f"{len(data):,}" if len(data) < count else "more")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_header(file, path):
+    """Returns (the shape, the bytes before the values)."""
+    data = file.read(4)
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise UserError(
-            f"{path} is no IDX file of unsigned bytes: it starts with {data[:4].hex()}, "
-            "not with 000008"
+            f"{path} is no IDX file of unsigned bytes: it starts with {data.hex()}, not with 000008"
         )
-    start = 4 + 4 * data[3]
-    shape = tuple(np.frombuffer(data[4:start], ">u4", count=min(data[3], (len(data) - 4) // 4)))
-    shape = tuple(int(length) for length in shape)
-    if len(shape) < data[3] or len(data) != start + math.prod(shape):
+    lengths = file.read(4 * data[3])
+    if data[3] > MOST_DIMENSIONS or len(lengths) < 4 * data[3]:
         raise UserError(
-            f"IDX file {path} is damaged: its header says {' x '.join(map(str, shape))} values, "
-            f"but it holds {max(0, len(data) - start):,}"
+            f"IDX file {path} is damaged: its header says {data[3]} dimensions; the most are "
+            f"{MOST_DIMENSIONS}, of four bytes each"
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return tuple(np.frombuffer(lengths, ">u4").tolist()), 4 + len(lengths)
+
+
+def _check_growth(path, size, count):
+    """Refuses a gzipped file that states more values than images in it can become."""
+    if count > MOST_BYTES or (count > 2**26 and count > MOST_GROWTH * size):
+        raise UserError(
+            f"IDX file {path} says {count:,} values and has {size:,} bytes; the most are "
+            f"{MOST_GROWTH} times as many values as bytes, and 64 GiB"
+        )
+
+
+def _damaged(path, shape, found):
+    return UserError(
+        f"IDX file {path} is damaged: its header says {' x '.join(map(str, shape))} values, "
+        f"but it holds {found}"
+    )
 
 
 def _read_pair(folder, prefix):
