@@ -50,6 +50,12 @@ def test_a_jpeg_counts_after_its_reduction(read_header, monkeypatch):
     assert "is above the limit of 40,000 " in read_header(encode("L", (200, 201), "JPEG"))
 
 
+def test_where_sizes_must_stay_a_jpeg_counts_whole(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encode("L", (101, 100), "JPEG"))
+    found = headers.read_headers([tmp_path / "a.jpg"], LIMIT, whole=True)
+    assert "101 x 100 pixels is above the limit of 10,000 pixels" in found[0]
+
+
 def test_the_file_that_shows_several_images_counts_as_a_jpeg(read_header):
     more = {"save_all": True, "append_images": [Image.new("RGB", (200, 200))]}
     assert read_header(encode("RGB", (200, 200), "MPO", **more))[:2] == (200, 200)

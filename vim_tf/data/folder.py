@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from vim_tf.data import decoding, hashing, headers, progress, splits, transforms
+from vim_tf.data import decoding, hashing, headers, image_limits, progress, splits, transforms
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
 
@@ -153,11 +153,14 @@ def open_folder(path, key, config):
     root = os.path.expanduser(path)
     names = find_pictures(root, key)
     paths = [os.path.join(root, name) for name in names]
+    max_pixels = image_limits.pixel_limit(config.image_size)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, on odd metadata
         results = progress.report(
-            itertools.chain.from_iterable(pool.map(headers.read_headers, chunks)),
+            itertools.chain.from_iterable(
+                pool.map(lambda chunk: headers.read_headers(chunk, max_pixels), chunks)
+            ),
             len(paths),
             "pictures looked at",
         )
@@ -269,6 +272,7 @@ def _make_load(folder, labels, config):
     orientations = tf.constant(folder.headers[:, 2], tf.int32)
     by_pillow = tf.constant(folder.headers[:, 3] == 1)
     labels = tf.constant(labels)
+    max_pixels = image_limits.pixel_limit(config.image_size)
 
     # Branches that no file takes are left out of the graph.
     some_by_pillow, some_reduced = folder.headers[:, 3].any(), (shrink >= 2).any()
@@ -279,12 +283,11 @@ def _make_load(folder, labels, config):
         if some_by_pillow:
             picture = tf.cond(
                 by_pillow[index],
-                lambda: tf.numpy_function(headers.decode_with_pillow, [data], tf.uint8),
-                lambda: decoding.decode_picture(data, reduction),
+                lambda: decoding.decode_by_pillow(data, max_pixels),
+                lambda: decoding.decode_picture(data, reduction, max_pixels),
             )
         else:
-            picture = decoding.decode_picture(data, reduction)
-        picture = tf.ensure_shape(picture, [None, None, 3])
+            picture = decoding.decode_picture(data, reduction, max_pixels)
         return decoding.orient(picture, orientations[index]), labels[index]
 
     return load

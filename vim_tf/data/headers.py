@@ -34,18 +34,19 @@ class Header(NamedTuple):
     by_pillow: bool
 
 
-def read_headers(paths, max_pixels=image_limits.LEAST):
+def read_headers(paths, max_pixels=image_limits.LEAST, whole=False):
     """Reads the headers of some files.
 
     Args:
         paths: a list of files.
         max_pixels: see `image_limits.pixel_limit`.
+        whole: whether JPEG files, too, must not be decoded at a reduced size.
 
     Returns:
         A list of `Header`; in the place of a file that is not an image, or one above the limit, a
         string that says why it cannot be read.
     """
-    return [_read_header(path, max_pixels) for path in paths]
+    return [_read_header(path, max_pixels, whole) for path in paths]
 
 
 def decode_with_pillow(data, max_pixels=image_limits.LEAST):
@@ -81,10 +82,10 @@ def decode_with_pillow(data, max_pixels=image_limits.LEAST):
     return pixels
 
 
-def _read_header(path, max_pixels):
+def _read_header(path, max_pixels, whole):
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            too_large = _too_large(image, lambda: _read(path), max_pixels)
+            too_large = _too_large(image, lambda: _read(path), max_pixels, whole)
             if too_large:
                 return too_large
             width, height = image.size
@@ -99,10 +100,10 @@ def _read_header(path, max_pixels):
     return Header(height, width, orientation, by_pillow)
 
 
-def _too_large(image, read, max_pixels):
+def _too_large(image, read, max_pixels, whole=False):
     """Returns why an opened image is not decoded, or None; `read` gives the file's bytes."""
     pixels, limit, kind = image.width * image.height, max_pixels, "an image"
-    if pixels > limit and image.format in ("JPEG", "MPO"):
+    if pixels > limit and image.format in ("JPEG", "MPO") and not whole:
         if _is_buffered(read()):
             kind = "a progressive JPEG"
         elif _fitting_ratio(image, max_pixels):

@@ -8,9 +8,9 @@ its header, before anything is allocated for its pixels.
 LEAST = 2**25
 SIDES = 8  # the limit of a large model: as many times its image's height and width
 MOST = 100_000_000
-# At most, for each image that is decoded at a time. A PNG with alpha takes 7, a progressive JPEG 12,
-# whose coefficients are all held, and an animated WebP 17, by Pillow. TensorFlow keeps what it has
-# freed for later, beside what Pillow takes then.
+# At most, for each image that is decoded at a time. A PNG with alpha takes 7; a progressive JPEG
+# 12, for all its coefficients are held; an animated WebP 17, by Pillow. TensorFlow keeps memory
+# that it has freed for later, beside what others take then.
 BYTES_PER_PIXEL = 26
 
 

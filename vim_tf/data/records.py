@@ -40,19 +40,21 @@ class RecordSplit:
         size: number of records with a hash in `hashes`.
         hashes: (lowest, end) of the hashes of names to keep.
         parse: serialized record -> (encoded picture, int32 label).
+        max_pixels: see `image_limits.pixel_limit`.
     """
 
     files: tuple[RecordFile, ...]
     size: int
     hashes: tuple[int, int]
     parse: Callable
+    max_pixels: int
 
     vectorized = False
 
     def load(self, reference):
         """Returns (uint8 [h, w, 3] picture, int32 label) of a reference."""
         encoded, label = self.parse(reference[1])
-        return decoding.decode_picture(encoded), label
+        return decoding.decode_picture(encoded, max_pixels=self.max_pixels), label
 
     def describe(self, reference):
         """Returns the file's name and the number of the record in it."""
@@ -117,18 +119,19 @@ def table_of(files):
     return FileTable.of(names, paths)
 
 
-def make_whole_split(files, parse):
-    """Returns the split of all records of `files`."""
+def make_whole_split(files, parse, max_pixels):
+    """Returns the split of all records of `files`; arguments as of `make_split_pair`."""
     size = sum(file.take for file in files)
-    return RecordSplit(tuple(files), size, hashing.ALL, parse)
+    return RecordSplit(tuple(files), size, hashing.ALL, parse, max_pixels)
 
 
-def make_split_pair(files, parse, fraction, what):
+def make_split_pair(files, parse, max_pixels, fraction, what):
     """Returns (training split, validation split), told apart by a hash of file name and number.
 
     Args:
         files: a list of `RecordFile`.
         parse: see `RecordSplit`.
+        max_pixels: see `RecordSplit`.
         fraction: share of records wanted in validation.
         what: the data set's name in an error.
 
@@ -139,8 +142,10 @@ def make_split_pair(files, parse, fraction, what):
     threshold = hashing.validation_threshold(hashes, fraction, what)
     held_out = int((hashes < threshold).sum())
     return (
-        RecordSplit(tuple(files), len(hashes) - held_out, (threshold, hashing.ALL[1]), parse),
-        RecordSplit(tuple(files), held_out, (0, threshold), parse),
+        RecordSplit(
+            tuple(files), len(hashes) - held_out, (threshold, hashing.ALL[1]), parse, max_pixels
+        ),
+        RecordSplit(tuple(files), held_out, (0, threshold), parse, max_pixels),
     )
 
 

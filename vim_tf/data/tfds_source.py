@@ -7,7 +7,7 @@ resumed from its step.
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from vim_tf.data import records
+from vim_tf.data import image_limits, records
 from vim_tf.errors import UserError
 
 
@@ -40,12 +40,13 @@ def make_splits(config):
         return example["image"], tf.cast(example.get("label", 0), tf.int32)
 
     files = _files(builder, config.split, "data.split")
+    max_pixels = image_limits.pixel_limit(config.image_size)
     if config.validation_split is not None:
         held_out = _files(builder, config.validation_split, "data.validation_split")
-        parts = [records.make_whole_split(part, parse) for part in (files, held_out)]
+        parts = [records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)]
         return names, *parts, {"name": records.table_of([*files, *held_out])}
     what = f"data.name {config.name}"
-    pair = records.make_split_pair(files, parse, config.validation_fraction, what)
+    pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
     return names, *pair, {"name": records.table_of(files)}
 
 

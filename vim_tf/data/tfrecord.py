@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
-from vim_tf.data import progress, records
+from vim_tf.data import image_limits, progress, records
 from vim_tf.errors import UserError
 
 PICTURE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
@@ -30,16 +30,17 @@ def make_splits(config):
 
     Args:
         config: a `vim_tf.config.DataConfig`; reads `path` and `validation_path` (a folder or a
-            glob), `validation_fraction` and `on_error`.
+            glob), `validation_fraction`, `on_error` and `image_size`.
 
     Raises:
         UserError: no file, a file that is not whole, or a record without the keys.
     """
     files, names = _open(config.path, "data.path", config.on_error)
+    max_pixels = image_limits.pixel_limit(config.image_size)
     if config.validation_path is None:
         what = f"data.path {config.path}"
         parse = _make_parse(labelled=bool(names))
-        pair = records.make_split_pair(files, parse, config.validation_fraction, what)
+        pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
         return names, *pair, {"path": records.table_of(files)}
     held_out, own_names = _open(config.validation_path, "data.validation_path", config.on_error)
     if bool(names) != bool(own_names):
@@ -53,7 +54,7 @@ def make_splits(config):
             f"but those of data.path {config.path} end at {len(names) - 1}"
         )
     parse = _make_parse(labelled=bool(names))
-    parts = [records.make_whole_split(part, parse) for part in (files, held_out)]
+    parts = [records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)]
     tables = {"path": files, "validation_path": held_out}
     return names, *parts, {key: records.table_of(part) for key, part in tables.items()}
 

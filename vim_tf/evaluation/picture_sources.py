@@ -11,7 +11,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.data import decoding, folder, headers, transforms
+from vim_tf.data import decoding, folder, headers, image_limits, transforms
 from vim_tf.errors import UserError
 from vim_tf.evaluation.npz_files import open_npz
 from vim_tf.generator import to_uint8
@@ -78,7 +78,8 @@ class FolderPictures:
         self._root, self._argument, self._image_size = str(path), argument, image_size
         self._names = folder.find_pictures(self._root, argument)
         paths = [os.path.join(self._root, name) for name in self._names]
-        found = headers.read_headers(paths)
+        self._max_pixels = image_limits.pixel_limit(image_size)
+        found = headers.read_headers(paths, self._max_pixels, whole=image_size is None)
         for file, header in zip(paths, found, strict=True):
             if isinstance(header, str):
                 raise UserError(f"{argument}: {file} cannot be read: {header}; remove it")
@@ -106,7 +107,7 @@ class FolderPictures:
         path = os.path.join(self._root, self._names[place])
         try:
             with open(path, "rb") as file:
-                picture = tf.constant(headers.decode_with_pillow(file.read()))
+                picture = tf.constant(headers.decode_with_pillow(file.read(), self._max_pixels))
         except Exception as error:  # Pillow raises whatever comes up on damaged files
             raise UserError(
                 f"{self._argument}: {path} cannot be decoded ({error}); remove it"
