@@ -45,6 +45,7 @@ class LiteVIM:
         path: a generator_*.tflite of an export, with its generator.json beside it.
 
     Attributes:
+        path: the file.
         grid: rows and columns of tokens; N is their product.
         codes: number of codes K.
         classes: number of labels; 0 where there are none.
@@ -55,7 +56,7 @@ class LiteVIM:
     """
 
     def __init__(self, path):
-        path = Path(path)
+        self.path = path = Path(path)
         about = path.with_name(ABOUT_FILE)
         for file in (path, about):
             if not file.is_file():
@@ -85,6 +86,9 @@ class LiteVIM:
         self._inputs = {name: detail["index"] for name, detail in inputs.items()}
         self._shapes = {name: detail["shape"] for name, detail in inputs.items()}
         outputs = runner.get_output_details()
+        codes = outputs["logits"]["shape"][-1] if "logits" in outputs else None
+        if codes != self.codes:
+            raise UserError(f"{path} answers with {codes} codes, not {self.codes:,}; {ADVICE}")
         self._outputs = {name: detail["index"] for name, detail in outputs.items()}
         self._cache = [name for name in inputs if name.startswith(("keys_", "values_"))]
         self._stretch = math.ceil(self.tokens_per_image / PARTS)
@@ -164,7 +168,11 @@ class LiteVIM:
         self._interpreter.set_tensor(self._inputs["hidden"], hidden)
         self._interpreter.set_tensor(self._inputs["previous"], np.ascontiguousarray(previous))
         self._interpreter.set_tensor(self._inputs["position"], np.array(position, "int32"))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:  # of a file whose generator.json says other sizes
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.path} cannot be run ({reason}); {ADVICE}") from None
         # LiteRT leaves its inputs as they are, so that the cache stays there and grows in place.
         for name in self._cache:
             entry = self._interpreter.get_tensor(self._outputs[name])  # [B,heads,1,head_dim]

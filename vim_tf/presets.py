@@ -1,6 +1,7 @@
 """Opening a trained model by its folder, whatever it is."""
 
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 from vim_tf.models.classifier import Classifier
 from vim_tf.models.preset import read_config
 from vim_tf.models.vim import VIM
@@ -26,7 +27,8 @@ def load(run_or_preset_dir):
     folder = find_preset(run_or_preset_dir)
     name = read_config(folder)["class"]
     if name not in MODELS:
-        raise UserError(f"{folder} is a preset of {name}; vim_tf knows {', '.join(MODELS)}")
+        known = ", ".join(MODELS)
+        raise UserError(f"{folder} is a preset of {shorten(name)}; vim_tf knows {known}")
     return MODELS[name].from_preset(folder)
 
 

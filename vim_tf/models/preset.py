@@ -17,6 +17,7 @@ import numpy as np
 from vim_tf import config_values, formats
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
+from vim_tf.messages import shorten
 from vim_tf.weights_files import count_elements
 
 CONFIG_FILE = "config.json"
@@ -115,7 +116,7 @@ class Preset:
         config = read_config(folder)
         if config["class"] != cls.__name__:
             raise UserError(
-                f"{folder} is a preset of {config['class']}, not of {cls.__name__}; "
+                f"{folder} is a preset of {shorten(config['class'])}, not of {cls.__name__}; "
                 "vim_tf.load(folder) takes either"
             )
         metadata = _read(folder / METADATA_FILE, METADATA_SCHEMA)

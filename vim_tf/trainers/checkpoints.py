@@ -27,12 +27,21 @@ from vim_tf.workers import Workers
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
 ADVICE = "train again in another --workdir"
 _WHOLE = {"type": "integer", "minimum": 0}
-_PAIR = {"type": "array", "minItems": 2, "maxItems": 2}
+
+
+def _pair(first, second):
+    return {"type": "array", "prefixItems": [first, second], "minItems": 2, "maxItems": 2}
+
+
 MANIFEST_SCHEMA = formats.json_object(
     step=_WHOLE,
     made_from={"oneOf": [{"type": "null"}, fingerprints.MADE_FROM_SCHEMA]},
-    variables={"type": "object", "additionalProperties": _PAIR},
-    files={"type": "object", "additionalProperties": _PAIR},
+    # [shape, dtype] and [bytes, SHA-256]
+    variables={
+        "type": "object",
+        "additionalProperties": _pair({"type": "array", "items": _WHOLE}, {"type": "string"}),
+    },
+    files={"type": "object", "additionalProperties": _pair(_WHOLE, {"type": "string"})},
     versions={"type": "object"},
 )
 BEST_SCHEMA = formats.json_object(step=_WHOLE, value={"type": "number"})

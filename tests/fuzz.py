@@ -1,0 +1,402 @@
+"""Opens damaged and hostile files for as long as you like: `make fuzz MINUTES=60`.
+
+    python tests/fuzz.py --minutes 60 --seed 0 [--only 'preset;graph']
+
+Each case changes one file of a tiny run, export or network and opens it as a command would. It must
+end within 60 seconds in a UserError of one line, or in an answer: that of the unchanged file if the
+file is damaged; anything if a stranger made it anew with valid checksums. Nothing else counts: no
+other exception, no dead process, no file that was not there.
+
+The cases run in a process of their own. When it dies or hangs, it is started anew behind that case.
+"""
+
+import argparse
+import collections
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+SECONDS = 60  # that a case may take
+LONGEST = 2_000  # characters of a message
+
+
+class Wrong(Exception):
+    """What a case must not do."""
+
+
+# The process that opens files --------------------------------------------------------------------
+
+
+def targets(world):
+    """What can be opened.
+
+    Returns:
+        ({name: function (rng) -> (path, new bytes, function that opens, must be unchanged)}, the
+        functions that open what must be unchanged).
+    """
+    import fuzz_mutations as mutations
+    import numpy as np
+    import tensorflow as tf
+
+    import vim_tf
+    from vim_tf import formats
+    from vim_tf.config_loader import load_config
+    from vim_tf.data.images import make_image_dataset
+    from vim_tf.data.token_cache import TokenCache
+    from vim_tf.evaluation.features import open_extractor
+    from vim_tf.evaluation.reference import open_reference
+    from vim_tf.files import hash_file
+    from vim_tf.generator import ImageGenerator
+    from vim_tf.lite_vim import LiteVIM
+    from vim_tf.runs import Run
+    from vim_tf.trained_run import open_run
+    from vim_tf.trainers.checkpoints import Checkpoints
+
+    vim, tokenizer = world / "vim", world / "vit_vqgan"
+    tokens = np.arange(32, dtype="int32").reshape(2, 16) % 16
+    labels = np.int32([0, 1])
+    net = world / "net.pb"
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype="uint8")
+
+    def answer(*arrays):
+        return [np.asarray(array) for array in arrays]
+
+    def open_tokenizer():
+        return answer(vim_tf.load(tokenizer).decode_tokens(tokens))
+
+    def open_generator():
+        generator = ImageGenerator.load(vim)
+        return answer(generator.vim(tokens, labels), generator.tokenizer.decode_tokens(tokens))
+
+    def open_cache():
+        data = open_run(vim).data
+        cache = TokenCache.open(vim / "tokens", vim_tf.load(tokenizer).model_hash(), data=data)
+        return answer(cache.tokens["train"], cache.labels["train"])
+
+    def open_images():
+        return answer([open_run(vim).data.train_size])
+
+    def open_checkpoint():
+        variable = tf.Variable(0)
+        with tempfile.TemporaryDirectory() as folder:  # damaged manifests are put aside
+            shutil.copytree(world / "checkpoints", folder, dirs_exist_ok=True)
+            step = Checkpoints({"a": variable}, folder, 3, say=lambda line: None).restore()
+        if step == 1:  # the checkpoint before is as good as an error
+            return None
+        return answer([step, variable.numpy()])
+
+    def open_config():
+        load_config([world / "config.yaml"])
+
+    def open_run_config():
+        Run(vim).load_experiment()
+
+    def open_litert():
+        return answer(LiteVIM(world / "tflite" / "generator_float32.tflite").generate(labels))
+
+    def open_net():
+        extractor = open_extractor(net)
+        return answer(extractor(images).pooled)
+
+    def open_hashed_net():
+        extractor = open_extractor(net, expected_hash=world_hash)
+        return answer(extractor(images).pooled)
+
+    def open_keras():
+        return answer(open_extractor(world / "net.keras")(images).pooled)
+
+    def open_statistics():
+        extractor = open_extractor(net)
+        found = open_reference(world / "statistics.npz", "--b", extractor)
+        return answer(found.statistics.pooled.mean)
+
+    def open_npz():
+        extractor = open_extractor(net)
+        found = open_reference(world / "images.npz", "--b", extractor)
+        return answer(*found.pictures.batches(4))
+
+    def open_folder():
+        data = make_image_dataset(load_config([world / "folder.yaml"]).data, 0)
+        return answer(*(batch["image"] for batch in data.evaluation("train")))
+
+    world_hash = hash_file(net)
+
+    def damaged(path, open_it, same=True):
+        path = Path(path)
+        whole = path.read_bytes()
+        return lambda rng: (path, mutations.mutate(whole, rng), open_it, same)
+
+    def resealed(path, kind, open_it):
+        path = Path(path)
+        content = formats.read_json(path, kind, "")
+
+        def make(rng):
+            changed = mutations.mutate_json(content, rng)
+            return path, formats.to_json(kind, changed).encode(), open_it, False
+
+        return make
+
+    def swapped_weights(rng):
+        """Weights of a stranger: damaged, with the hash of the damaged file in the config."""
+        data = mutations.mutate(whole_weights, rng)
+        (tokenizer / "preset" / "model.weights.h5").write_bytes(data)
+        content = formats.read_json(tokenizer / "preset" / "config.json", "preset", "")
+        content["weights"] = {
+            "bytes": len(data),
+            "sha256": hash_file(tokenizer / "preset" / "model.weights.h5"),
+        }
+        text = formats.to_json("preset", content).encode()
+        return tokenizer / "preset" / "config.json", text, open_tokenizer, True
+
+    whole_weights = (tokenizer / "preset" / "model.weights.h5").read_bytes()
+    presets, header = vim / "preset", vim / "tokens" / "header.json"
+    picture = sorted((world / "images" / "train" / "red").iterdir())[0]
+    manifest = world / "checkpoints" / "step_00000002" / "manifest.json"
+    about = world / "tflite" / "generator.json"
+    unchanged = [open_tokenizer, open_generator, open_cache, open_images, open_checkpoint]
+    unchanged += [open_litert, open_hashed_net]
+    return {
+        "preset config": damaged(presets / "config.json", open_generator),
+        "preset metadata": damaged(presets / "metadata.json", open_generator),
+        "preset weights": damaged(presets / "model.weights.h5", open_generator),
+        "preset config, resealed": resealed(presets / "config.json", "preset", open_generator),
+        "preset metadata, resealed": resealed(presets / "metadata.json", "preset", open_images),
+        "tokenizer config, resealed": resealed(
+            tokenizer / "preset" / "config.json", "preset", open_tokenizer
+        ),
+        "tokenizer weights, resealed": swapped_weights,
+        "cache header": damaged(header, open_cache),
+        "cache header, resealed": resealed(header, "token cache", open_cache),
+        "cache shard": damaged(vim / "tokens" / "train-00-00000.tfrecord", open_cache),
+        "cache images": damaged(vim / "tokens" / "images.npz", open_cache),
+        "run images": damaged(vim / "images.npz", open_images),
+        "manifest": damaged(manifest, open_checkpoint),
+        "manifest, resealed": resealed(manifest, "checkpoint", open_checkpoint),
+        "checkpoint index": damaged(manifest.with_name("state.index"), open_checkpoint),
+        "config": damaged(world / "config.yaml", open_config),
+        "run config": damaged(vim / "config.yaml", open_run_config),
+        "LiteRT file": damaged(world / "tflite" / "generator_float32.tflite", open_litert),
+        "LiteRT about": damaged(about, open_litert),
+        "LiteRT about, resealed": resealed(about, "export", open_litert),
+        "graph": damaged(net, open_net, same=False),
+        "graph, with its hash": damaged(net, open_hashed_net),
+        "Keras archive": damaged(world / "net.keras", open_keras, same=False),
+        "statistics": damaged(world / "statistics.npz", open_statistics, same=False),
+        "npz of images": damaged(world / "images.npz", open_npz, same=False),
+        "image": damaged(picture, open_folder, same=False),
+        "image of a run": damaged(picture, open_images),
+    }, unchanged
+
+
+def try_case(name, make, rng, expected):
+    """Runs one case; raises Wrong for anything that must not happen."""
+    import numpy as np
+
+    from vim_tf.command_line import _as_user_error
+    from vim_tf.errors import UserError
+
+    path, data, open_it, unchanged = make(rng)
+    whole = path.read_bytes()
+    path.write_bytes(data)
+    try:
+        found = open_it()
+    except UserError as error:
+        text = str(error)
+        if "\n" in text or len(text) > LONGEST:
+            raise Wrong(f"a message of {len(text)} characters: {text[:500]!r}") from None
+        return "refused"
+    except Exception as error:
+        if _as_user_error(error) is not None:
+            return "refused"
+        raise Wrong("".join(traceback.format_exception(error)[-12:])) from None
+    finally:
+        path.write_bytes(whole)
+    if not unchanged or found is None:
+        return "opened"
+    for a, b in zip(found, expected[open_it.__name__], strict=True):
+        if not np.array_equal(a, b):
+            raise Wrong("another answer, and not a word")
+    return "the same"
+
+
+def child(world, seed, start, only):
+    """Tries cases from `start` on and prints a line before and after each."""
+    import fuzz_mutations as mutations
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    made, unchanged = targets(world)
+    names = [name for name in made if not only or any(word in name for word in only)]
+    expected = {open_it.__name__: open_it() for open_it in unchanged}
+    here = sorted(os.listdir("."))
+    case = start
+    while True:
+        name = names[case % len(names)]
+        print(f"case {case} {name}", flush=True)
+        originals = {}
+        if "weights, resealed" in name:
+            for path in (world / "vit_vqgan" / "preset").iterdir():
+                originals[path] = path.read_bytes()
+        try:
+            done = try_case(name, made[name], mutations.seeded(seed, case), expected)
+        except Wrong as wrong:
+            done = f"WRONG {wrong}".replace("\n", "\\n")
+        for path, data in originals.items():
+            path.write_bytes(data)
+        if sorted(os.listdir(".")) != here:
+            done = f"WRONG new files: {set(os.listdir('.')) - set(here)}"
+            here = sorted(os.listdir("."))
+        print(f"done {done}", flush=True)
+        case += 1
+
+
+# The process that watches ------------------------------------------------------------------------
+
+
+def make_world(folder):
+    """A tiny run of both stages with all that belongs to it, networks and configs."""
+    import conftest
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from vim_tf import formats, train
+    from vim_tf.export.tflite_generator import write_files
+    from vim_tf.generator import ImageGenerator
+    from vim_tf.trainers.checkpoints import Checkpoints
+
+    images = conftest.write_tiny_pictures(folder / "images")
+    stages = {"vit_vqgan": conftest.TINY_VIT_VQGAN, "vim": conftest.TINY_VIM}
+    for stage, text in stages.items():
+        config = folder / "config.yaml"
+        data = conftest.TINY_DATA.format(pictures=images)
+        config.write_text(text + data + conftest.TINY_TRAINING)
+        more = f"tokenizer.run={folder}/vit_vqgan" if stage == "vim" else "losses.adversarial=0"
+        given = ["--config", str(config), "--workdir", str(folder / stage), "--set", more]
+        train.main(given)
+    text = "experiment: classifier\n" + conftest.TINY_DATA.format(pictures=images)
+    (folder / "folder.yaml").write_text(text)
+    generator = ImageGenerator.load(folder / "vim")
+    (folder / "tflite").mkdir()
+    write_files(generator.vim, generator.class_names, folder / "tflite")
+    for step in (1, 2):
+        Checkpoints({"a": tf.Variable(7 * step)}, folder / "checkpoints", 3).save(step)
+    write_networks(folder, keras, np, formats)
+
+
+def write_networks(folder, keras, np, formats):
+    """A small graph with the Inception's names, a Keras classifier, statistics and images."""
+    import importlib.util
+
+    path = Path(__file__).parent / "evaluation" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("evaluation_conftest", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.make_frozen_graph(folder / "net.pb")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(4, 3, 2, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(5, activation="softmax"),
+        ]
+    )
+    model.save(folder / "net.keras")
+    rng = np.random.default_rng(0)
+    np.savez(folder / "images.npz", arr_0=rng.integers(0, 256, (6, 16, 16, 3), dtype="uint8"))
+    from vim_tf.evaluation.features import open_extractor
+
+    dim = open_extractor(folder / "net.pb").dim
+    matrix = rng.standard_normal((dim, dim))
+    np.savez(folder / "statistics.npz", mu=np.zeros(dim), sigma=matrix @ matrix.T)
+
+
+def watch(world, seed, minutes, only, say):
+    """Tries cases for some minutes; returns (counts by target and outcome, failures)."""
+    counts, failures = collections.Counter(), []
+    end, case = time.monotonic() + 60 * minutes, 0
+    while time.monotonic() < end:
+        with tempfile.TemporaryDirectory() as empty:
+            process = subprocess.Popen(
+                [sys.executable, __file__, "--child", str(world), "--seed", str(seed)]
+                + ["--start", str(case), *(["--only", ";".join(only)] if only else [])],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=empty,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            )
+            name, last = "the start", time.monotonic()
+            buffer, patience = b"", 10 * SECONDS
+            errors = b""
+            while time.monotonic() < end:
+                streams = [process.stdout, process.stderr]
+                ready, _, _ = select.select(streams, [], [], 1)
+                for stream in ready:
+                    part = os.read(stream.fileno(), 2**16)
+                    if stream is process.stderr:
+                        errors = (errors + part)[-3000:]
+                        continue
+                    buffer += part
+                *lines, buffer = buffer.split(b"\n")
+                for line in map(bytes.decode, lines):
+                    last, patience = time.monotonic(), SECONDS
+                    if line.startswith("case "):
+                        _, number, name = line.split(" ", 2)
+                        case = int(number)
+                    elif line.startswith("done "):
+                        outcome = line[5:]
+                        if outcome.startswith("WRONG"):
+                            failures.append((case, name, outcome))
+                            say(f"case {case}, {name}: {outcome}")
+                            outcome = "WRONG"
+                        counts[name, outcome] += 1
+                if process.poll() is not None:
+                    failures.append((case, name, f"the process died: {process.returncode}"))
+                    say(f"case {case}, {name}: the process died: {process.returncode} {errors!r}")
+                    break
+                if time.monotonic() - last > patience:
+                    failures.append((case, name, f"no answer within {patience} s"))
+                    say(f"case {case}, {name}: no answer within {patience} s")
+                    break
+            process.kill()
+            process.communicate()
+            case += 1
+    return counts, failures
+
+
+def main():
+    """The command line; exit code 1 if a case did what it must not."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="words of targets, separated by semicolons")
+    parser.add_argument("--world", help="a folder to make everything in, or to use again")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    only = [word for word in arguments.only.split(";") if word]
+    if arguments.child:
+        child(Path(arguments.child), arguments.seed, arguments.start, only)
+        return
+    folder = Path(arguments.world or tempfile.mkdtemp(prefix="vim_tf_fuzz_"))
+    if not (folder / "statistics.npz").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        make_world(folder)
+    counts, failures = watch(folder, arguments.seed, arguments.minutes, only, print)
+    for name in sorted({name for name, _ in counts}):
+        found = {outcome: n for (target, outcome), n in counts.items() if target == name}
+        print(f"{name}: " + ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items())))
+    print(f"{sum(counts.values())} cases, {len(failures)} failures")
+    if not arguments.world:
+        shutil.rmtree(folder)
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
