@@ -364,3 +364,10 @@ def test_the_graph_that_passes_is_not_changed_but_for_notes(net):
             del node.attr[key]
     assert list(read.node) == list(graph.node)
     assert isinstance(read, graph_pb2.GraphDef)
+
+
+def test_logits_must_not_come_from_the_images(net):
+    path, graph = net
+    node_of(graph, "softmax/logits/MatMul").input[1] = "Sub"
+    path.write_bytes(graph.SerializeToString())
+    refused(path, "makes the matrix of softmax/logits/MatMul from the images")

@@ -314,3 +314,17 @@ def test_nothing_remains_on_the_disk(path, tmp_path, monkeypatch):
     refused(path, "cannot be loaded|describes layers")
     assert not os.listdir(tmp_path / "temporary")
     assert keras_archive.MEMBERS == set(read(path))
+
+
+def test_a_model_in_the_place_of_an_activation_is_refused(path):
+    """Its layers would not be counted, and may be read by the rules of an old format."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    entry = keras.saving.serialize_keras_object(model)
+    with changed(path) as config:
+        dense(config)["config"]["activation"] = entry
+    refused(path, "has a model as activation, where no layer can be")
+
+
+def test_the_names_are_those_of_keras():
+    assert all(hasattr(keras.layers, name) for name in keras_archive.LAYERS)
+    assert not {"Lambda", "TFSMLayer", "JaxLayer", "StringLookup"} & keras_archive.LAYERS

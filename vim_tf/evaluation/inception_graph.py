@@ -71,6 +71,9 @@ class InceptionGraph:
         matrix = _matrix_of(graph, name)
         modernise(graph)
         part = cut_out(graph, DECODED, (POOLED, SPATIAL, source_of(matrix)), name)
+        weights = cut_out(graph, DECODED, (source_of(matrix),), name)
+        if any(DECODED in map(source_of, node.input) for node in weights.node):
+            raise UserError(f"{name} makes the matrix of {LOGITS} from the images; {WHERE}")
         pooled, spatial = check_shapes(part, self._size, name)
         self.dim = math.prod(pooled)
         self.spatial_dim = math.prod(spatial[:2]) * min(spatial[2], SPATIAL_CHANNELS)

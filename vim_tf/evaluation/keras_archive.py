@@ -41,7 +41,7 @@ BatchNormalization LayerNormalization GroupNormalization RMSNormalization UnitNo
 Dropout SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization
 Add Subtract Multiply Average Maximum Minimum Concatenate Dot
 Flatten Reshape Permute RepeatVector Cropping2D ZeroPadding2D UpSampling2D
-MultiHeadAttention GroupedQueryAttention Attention AdditiveAttention
+MultiHeadAttention GroupQueryAttention Attention AdditiveAttention
 Rescaling Normalization Resizing CenterCrop
 RandomBrightness RandomContrast RandomCrop RandomFlip RandomRotation RandomTranslation RandomZoom
 """.split()
@@ -133,6 +133,8 @@ def _check_config(config, name):
         if isinstance(value, dict):
             if "class_name" in value:
                 _check_class(value, name)
+                if value["class_name"] in MODELS and key not in ("", "layers"):
+                    raise UserError(f"{name} has a model as {shorten(key)}, where no layer can be")
             waiting += [(key, inner, depth + 1) for key, inner in value.items()]
         elif isinstance(value, list):
             waiting += [(key, inner, depth + 1) for inner in value]
@@ -170,9 +172,10 @@ def _check_class(entry, name):
                 or (module, kind) == ("keras", "DTypePolicy")
             )
     if not allowed:
+        more = "" if registered is None else f", registered as {show(registered)}"
         raise UserError(
-            f"{name} has {show(kind)} of {show(module)}, which is not among the {len(LAYERS)} "
-            "layers that a classifier may consist of; nothing of it was loaded"
+            f"{name} has {show(kind)} of {show(module)}{more}, which is not among the layers that "
+            "a classifier may consist of; nothing of it was loaded"
         )
 
 
