@@ -179,11 +179,16 @@ def test_the_first_n_of_a_split(own_runs, run, classifier):
 
 
 def test_pictures_that_have_moved(own_runs, run, tiny_pictures, tmp_path):
-    moved = shutil.copytree(tiny_pictures / "train", tmp_path / "moved")
-    given = ["--set", f"data.path={moved}", f"data.validation_path={moved}"]
-    result = run("reconstruction", own_runs["vit_vqgan"], *given)
+    moved = shutil.copytree(tiny_pictures, tmp_path / "moved")
+    places = [f"data.path={moved}/train", f"data.validation_path={moved}/validation"]
+    result = run("reconstruction", own_runs["vit_vqgan"], "--set", *places)
+    assert result["pictures"]["count"] == 10
+    assert result["pictures"]["path"] == f"{moved}/train"
+    places = [f"data.path={moved}/train", f"data.validation_path={moved}/train"]
+    with pytest.raises(UserError, match="was made from other images: 10 validation images then"):
+        run("reconstruction", own_runs["vit_vqgan"], "--set", *places)
+    result = run("reconstruction", own_runs["vit_vqgan"], "--other-images", "--set", *places)
     assert result["pictures"]["count"] == 24
-    assert result["pictures"]["path"] == str(moved)
 
 
 # Generation ---------------------------------------------------------------------------------------

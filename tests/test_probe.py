@@ -251,7 +251,7 @@ def test_mistakes_are_one_line(tiny_runs, vim_run, tmp_path, monkeypatch, argume
 def test_pictures_need_labels(vim_run, tiny_pictures):
     where = [f"data.path={tiny_pictures}/train/red", "data.validation_path=null"]
     with pytest.raises(UserError, match="have no labels, and a probe predicts them"):
-        probe.main(["--run", str(vim_run), "--out", "nowhere", "--set", *where])
+        probe.main(["--run", str(vim_run), "--out", "nowhere", "--other-images", "--set", *where])
 
 
 def test_a_result_is_not_written_over(result, vim_run):

@@ -117,14 +117,15 @@ def test_settings_reach_the_codes_and_the_attention(run, monkeypatch):
 
 def test_pictures_that_have_moved(run, tiny_runs, tiny_pictures, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(tiny_pictures / "validation", moved)
+    shutil.copytree(tiny_pictures, moved)
     shutil.copytree(tiny_runs["vit_vqgan"], tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(tiny_pictures), "/gone"))
     arguments = ["--run", str(tmp_path / "run"), "--views", "codes", "--out", str(tmp_path / "out")]
     with pytest.raises(UserError, match="data.path is /gone/train"):
         views.main(arguments)
-    views.main([*arguments, "--set", f"data.path={moved}", "data.validation_path=null"])
+    places = [f"data.path={moved}/train", f"data.validation_path={moved}/validation"]
+    views.main([*arguments, "--set", *places])
     assert (tmp_path / "out" / "codes.png").exists()
 
 

@@ -130,7 +130,7 @@ class ImageData:
         for key in sorted(self.tables.keys() & kept.keys()):
             changed = self.tables[key].recall(kept[key])
             if changed is not None:
-                return f"{found}: {changed}" if found else f"first difference {changed}"
+                return f"{found} ({changed})" if found else f"first difference {changed}"
         return found or fingerprints.difference(then, self.fingerprint())
 
     def train(self, start_step=0, worker=0, workers=1):

@@ -89,7 +89,8 @@ def open_features(run, split):
     names = ["tokenizer", "pixels", *(f"block_{i}" for i in range(complete["blocks"] + 1))]
     rows = slice(complete["pictures"])
     arrays = {name: _open_array(folder, name, complete)[rows] for name in names}
-    return ProbeFeatures(arrays, _open_array(folder, "labels", complete)[rows], complete["pixels"])
+    labels = np.array(_open_array(folder, "labels", complete)[rows])
+    return ProbeFeatures(arrays, labels, complete["pixels"])
 
 
 def _read_complete(folder, identity):
