@@ -69,7 +69,10 @@ def test_the_same_files_elsewhere_are_the_same(root, tmp_path):
     [
         (("birds", "cats", "dogs"), "2 classes then, 3 now; first difference birds/"),
         (("cats",), "2 classes then, 1 now; first difference dogs/"),
-        (("zebras", "dogs"), "as many images then as now; first difference cats/ then, zebras/ now"),
+        (
+            ("zebras", "dogs"),
+            "as many images then as now; first difference cats/ then, zebras/ now",
+        ),
         (("dogs", "cats"), "as many images then as now; first difference cats/ then, dogs/ now"),
     ],
 )
@@ -80,9 +83,7 @@ def test_other_classes_are_named(root, classes, words):
 def test_another_file_another_name_and_another_size_are_found(root):
     before = of(root)
     (root / "dogs" / "d.png").write_bytes(b"new")
-    assert difference(before, of(root)) == (
-        "3 training images then, 4 now; first difference dogs/"
-    )
+    assert difference(before, of(root)) == ("3 training images then, 4 now; first difference dogs/")
     (root / "dogs" / "c.png").unlink()
     assert difference(before, of(root)) == "as many images then as now; first difference dogs/"
     (root / "dogs" / "d.png").rename(root / "dogs" / "c.png")
