@@ -371,3 +371,11 @@ def test_logits_must_not_come_from_the_images(net):
     node_of(graph, "softmax/logits/MatMul").input[1] = "Sub"
     path.write_bytes(graph.SerializeToString())
     refused(path, "makes the matrix of softmax/logits/MatMul from the images")
+
+
+def test_a_damaged_matrix_is_refused(net):
+    path, graph = net
+    tensor = node_of(graph, "softmax/weights").attr["value"].tensor
+    tensor.CopyFrom(tf.make_tensor_proto(np.full((6, 5), np.nan, "float32")))
+    path.write_bytes(graph.SerializeToString())
+    refused(path, "has NaN or infinity in the matrix of softmax/logits/MatMul")

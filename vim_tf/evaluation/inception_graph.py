@@ -84,6 +84,8 @@ class InceptionGraph:
                 f"{name} has {self.dim} features in {POOLED}, but {LOGITS} takes {matrix.dtype} "
                 f"{list(matrix.shape)}; it is another graph: {WHERE}"
             )
+        if not np.isfinite(matrix).all():
+            raise UserError(f"{name} has NaN or infinity in the matrix of {LOGITS}; it is damaged")
         self._matrix = matrix.astype("float64")  # [D,K]
         self.classes = matrix.shape[1]
         self._run(np.zeros((1, *self._size, 3), "uint8"))  # says at once that it cannot be run
@@ -103,7 +105,8 @@ class InceptionGraph:
         pooled, spatial = self._run(resized)
         pooled = pooled.numpy().reshape(len(images), -1)  # [B,1,1,D] -> [B,D]
         spatial = spatial.numpy().reshape(len(images), -1)  # [B,17,17,7] -> [B,S]
-        return Features(pooled, spatial, softmax(pooled @ self._matrix))
+        with np.errstate(invalid="ignore"):  # features that are NaN are named with their image
+            return Features(pooled, spatial, softmax(pooled @ self._matrix))
 
     def _run(self, images):
         try:

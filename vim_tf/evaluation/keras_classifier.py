@@ -119,7 +119,8 @@ class KerasClassifier:
         except (ValueError, tf.errors.OpError) as error:
             raise self._cannot_run(error) from None
         output = tf.cast(output, tf.float64).numpy()
-        probabilities = output if self._gives_probabilities else softmax(output)
+        with np.errstate(invalid="ignore"):  # features that are NaN are named with their image
+            probabilities = output if self._gives_probabilities else softmax(output)
         return Features(tf.cast(pooled, tf.float32).numpy(), None, probabilities)
 
     def _check_size(self, size):
