@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from vim_tf import command_line
+from vim_tf.data import image_limits
+from vim_tf.errors import UserError
 from vim_tf.export.release import FOLDERS, Release, check_target
 
 EXIT_NOT_EQUAL = 1  # an export that is not what Keras computes
@@ -39,7 +41,8 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--max-pixels",
         type=int,
-        help="encoded pictures of more pixels are refused (default 50 million)",
+        help="encoded images of more pixels are refused, at most 100 million (default: 64 times "
+        "those of the model's images, at least 33.6 million and at most 100 million)",
     )
     parser.add_argument(
         "--node-modules",
@@ -55,6 +58,10 @@ def main(arguments=None):
     arguments = parse_arguments(arguments)
     formats = command_line.choose_names("--formats", arguments.formats, list(FOLDERS))
     command_line.check_positive(arguments, "max_pixels")
+    if arguments.max_pixels is not None and arguments.max_pixels > image_limits.MOST:
+        raise UserError(
+            f"--max-pixels is {arguments.max_pixels}; it must be at most {image_limits.MOST:,}"
+        )
     check_target(arguments.to)
 
     from vim_tf.export import exporting

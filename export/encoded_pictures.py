@@ -1,5 +1,8 @@
 """JPEG and PNG files inside a graph: refused by their header, decoded, prepared as for evaluation.
 
+What decoding holds in memory is bounded, whatever a request sends: `DECODED_AT_A_TIME` images of
+at most `max_pixels`, at `BYTES_PER_PIXEL`.
+
 A decoder that fails would fail the whole batch. Here every row is an element of a `tf.data` data
 set inside the graph, which leaves a failing element out; what is missing at the end is the row that
 could not be decoded.
@@ -7,8 +10,12 @@ could not be decoded.
 
 import tensorflow as tf
 
-from vim_tf.data import decoding, exif, transforms
+from vim_tf.data import decoding, exif, image_limits, jpeg_markers, transforms
 
+DECODED_AT_A_TIME = 2  # rows of a request; a server with more cores answers more requests at once
+# At most, kept for later included: 7 for a PNG, 9 to 12 for a progressive JPEG, by its channels.
+BYTES_PER_PIXEL = 18
+_RATIOS = (1, 2, 4, 8)  # by which a JPEG can be decoded smaller
 UNDECODABLE = "image_bytes cannot be decoded; give a whole JPEG or PNG file"
 
 
@@ -21,7 +28,9 @@ def prepare_pictures(image_bytes, size, max_pixels):
     Args:
         image_bytes: [B] string, each a JPEG or PNG file.
         size: (H, W) of the target.
-        max_pixels: pictures of more pixels, by their header, are refused before they are decoded.
+        max_pixels: images of more pixels, by their header, are refused before they are decoded. A
+            JPEG counts at its reduced size, its own bounded by `image_limits.MOST`; one whose
+            coefficients a decoder holds all at once (progressive) counts at its own size.
 
     Returns:
         (images [B,H,W,3] float32 in [-1,1], errors [B] string). An error is empty where the picture
@@ -37,7 +46,7 @@ def prepare_pictures(image_bytes, size, max_pixels):
     last = tf.data.Dataset.from_tensors((rows, tf.zeros([*size, 3]), tf.constant("")))
     prepared = (
         tf.data.Dataset.from_tensor_slices((tf.range(rows), image_bytes))
-        .map(prepare, tf.data.AUTOTUNE)
+        .map(prepare, DECODED_AT_A_TIME)
         .ignore_errors()
         .concatenate(last)
         .batch(rows + 1)
@@ -56,28 +65,32 @@ def _prepare(data, size, max_pixels):
     is_jpeg = tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff"
     is_png = tf.strings.substr(head, 0, 8) == b"\x89PNG\r\n\x1a\n"
     picture_size = tf.case(
-        [
-            (is_jpeg, lambda: tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64)),
-            (is_png, lambda: _png_size(head)),
-        ],
+        [(is_jpeg, lambda: decoding.jpeg_size(data)), (is_png, lambda: decoding.png_size(data))],
         default=lambda: tf.zeros([2], tf.int64),
     )
-    height, width = picture_size[0], picture_size[1]
-    is_large = height * width > max_pixels
+    ratio = _fitting_ratio(picture_size, max_pixels)
+    limit = tf.cond(
+        is_jpeg,
+        lambda: _jpeg_limit(data, ratio, max_pixels),
+        lambda: tf.constant(max_pixels, tf.int64),
+    )
+    pixels = tf.reduce_prod(picture_size)
     error = tf.case(
         [
             (~(is_jpeg | is_png), lambda: tf.constant("image_bytes is neither JPEG nor PNG")),
-            (is_large, lambda: _too_large(height, width, max_pixels)),
+            (pixels == 0, lambda: tf.constant(UNDECODABLE)),
+            (pixels > limit, lambda: _too_large(picture_size, limit, max_pixels)),
         ],
         default=lambda: tf.constant(""),
     )
 
     def decode():
         shrink = tf.reduce_min(picture_size / (2 * tf.constant(size, tf.int64)))
+        reduction = tf.maximum(_reduction(shrink), ratio)
         picture = tf.cond(
             is_jpeg,
             lambda: decoding.orient(
-                decoding.decode_jpeg(data, _reduction(shrink)), exif.jpeg_orientation(data)
+                decoding.decode_jpeg(data, reduction), exif.jpeg_orientation(data)
             ),
             lambda: decoding.decode_png(data),
         )
@@ -86,12 +99,33 @@ def _prepare(data, size, max_pixels):
     return tf.cond(error == "", decode, lambda: tf.zeros([*size, 3])), error
 
 
-def _png_size(head):
-    """Height and width from the IHDR chunk (PNG specification, section 11.2.1), int64 [2]."""
-    numbers = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.uint8)  # [8], big-endian
-    numbers = tf.reshape(tf.cast(numbers, tf.int64), [2, 4])
-    width_height = tf.reduce_sum(numbers * tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64), 1)
-    return width_height[::-1]
+def _fitting_ratio(size, max_pixels):
+    """Returns the least of `_RATIOS` by which a JPEG has at most `max_pixels`; 16 if none is.
+
+    Args:
+        size: [height, width] of the whole image, int64.
+        max_pixels: an integer.
+    """
+    ratios = tf.constant(_RATIOS, tf.int64)
+    fits = tf.reduce_prod(-(-size[:, tf.newaxis] // ratios), 0) <= max_pixels  # [ratios]
+    return tf.cast(tf.reduce_min(tf.where(fits, ratios, 16)), tf.int32)
+
+
+def _jpeg_limit(data, ratio, max_pixels):
+    """Returns the most pixels that a JPEG file may have before its reduction, int64 scalar.
+
+    Args:
+        data: scalar string, the file.
+        ratio: `_fitting_ratio` of its size.
+        max_pixels: the most that are decoded.
+    """
+    # All coefficients of a progressive file are held at its full size.
+    reducible = tf.cond(
+        (ratio > 1) & (ratio <= _RATIOS[-1]),
+        lambda: ~jpeg_markers.is_buffered(data),
+        lambda: tf.constant(False),
+    )
+    return tf.where(reducible, *(tf.cast(n, tf.int64) for n in (image_limits.MOST, max_pixels)))
 
 
 def _reduction(shrink):
@@ -101,13 +135,10 @@ def _reduction(shrink):
     return tf.reduce_max(tf.where(fits, ratios, 1))
 
 
-def _too_large(height, width, max_pixels):
+def _too_large(size, limit, max_pixels):
+    allowed = tf.where(limit == max_pixels, f"{max_pixels:,}", f"{image_limits.MOST:,}")
+    height, width = (tf.strings.as_string(number) for number in (size[0], size[1]))
     return tf.strings.join(
-        [
-            "image_bytes is a picture of ",
-            tf.strings.as_string(height),
-            " x ",
-            tf.strings.as_string(width),
-            f" pixels; at most {max_pixels:,} are taken",
-        ]
+        ["image_bytes is an image of ", height, " x ", width, " pixels; at most ", allowed]
+        + [" are decoded; make it smaller"]
     )

@@ -8,12 +8,12 @@ the output `error`, which is empty for a good row, and a placeholder in the othe
 
 import tensorflow as tf
 
+from vim_tf.data.image_limits import pixel_limit
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export.encoded_pictures import prepare_pictures
 
 PAPERS_BLOCK = 5 / 12  # block 10 of 24 and 15 of 36 (section 4.3)
-MAX_PIXELS = 50_000_000
 SEEDS = (-(2**31), 2**32 - 1)
 
 
@@ -48,7 +48,8 @@ class Signatures:
         tokenizer: a float32 `ViTVQGAN`.
         vim: a float32 `VIM` of the same tokens, or None.
         block: whose features `embed` gives; `default_block` if None.
-        max_pixels: larger encoded pictures are refused by their header; `MAX_PIXELS` if None.
+        max_pixels: larger encoded images are refused by their header, see `prepare_pictures`;
+            `pixel_limit` of the tokenizer's image size if None.
 
     Raises:
         UserError: VIM has no such block.
@@ -57,7 +58,7 @@ class Signatures:
     def __init__(self, tokenizer, vim, block=None, max_pixels=None):
         self.tokenizer = tokenizer
         self.vim = vim
-        self.max_pixels = max_pixels or MAX_PIXELS
+        self.max_pixels = max_pixels or pixel_limit(tokenizer.image_size)
         if vim:
             blocks = len(vim.transformer.blocks)
             self.block = default_block(blocks) if block is None else block

@@ -276,6 +276,9 @@ def test_a_jpeg_above_the_limit_is_decoded_smaller(decode, monkeypatch):
 def test_a_reduction_that_was_asked_for_stays(decode):
     data = tf.constant(encode((100, 60), "JPEG"))
     assert decoding.decode_picture(data, tf.constant(4), 6_000).shape == (15, 25, 3)
+    above = tf.constant(encode((160, 80), "JPEG"))
+    assert decoding.decode_picture(above, tf.constant(1), 6_000).shape == (40, 80, 3)
+    assert decoding.decode_picture(above, tf.constant(8), 6_000).shape == (10, 20, 3)
 
 
 def test_a_png_whose_header_comes_second_is_refused(decode, files):

@@ -3,6 +3,7 @@
 import io
 import time
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -23,7 +24,14 @@ def is_buffered():
     graph = tf.function(
         jpeg_markers.is_buffered, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
     )
-    return lambda data: bool(graph(tf.constant(data)))
+
+    def agreed(data):
+        """The two ways to the answer give the same one."""
+        found = bool(graph(tf.constant(data)))
+        assert jpeg_markers.is_file_buffered(data) == found
+        return found
+
+    return agreed
 
 
 def test_segments_are_found_where_they_begin(find, files):
@@ -87,3 +95,15 @@ def test_many_segments_end_quickly(is_buffered, files):
         start = time.monotonic()
         assert is_buffered(data)
         assert time.monotonic() - start < 1
+
+
+def test_both_ways_agree_on_damaged_files(is_buffered, files):
+    data = files.jpeg(files.segment(0xE1, b"Exif\0\0") + files.segment(0xFE, b"hello"))
+    rng = np.random.default_rng(0)
+    answers = set()
+    for place in range(data.index(b"\xff\xda") + 14):
+        damaged = bytearray(data)
+        damaged[place] = rng.integers(256)
+        answers.add(is_buffered(bytes(damaged)))
+        is_buffered(data[:place])
+    assert answers == {True, False}

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
-from vim_tf.data import transforms
+from vim_tf.data import image_limits, transforms
 from vim_tf.export.encoded_pictures import UNDECODABLE, prepare_pictures
 
 SIZE = (16, 24)
@@ -28,19 +29,21 @@ def picture(height, width, channels=3, seed=0):
     return coarse.repeat(8, 0).repeat(8, 1)[:height, :width].astype("uint8")
 
 
-def png_bomb(height, width):
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_bomb(height, width, first=b"", more=b""):
     """A small PNG file whose header promises many pixels; the pixels are there, packed."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9))
+    return b"\x89PNG\r\n\x1a\n" + first + header + more + rows + chunk(b"IEND", b"")
 
-    def chunk(kind, data):
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+def segments(data, kind, contents):
+    """A JPEG file with segments in the first place."""
+    parts = [bytes([0xFF, kind]) + struct.pack(">H", len(part) + 2) + part for part in contents]
+    return data[:2] + b"".join(parts) + data[2:]
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +130,13 @@ def bad_files():
         "cut jpeg": (good_jpeg[: len(good_jpeg) // 2], UNDECODABLE),
         "jpeg start alone": (good_jpeg[:3], UNDECODABLE),
         "no rows": (png_bomb(0, 10), UNDECODABLE),
-        "bomb": (png_bomb(20_000, 20_000), "a picture of 20000 x 20000 pixels; at most 10,000 are"),
-        "large jpeg": (encode(picture(101, 100), "jpeg"), "a picture of 101 x 100 pixels"),
+        "header in the second place": (png_bomb(200, 200, chunk(b"abCd", bytes(13))), UNDECODABLE),
+        "bomb": (png_bomb(20_000, 20_000), "an image of 20000 x 20000 pixels; at most 10,000 are"),
+        "large jpeg": (encode(picture(801, 800), "jpeg"), "an image of 801 x 800 pixels"),
+        "progressive jpeg": (
+            encode(picture(101, 100), "jpeg", progressive=True),
+            "an image of 101 x 100 pixels; at most 10,000 are decoded; make it smaller",
+        ),
     }
 
 
@@ -155,3 +163,57 @@ def test_no_rows_at_all(prepare):
     images, errors = prepare(np.array([], object))
     assert images.shape == (0, *SIZE, 3)
     assert errors == []
+
+
+def test_a_jpeg_counts_at_its_reduced_size(prepare):
+    """Evaluation's reduction keeps twice the target; what is still above the limit is halved."""
+    files = {
+        "whole": encode(picture(100, 100), "jpeg", progressive=True),
+        "evaluation's reduction": encode(picture(101, 100), "jpeg"),
+        "the limit's reduction": encode(picture(47, 300), "jpeg"),
+    }
+    images, errors = prepare([*files.values()])
+    assert errors == ["", "", ""]
+    for data, image, ratio in zip(files.values(), images, (2, 2, 2), strict=True):
+        reduced = tf.io.decode_jpeg(data, ratio=ratio, dct_method="INTEGER_ACCURATE").numpy()
+        assert reduced.shape[0] * reduced.shape[1] <= MAX_PIXELS
+        np.testing.assert_allclose(image, expected(reduced), atol=1e-4)
+
+
+def test_the_own_size_of_a_jpeg_is_bounded_too(monkeypatch):
+    monkeypatch.setattr(image_limits, "MOST", 40_000)
+    data = [encode(picture(height, 200), "jpeg") for height in (200, 201)]
+    images, errors = prepare_pictures(tf.constant(data), SIZE, MAX_PIXELS)
+    assert errors.numpy().tolist() == [
+        b"",
+        b"image_bytes is an image of 201 x 200 pixels; at most 40,000 are decoded; make it smaller",
+    ]
+    assert images[0].numpy().any() and not images[1].numpy().any()
+
+
+def hostile_exif(entries):
+    """Entries that all point to the same bytes, in a directory that follows itself."""
+    start = 8 + 2 + 12 * entries + 4
+    fields = b"".join(struct.pack(">HHLL", tag, 7, 30_000, start) for tag in range(entries))
+    head = b"MM\0*\0\0\0\x08" + struct.pack(">H", entries)
+    return head + fields + b"\0\0\0\x08" + bytes(30_000)
+
+
+def test_hostile_metadata_end_quickly(prepare):
+    jpeg, exif = encode(picture(30, 30), "jpeg"), hostile_exif(65_535)
+    parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
+    profile = chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(100_000_000), 9))
+    text = chunk(b"zTXt", b"name\0\0" + zlib.compress(bytes(1_000_000), 9))
+    files = {
+        "EXIF in a circle": segments(jpeg, 0xE1, parts),
+        "10,000 segments": segments(jpeg, 0xE5, [b""] * 10_000),
+        "a million segments": segments(jpeg, 0xE5, [b""] * 1_000_000),
+        "PNG's EXIF": png_bomb(30, 30, more=chunk(b"eXIf", exif)),
+        "PNG's colour profile": png_bomb(30, 30, more=profile),
+        "PNG's texts": png_bomb(30, 30, more=text * 100),
+    }
+    for name, data in files.items():
+        start = time.monotonic()
+        _, errors = prepare([data])
+        assert time.monotonic() - start < 1, name
+        assert errors == [""], name

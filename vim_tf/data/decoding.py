@@ -12,9 +12,8 @@ record has no header that was read earlier, and a file may have changed since.
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.data import headers, image_limits, jpeg_markers
+from vim_tf.data import headers, image_limits
 
-RATIOS = (1, 2, 4, 8)  # by which a JPEG can be decoded smaller
 _AT_A_TIME = 1 << 18  # pixels that are put on white; their temporaries take 5 MB
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # the first chunk has the size, and no other
 
@@ -39,32 +38,41 @@ def decode_picture(data, reduction=1, max_pixels=image_limits.LEAST):
     # Padded, for strings too short to be images: they fail in the decoder.
     head = tf.strings.substr(data, 0, 32) + b"\0" * 32
     jpeg = tf.strings.substr(head, 0, 2) == b"\xff\xd8"
-    png = tf.strings.substr(head, 0, 8) == _PNG_START[:8]
-    webp = tf.strings.substr(head, 0, 4) + tf.strings.substr(head, 8, 4) == b"RIFFWEBP"
-    animated = (tf.strings.substr(head, 12, 4) == b"VP8X") & _has_bits(head, 20, 0x02)
+    png = tf.strings.substr(head, 0, len(_PNG_START)) == _PNG_START
+
+    def decode_other():
+        limit = tf.constant(max_pixels, tf.int64)
+        return _decode_other(data, head, tf.convert_to_tensor(reduction), limit)
+
+    def decode_jpeg_within():
+        fits = tf.reduce_prod(jpeg_size(data)) <= max_pixels
+        return tf.cond(fits, lambda: decode_jpeg(data, reduction), decode_other)
+
     image = tf.case(
         [
-            (jpeg, lambda: _decode_limited_jpeg(data, reduction, max_pixels)),
+            (jpeg, decode_jpeg_within),
             (png, lambda: decode_png(_within(data, png_size(data), max_pixels))),
-            (webp & ~animated, lambda: _decode_webp(data, head, max_pixels)),
         ],
-        default=lambda: decode_by_pillow(data, max_pixels),
+        default=decode_other,
     )
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_by_pillow(data, max_pixels=image_limits.LEAST):
+def decode_by_pillow(data, max_pixels, reduction=1):
     """`headers.decode_with_pillow` as an operation, with the errors of `decode_picture`."""
 
-    def decode(data):
+    def decode(data, max_pixels, reduction):
         try:
-            return headers.decode_with_pillow(data, max_pixels)
+            return headers.decode_with_pillow(data, int(max_pixels), int(reduction))
         except Exception:  # Pillow raises whatever comes up on damaged files
             return np.zeros([0, 0, 3], np.uint8)
 
-    image = tf.ensure_shape(tf.numpy_function(decode, [data], tf.uint8), [None, None, 3])
-    readable = tf.debugging.assert_positive(tf.size(image), "not an image, or above the limit")
-    with tf.control_dependencies([readable]):
+    image = tf.numpy_function(decode, [data, max_pixels, reduction], tf.uint8)
+    image = tf.ensure_shape(image, [None, None, 3])
+    failure = tf.debugging.Assert(
+        tf.size(image) > 0, ["not an image, or above the limit of pixels"]
+    )
+    with tf.control_dependencies([failure]):
         return tf.identity(image)
 
 
@@ -127,47 +135,32 @@ def png_size(data):
     """Returns the [height, width] of a PNG file as int64; zeros where its header is not there."""
     # IHDR chunk: PNG specification, section 11.2.1. libpng would also find one that comes later.
     head = tf.strings.substr(data, 0, 24) + b"\0" * 24
-    numbers = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.uint8)  # [8], big-endian
-    numbers = tf.reshape(tf.cast(numbers, tf.int64), [2, 4])
-    width_height = tf.reduce_sum(numbers * tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64), 1)
-    whole = tf.strings.substr(head, 0, len(_PNG_START)) == _PNG_START
-    return tf.where(whole, width_height[::-1], 0)
+    width_height = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False)
+    found = tf.strings.substr(head, 0, len(_PNG_START)) == _PNG_START
+    # Numbers above 2^31 - 1 are no sizes of a PNG; they are negative here.
+    valid = found & (tf.reduce_min(width_height) > 0)
+    return tf.where(valid, tf.cast(width_height[::-1], tf.int64), 0)
 
 
-def fitting_ratio(size, max_pixels):
-    """Returns the least of `RATIOS` by which a JPEG has at most `max_pixels`; 16 if none is.
-
-    Args:
-        size: [height, width] of the whole image, int64.
-        max_pixels: an integer.
-    """
-    ratios = tf.constant(RATIOS, tf.int64)
-    fits = tf.reduce_prod(-(-size[:, tf.newaxis] // ratios), 0) <= max_pixels  # [ratios]
-    return tf.cast(tf.reduce_min(tf.where(fits, ratios, 16)), tf.int32)
-
-
-def jpeg_limit(data, ratio, max_pixels):
-    """Returns the most pixels that a JPEG file may have before its reduction, int64 scalar.
-
-    Args:
-        data: scalar string, the file.
-        ratio: `fitting_ratio` of its size.
-        max_pixels: the most that are decoded.
-    """
-    # All coefficients of a progressive file are held at its full size.
-    reducible = tf.cond(
-        (ratio > 1) & (ratio <= RATIOS[-1]),
-        lambda: ~jpeg_markers.is_buffered(data),
-        lambda: tf.constant(False),
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.int64),
+    ],
+    autograph=False,
+    # Of its own in every graph. Else its operations are scheduled, as dead ones, for every image
+    # that another branch decodes: 80 microseconds of a processor for each JPEG.
+    experimental_attributes={"_noinline": True},
+)
+def _decode_other(data, head, reduction, max_pixels):
+    """Decodes what is neither PNG nor a JPEG within the limit; traced once a process."""
+    return tf.cond(
+        tf.strings.substr(head, 8, 4) == b"WEBP",
+        lambda: _decode_webp(data, head, max_pixels),
+        lambda: decode_by_pillow(data, max_pixels, reduction),
     )
-    return tf.where(reducible, *(tf.constant(n, tf.int64) for n in (image_limits.MOST, max_pixels)))
-
-
-def _decode_limited_jpeg(data, reduction, max_pixels):
-    size = jpeg_size(data)
-    ratio = fitting_ratio(size, max_pixels)
-    data = _within(data, size, jpeg_limit(data, ratio, max_pixels))
-    return decode_jpeg(data, tf.maximum(reduction, ratio))
 
 
 def _within(data, size, max_pixels):
@@ -175,10 +168,10 @@ def _within(data, size, max_pixels):
 
     Decoders start after the check, since they wait for what it returns.
     """
-    pixels = size[0] * size[1]
+    pixels = tf.reduce_prod(size)
     good = (pixels > 0) & (pixels <= max_pixels)
-    message = ["the image is damaged, or above the limit of pixels; its size:", size]
-    with tf.control_dependencies([tf.debugging.Assert(good, message)]):
+    failure = tf.debugging.Assert(good, ["the image is damaged, or above the limit of pixels"])
+    with tf.control_dependencies([failure]):
         return tf.identity(data)
 
 
@@ -215,11 +208,14 @@ def _decode_webp(data, head, max_pixels):
     kind = tf.strings.substr(head, 12, 4)
     alpha = (kind == b"VP8X") & _has_bits(head, 20, 0x10)
     alpha |= (kind == b"VP8L") & _has_bits(head, 24, 0x10)
+    animated = (kind == b"VP8X") & _has_bits(head, 20, 0x02)
     data = _within(data, _webp_size(head, kind), max_pixels)
-    return tf.cond(
-        alpha,
-        lambda: put_on_white(tf.io.decode_webp(data, channels=4)[0]),  # [1, h, w, 4]
-        lambda: tf.io.decode_webp(data, channels=3)[0],
+    return tf.case(
+        [
+            (animated, lambda: decode_by_pillow(data, max_pixels)),
+            (alpha, lambda: put_on_white(tf.io.decode_webp(data, channels=4)[0])),  # [1, h, w, 4]
+        ],
+        default=lambda: tf.io.decode_webp(data, channels=3)[0],
     )
 
 

@@ -5,16 +5,12 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vim_tf.data import image_limits, jpeg_markers
 
 _TILE = 1024  # pixels a side that are put on white at a time
 _EXIF = 1 << 16  # bytes of EXIF that are looked at: as many as fit into a JPEG segment
-_is_buffered = tf.function(
-    jpeg_markers.is_buffered, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
-)
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
@@ -49,15 +45,17 @@ def read_headers(paths, max_pixels=image_limits.LEAST, whole=False):
     return [_read_header(path, max_pixels, whole) for path in paths]
 
 
-def decode_with_pillow(data, max_pixels=image_limits.LEAST):
+def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
     """Decodes the first frame of an image of any format and mode, on white where transparent.
 
     Args:
         data: bytes, the encoded image.
         max_pixels: see `image_limits.pixel_limit`.
+        reduction: 1, 2, 4 or 8; a JPEG is decoded at 1 / reduction of its size, or at the largest
+            of these sizes that is within the limit.
 
     Returns:
-        [h, w, 3] uint8, not turned. A JPEG above the limit comes at 1/2, 1/4 or 1/8 of its size.
+        [h, w, 3] uint8, not turned.
 
     Raises:
         OSError: damaged, cut short, or above the limit.
@@ -66,8 +64,8 @@ def decode_with_pillow(data, max_pixels=image_limits.LEAST):
         too_large = _too_large(image, lambda: data, max_pixels)
         if too_large:
             raise OSError(too_large)
-        ratio = _fitting_ratio(image, max_pixels)
-        if ratio > 1:
+        ratio = max(reduction, _fitting_ratio(image, max_pixels))
+        if ratio > 1:  # of no effect on what is not a JPEG
             image.draft(None, (image.width // ratio, image.height // ratio))
         image.load()
         pixels = np.empty([image.height, image.width, 3], np.uint8)
@@ -104,7 +102,7 @@ def _too_large(image, read, max_pixels, whole=False):
     """Returns why an opened image is not decoded, or None; `read` gives the file's bytes."""
     pixels, limit, kind = image.width * image.height, max_pixels, "an image"
     if pixels > limit and image.format in ("JPEG", "MPO") and not whole:
-        if _is_buffered(read()):
+        if jpeg_markers.is_file_buffered(read()):
             kind = "a progressive JPEG"
         elif _fitting_ratio(image, max_pixels):
             limit = image_limits.MOST

@@ -8,7 +8,10 @@ import tensorflow as tf
 # A long colour profile takes 255. The walk ends here, so that no file can keep it busy.
 SEGMENTS = 1000
 _HEAD = 10  # bytes of a segment that are read: marker, length and "Exif\0\0"
-_ONE_PASS = (0xC0, 0xC1)  # frames of baseline and of extended sequential JPEG, Huffman-coded
+# Kinds of markers. Those that stand alone, without a length, have no business before a scan.
+_FIRST, _ALONE, _SCAN = 0xC0, range(0xD0, 0xDA), 0xDA
+_FRAMES = [kind for kind in range(0xC0, 0xD0) if kind not in (0xC4, 0xC8, 0xCC)]
+_ONE_PASS = (0xC0, 0xC1)  # baseline and extended sequential, Huffman-coded
 
 
 def find_segments(data):
@@ -27,22 +30,22 @@ def find_segments(data):
         return (scan == 0) & (count < SEGMENTS) & is_segment(place)
 
     def is_segment(place):
-        # Not 0xD0 to 0xD9 and 0x01, which stand alone: they have no business before a scan.
         kind = byte_at(data, place + 1)
-        has_length = ((kind >= 0xC0) & (kind < 0xD0)) | ((kind > 0xD9) & (kind < 0xFF))
+        has_length = (kind >= _FIRST) & (kind < 0xFF) & ~is_one_of(kind, _ALONE)
         return (byte_at(data, place) == 0xFF) & has_length
+
+    def is_one_of(kind, kinds):
+        return tf.reduce_any(kind == tf.constant(list(kinds)))
 
     def step(place, exif, frame, scan, count):
         head = bytes_at(data, place, _HEAD)
         kind, length = byte_at(head, 1), 256 * byte_at(head, 2) + byte_at(head, 3)
         is_exif = (kind == 0xE1) & (tf.strings.substr(head, 4, 6) == b"Exif\0\0")
-        # 0xC4, 0xC8 and 0xCC among the frames' markers are tables and an extension.
-        is_frame = (kind >= 0xC0) & (kind < 0xD0) & (kind % 4 != 0) | (kind == 0xC0)
         return (
             place + 2 + tf.maximum(length, 2),
             tf.where(is_exif & (exif == 0), place, exif),
-            tf.where(is_frame & (frame == 0), place, frame),
-            tf.where(kind == 0xDA, place, scan),
+            tf.where(is_one_of(kind, _FRAMES) & (frame == 0), place, frame),
+            tf.where(kind == _SCAN, place, scan),
             count + 1,
         )
 
@@ -60,6 +63,25 @@ def is_buffered(data):
     kind, components = byte_at(data, frame + 1), byte_at(data, frame + 9)
     one_pass = tf.reduce_any(kind == tf.constant(_ONE_PASS)) & (frame > 0) & (scan > 0)
     return ~(one_pass & (components == byte_at(data, scan + 4)))
+
+
+def is_file_buffered(data):
+    """`is_buffered` of bytes, without TensorFlow.
+
+    For functions that TensorFlow calls: there, an operation may wait for ever for a thread.
+    """
+    place, frame = 2, None
+    for _ in range(SEGMENTS):
+        head = data[place : place + _HEAD]
+        if len(head) < 5 or head[0] != 0xFF or not (_FIRST <= head[1] < 0xFF) or head[1] in _ALONE:
+            return True
+        kind, length = head[1], int.from_bytes(head[2:4], "big")
+        if kind == _SCAN:
+            return frame is None or frame[1] not in _ONE_PASS or frame[9:10] != head[4:5]
+        if frame is None and kind in _FRAMES:
+            frame = head
+        place += 2 + max(length, 2)
+    return True
 
 
 def byte_at(data, place):
