@@ -186,8 +186,9 @@ def test_pictures_that_have_moved(own_runs, run, tiny_pictures, tmp_path):
     assert result["pictures"]["path"] == f"{moved}/train"
     places = [f"data.path={moved}/train", f"data.validation_path={moved}/train"]
     with pytest.raises(UserError, match="was made from other images: 10 validation images then"):
-        run("reconstruction", own_runs["vit_vqgan"], "--set", *places)
-    result = run("reconstruction", own_runs["vit_vqgan"], "--other-images", "--set", *places)
+        run("reconstruction", own_runs["vit_vqgan"], "--set", *places, out="y.json")
+    places = ["--other-images", "--set", *places]
+    result = run("reconstruction", own_runs["vit_vqgan"], *places, out="y.json")
     assert result["pictures"]["count"] == 24
 
 

@@ -104,8 +104,9 @@ def test_row_seeds_are_distinct_and_do_not_depend_on_the_number_of_rows():
     many = np.asarray(sampling.row_seeds(3, 100_000))
     assert many.dtype == np.int32 and len(np.unique(many)) == 100_000
     np.testing.assert_array_equal(sampling.row_seeds(3, 8), many[:8])
-    first = (numpy_mix(3 + 0x9E3779B9) + np.arange(8, dtype="uint64")) & 0xFFFFFFFF
-    np.testing.assert_array_equal(many[:8].view("uint32"), numpy_mix(first))
+    rows = numpy_mix((np.arange(8, dtype="uint64") + 0xF39CC060) & 0xFFFFFFFF)
+    expected = numpy_mix(numpy_mix(3 + 0x9E3779B9) ^ rows)
+    np.testing.assert_array_equal(many[:8].view("uint32"), expected)
     assert len(np.intersect1d(many, sampling.row_seeds(4, 100_000))) < 20  # 2.3 by chance
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vim_tf import tokenize_dataset, train
+from vim_tf import formats, tokenize_dataset, train
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.errors import UserError
 
@@ -18,12 +18,10 @@ def test_a_cache_by_hand_is_the_one_that_training_makes(arguments, tiny_runs, tm
     assert "pictures: 24\n" in output
     assert "pictures_per_label: [12, 12]\n" in output
     folders = (tmp_path / "cache", tiny_runs["vim"] / "tokens")
-    tokenizer_hash = None
     caches = []
     for folder in folders:
-        text = (folder / "header.json").read_text()
-        tokenizer_hash = text.split('"tokenizer_hash": "')[1].split('"')[0]
-        caches.append(TokenCache.open(folder, tokenizer_hash))
+        header = formats.read_json(folder / "header.json", "token cache", "")
+        caches.append(TokenCache.open(folder, header["tokenizer_hash"]))
     assert caches[0].header == caches[1].header
     for split in ("train", "validation"):
         np.testing.assert_array_equal(*(cache.tokens[split] for cache in caches))
@@ -40,13 +38,13 @@ def test_one_machine_makes_it(arguments, tmp_path):
 
 def test_training_refuses_another_tokenizers_cache(arguments, tiny_runs, tmp_path):
     cache = tiny_runs["vim"] / "tokens"
-    header = (cache / "header.json").read_text()
+    header = formats.read_json(cache / "header.json", "token cache", "")
     other = tmp_path / "cache"
     other.mkdir()
     for path in cache.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
-    tokenizer_hash = header.split('"tokenizer_hash": "')[1].split('"')[0]
-    (other / "header.json").write_text(header.replace(tokenizer_hash, "0" * 64))
+    header["tokenizer_hash"] = "0" * 64
+    (other / "header.json").write_text(formats.to_json("token cache", header))
     with pytest.raises(UserError, match="made by the tokenizer 0000000000000000"):
         given = [*arguments, "--workdir", str(tmp_path / "run")]
         train.main([*given, "--set", f"tokenizer.cache={other}"])

@@ -1,7 +1,9 @@
+import subprocess
+
 import pytest
 
 from vim_tf.errors import UserError
-from vim_tf.export.release import Release, check_target
+from vim_tf.export.release import SUMS, Release, check_target
 
 
 def stage(release, export_format, text):
@@ -14,7 +16,7 @@ def content(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_text()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != SUMS
     }
 
 
@@ -34,6 +36,20 @@ def test_versions_count_up_and_keep_what_was_there(tmp_path):
         "reports/1/export_report.json": "{}",
         "reports/2/export_report.json": "{}",
     }
+
+
+def test_hashes_are_those_of_sha256sum(tmp_path):
+    release = Release(tmp_path)
+    stage(release, "tfjs", "page")
+    (release.staged("tfjs") / "deep").mkdir()
+    (release.staged("tfjs") / "deep" / "weights").write_bytes(b"abc")
+    release.publish()
+    folder = release.published("tfjs")
+    check = ["sha256sum", "--check", "--quiet", SUMS]
+    assert subprocess.run(check, cwd=folder).returncode == 0
+    assert (folder / SUMS).read_text().splitlines()[0].endswith("  deep/weights")
+    (folder / "deep" / "weights").write_bytes(b"abd")
+    assert subprocess.run(check, cwd=folder, capture_output=True).returncode == 1
 
 
 def test_nothing_is_in_place_before_it_is_published(tmp_path):
