@@ -16,6 +16,9 @@ DECODED_AT_A_TIME = 2  # rows of a request; a server with more cores answers mor
 # At most, kept for later included: 7 for a PNG, 9 to 12 for a progressive JPEG, by its channels.
 BYTES_PER_PIXEL = 18
 _RATIOS = (1, 2, 4, 8)  # by which a JPEG can be decoded smaller
+_TOO_MANY_SCANS = (
+    f"image_bytes is a JPEG of more than {jpeg_markers.SCANS} scans; send it with fewer"
+)
 UNDECODABLE = "image_bytes cannot be decoded; give a whole JPEG or PNG file"
 
 
@@ -69,17 +72,22 @@ def _prepare(data, size, max_pixels):
         default=lambda: tf.zeros([2], tf.int64),
     )
     ratio = _fitting_ratio(picture_size, max_pixels)
-    limit = tf.cond(
+    exif_place, frame, scan = tf.cond(
         is_jpeg,
-        lambda: _jpeg_limit(data, ratio, max_pixels),
-        lambda: tf.constant(max_pixels, tf.int64),
+        lambda: jpeg_markers.find_segments(data),
+        lambda: [tf.constant(0) for _ in range(3)],
     )
+    buffered = is_jpeg & jpeg_markers.is_buffered(data, frame, scan)
+    # All coefficients of a progressive file are held at its full size.
+    reducible = is_jpeg & ~buffered & (ratio > 1) & (ratio <= _RATIOS[-1])
+    limit = tf.where(reducible, *(tf.cast(n, tf.int64) for n in (image_limits.MOST, max_pixels)))
     pixels = tf.reduce_prod(picture_size)
     error = tf.case(
         [
             (~(is_jpeg | is_png), lambda: tf.constant("image_bytes is neither JPEG nor PNG")),
             (pixels == 0, lambda: tf.constant(UNDECODABLE)),
             (pixels > limit, lambda: _too_large(picture_size, limit, max_pixels)),
+            (~jpeg_markers.has_few_scans(data, buffered), lambda: tf.constant(_TOO_MANY_SCANS)),
         ],
         default=lambda: tf.constant(""),
     )
@@ -90,7 +98,7 @@ def _prepare(data, size, max_pixels):
         picture = tf.cond(
             is_jpeg,
             lambda: decoding.orient(
-                decoding.decode_jpeg(data, reduction), exif.jpeg_orientation(data)
+                decoding.decode_jpeg(data, reduction), exif.jpeg_orientation(data, exif_place)
             ),
             lambda: decoding.decode_png(data),
         )
@@ -109,23 +117,6 @@ def _fitting_ratio(size, max_pixels):
     ratios = tf.constant(_RATIOS, tf.int64)
     fits = tf.reduce_prod(-(-size[:, tf.newaxis] // ratios), 0) <= max_pixels  # [ratios]
     return tf.cast(tf.reduce_min(tf.where(fits, ratios, 16)), tf.int32)
-
-
-def _jpeg_limit(data, ratio, max_pixels):
-    """Returns the most pixels that a JPEG file may have before its reduction, int64 scalar.
-
-    Args:
-        data: scalar string, the file.
-        ratio: `_fitting_ratio` of its size.
-        max_pixels: the most that are decoded.
-    """
-    # All coefficients of a progressive file are held at its full size.
-    reducible = tf.cond(
-        (ratio > 1) & (ratio <= _RATIOS[-1]),
-        lambda: ~jpeg_markers.is_buffered(data),
-        lambda: tf.constant(False),
-    )
-    return tf.where(reducible, *(tf.cast(n, tf.int64) for n in (image_limits.MOST, max_pixels)))
 
 
 def _reduction(shrink):

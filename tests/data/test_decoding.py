@@ -312,3 +312,20 @@ def test_only_the_first_frame_is_decoded(decode, kind):
         damaged.seek(2)
         damaged.load()
     np.testing.assert_array_equal(decode(bytes(data)), first)
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
+    """Each of 50 bytes has a decoder go over all pixels: 500 seconds for a megabyte."""
+    data = encode((60, 50), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    few, many = (data[:-2] + last * times + data[-2:] for times in (90, 95))
+    for accepted in (few, encode((60, 50), "JPEG") + b"\xff\xda" * 200):
+        assert headers.decode_with_pillow(accepted).shape == (50, 60, 3)
+    with pytest.raises(OSError, match="a JPEG of more than 100 scans"):
+        headers.decode_with_pillow(many)
+    # Small ones are soon decoded whatever they hold.
+    assert decode(many).shape == (50, 60, 3)
+    monkeypatch.setattr(decoding, "_SMALL", 2_999)
+    assert decoding.decode_picture(tf.constant(few)).shape == (50, 60, 3)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too many scans"):
+        decoding.decode_picture(tf.constant(many))

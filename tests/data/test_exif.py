@@ -10,12 +10,15 @@ import tensorflow as tf
 from PIL import ExifTags, Image
 
 from vim_tf.data.exif import jpeg_orientation
+from vim_tf.data.jpeg_markers import find_segments
 
 
 @pytest.fixture(scope="module")
 def orientation():
     graph = tf.function(
-        jpeg_orientation, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+        lambda data: jpeg_orientation(data, find_segments(data)[0]),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
     )
     return lambda data: int(graph(tf.constant(data)))
 

@@ -22,7 +22,9 @@ def find():
 @pytest.fixture(scope="module")
 def is_buffered():
     graph = tf.function(
-        jpeg_markers.is_buffered, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+        lambda data: jpeg_markers.is_buffered(data, *jpeg_markers.find_segments(data)[1:]),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
     )
 
     def agreed(data):

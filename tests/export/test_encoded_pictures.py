@@ -46,6 +46,12 @@ def segments(data, kind, contents):
     return data[:2] + b"".join(parts) + data[2:]
 
 
+def repeat_last_scan(data, times):
+    """A progressive JPEG file with more scans than Pillow's ten, of a few bytes each."""
+    start = data.rindex(b"\xff\xda")
+    return data[:-2] + data[start:-2] * times + data[-2:]
+
+
 @pytest.fixture(scope="module")
 def prepare():
     graph = tf.function(
@@ -133,6 +139,10 @@ def bad_files():
         "header in the second place": (png_bomb(200, 200, chunk(b"abCd", bytes(13))), UNDECODABLE),
         "bomb": (png_bomb(20_000, 20_000), "an image of 20000 x 20000 pixels; at most 10,000 are"),
         "large jpeg": (encode(picture(801, 800), "jpeg"), "an image of 801 x 800 pixels"),
+        "many scans": (
+            repeat_last_scan(encode(picture(30, 30), "jpeg", progressive=True), 95),
+            "image_bytes is a JPEG of more than 100 scans; send it with fewer",
+        ),
         "progressive jpeg": (
             encode(picture(101, 100), "jpeg", progressive=True),
             "an image of 101 x 100 pixels; at most 10,000 are decoded; make it smaller",
@@ -217,3 +227,15 @@ def test_hostile_metadata_end_quickly(prepare):
         _, errors = prepare([data])
         assert time.monotonic() - start < 1, name
         assert errors == [""], name
+
+
+def test_scans_count_only_where_a_decoder_goes_on_to_the_next(prepare):
+    """What phones append to a photograph, a film, may hold the marker by chance."""
+    photograph = encode(picture(30, 30), "jpeg", quality=95)
+    progressive = encode(picture(30, 30), "jpeg", progressive=True)
+    assert progressive.count(b"\xff\xda") == 10
+    images, errors = prepare(
+        [photograph, photograph + b"\xff\xda" * 200, repeat_last_scan(progressive, 90)]
+    )
+    assert errors == ["", "", ""]
+    np.testing.assert_array_equal(images[0], images[1])

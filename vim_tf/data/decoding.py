@@ -12,8 +12,9 @@ record has no header that was read earlier, and a file may have changed since.
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.data import headers, image_limits
+from vim_tf.data import headers, image_limits, jpeg_markers
 
+_SMALL = 1 << 22  # pixels; a JPEG above it is looked into before it is decoded
 _AT_A_TIME = 1 << 18  # pixels that are put on white; their temporaries take 5 MB
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # the first chunk has the size, and no other
 
@@ -45,8 +46,8 @@ def decode_picture(data, reduction=1, max_pixels=image_limits.LEAST):
         return _decode_other(data, head, tf.convert_to_tensor(reduction), limit)
 
     def decode_jpeg_within():
-        fits = tf.reduce_prod(jpeg_size(data)) <= max_pixels
-        return tf.cond(fits, lambda: decode_jpeg(data, reduction), decode_other)
+        small = tf.reduce_prod(jpeg_size(data)) <= min(_SMALL, max_pixels)
+        return tf.cond(small, lambda: decode_jpeg(data, reduction), decode_other)
 
     image = tf.case(
         [
@@ -155,11 +156,28 @@ def png_size(data):
     experimental_attributes={"_noinline": True},
 )
 def _decode_other(data, head, reduction, max_pixels):
-    """Decodes what is neither PNG nor a JPEG within the limit; traced once a process."""
-    return tf.cond(
-        tf.strings.substr(head, 8, 4) == b"WEBP",
-        lambda: _decode_webp(data, head, max_pixels),
-        lambda: decode_by_pillow(data, max_pixels, reduction),
+    """Decodes what is neither PNG nor a small JPEG; traced once a process."""
+
+    def decode_large_jpeg():
+        few = tf.numpy_function(jpeg_markers.has_file_few_scans, [data], tf.bool)
+        with tf.control_dependencies([tf.debugging.Assert(few, ["the JPEG has too many scans"])]):
+            whole = tf.identity(data)
+        fits = tf.reduce_prod(jpeg_size(data)) <= max_pixels
+        return tf.cond(
+            fits,
+            lambda: decode_jpeg(whole, reduction),
+            lambda: decode_by_pillow(whole, max_pixels, reduction),
+        )
+
+    return tf.case(
+        [
+            (tf.strings.substr(head, 0, 2) == b"\xff\xd8", decode_large_jpeg),
+            (
+                tf.strings.substr(head, 8, 4) == b"WEBP",
+                lambda: _decode_webp(data, head, max_pixels),
+            ),
+        ],
+        default=lambda: decode_by_pillow(data, max_pixels, reduction),
     )
 
 

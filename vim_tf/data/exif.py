@@ -2,23 +2,22 @@
 
 import tensorflow as tf
 
-from vim_tf.data import jpeg_markers
-
 _ORIENTATION = 0x0112
 _SHORT = 3  # the type of a number of two bytes
 _SEGMENT = 1 << 16  # bytes; no segment is longer
 
 
-def jpeg_orientation(data):
+def jpeg_orientation(data, exif):
     """Returns how a JPEG is to be turned, as `decoding.orient` takes it.
 
     Args:
         data: scalar string, the file.
+        exif: int32 scalar, place of its EXIF segment, see `jpeg_markers.find_segments`; 0 if there
+            is none.
 
     Returns:
         int32 scalar from 1 to 8; 1 if the file does not say, or says nonsense.
     """
-    exif, _, _ = jpeg_markers.find_segments(data)
     # Marker, two bytes of length, "Exif\0\0" (EXIF 2.3, section 4.7.2), then the TIFF header, from
     # which all offsets count.
     content = tf.strings.substr(data, tf.minimum(exif + 10, tf.strings.length(data)), _SEGMENT)

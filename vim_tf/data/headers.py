@@ -58,12 +58,14 @@ def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
         [h, w, 3] uint8, not turned.
 
     Raises:
-        OSError: damaged, cut short, or above the limit.
+        OSError: damaged, cut short, above the limit, or of too many scans.
     """
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         too_large = _too_large(image, lambda: data, max_pixels)
         if too_large:
             raise OSError(too_large)
+        if image.format in ("JPEG", "MPO") and not jpeg_markers.has_file_few_scans(data):
+            raise OSError(f"a JPEG of more than {jpeg_markers.SCANS} scans")
         ratio = max(reduction, _fitting_ratio(image, max_pixels))
         if ratio > 1:  # of no effect on what is not a JPEG
             image.draft(None, (image.width // ratio, image.height // ratio))

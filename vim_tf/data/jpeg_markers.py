@@ -7,6 +7,8 @@ import tensorflow as tf
 
 # A long colour profile takes 255. The walk ends here, so that no file can keep it busy.
 SEGMENTS = 1000
+# A decoder goes over all coefficients for each scan, even if it is of 50 bytes. Encoders write 10.
+SCANS = 100
 _HEAD = 10  # bytes of a segment that are read: marker, length and "Exif\0\0"
 # Kinds of markers. Those that stand alone, without a length, have no business before a scan.
 _FIRST, _ALONE, _SCAN = 0xC0, range(0xD0, 0xDA), 0xDA
@@ -25,44 +27,69 @@ def find_segments(data):
         there is none before the first scan, among the first `SEGMENTS` segments.
     """
 
-    def goes_on(place, exif, frame, scan, count):
-        del exif, frame
-        return (scan == 0) & (count < SEGMENTS) & is_segment(place)
-
-    def is_segment(place):
-        kind = byte_at(data, place + 1)
-        has_length = (kind >= _FIRST) & (kind < 0xFF) & ~is_one_of(kind, _ALONE)
-        return (byte_at(data, place) == 0xFF) & has_length
+    def read(place):
+        content = tf.io.decode_raw(bytes_at(data, place, _HEAD), tf.uint8)
+        return tf.ensure_shape(tf.cast(content, tf.int32), [_HEAD])
 
     def is_one_of(kind, kinds):
         return tf.reduce_any(kind == tf.constant(list(kinds)))
 
-    def step(place, exif, frame, scan, count):
-        head = bytes_at(data, place, _HEAD)
-        kind, length = byte_at(head, 1), 256 * byte_at(head, 2) + byte_at(head, 3)
-        is_exif = (kind == 0xE1) & (tf.strings.substr(head, 4, 6) == b"Exif\0\0")
+    def goes_on(place, head, exif, frame, scan, count):
+        del place, exif, frame
+        kind = head[1]
+        has_length = (kind >= _FIRST) & (kind < 0xFF) & ~is_one_of(kind, _ALONE)
+        return (head[0] == 0xFF) & has_length & (scan == 0) & (count < SEGMENTS)
+
+    def step(place, head, exif, frame, scan, count):
+        kind = head[1]
+        is_exif = (kind == 0xE1) & tf.reduce_all(head[4:] == tf.constant(list(b"Exif\0\0")))
+        following = place + 2 + tf.maximum(256 * head[2] + head[3], 2)
         return (
-            place + 2 + tf.maximum(length, 2),
+            following,
+            read(following),
             tf.where(is_exif & (exif == 0), place, exif),
             tf.where(is_one_of(kind, _FRAMES) & (frame == 0), place, frame),
             tf.where(kind == _SCAN, place, scan),
             count + 1,
         )
 
-    start = [tf.constant(value) for value in (2, 0, 0, 0, 0)]
-    return tf.while_loop(goes_on, step, start, parallel_iterations=1)[1:4]
+    start = [tf.constant(2), read(2), *(tf.constant(0) for _ in range(4))]
+    return tf.while_loop(goes_on, step, start, parallel_iterations=1)[2:5]
 
 
-def is_buffered(data):
+def is_buffered(data, frame, scan):
     """Returns whether a decoder holds all coefficients of a JPEG, however small it decodes it.
 
     They take 2 bytes a pixel for each component at full size. So it is for a progressive file, and
-    for one of several scans; true also where `find_segments` cannot tell.
+    for one of several scans; true also where the segments were not found.
+
+    Args:
+        data: scalar string, the file.
+        frame: place of its frame, see `find_segments`.
+        scan: place of its first scan.
     """
-    _, frame, scan = find_segments(data)
     kind, components = byte_at(data, frame + 1), byte_at(data, frame + 9)
     one_pass = tf.reduce_any(kind == tf.constant(_ONE_PASS)) & (frame > 0) & (scan > 0)
     return ~(one_pass & (components == byte_at(data, scan + 4)))
+
+
+def has_few_scans(data, buffered):
+    """Returns whether a JPEG that `is_buffered` has at most `SCANS` scans, bool scalar.
+
+    Their markers are counted in all bytes, which may be a few too many. They do not count in a
+    file that is read in one scan, behind which there may be a film.
+    """
+    scans = tf.cond(
+        buffered,
+        lambda: tf.size(tf.strings.split(data, b"\xff\xda")) - 1,
+        lambda: tf.constant(0),
+    )
+    return scans <= SCANS
+
+
+def has_file_few_scans(data):
+    """`has_few_scans` of bytes, without TensorFlow."""
+    return data.count(b"\xff\xda") <= SCANS or not is_file_buffered(data)
 
 
 def is_file_buffered(data):
