@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from vim_tf.config import DataConfig
+from vim_tf.data import image_limits
 from vim_tf.data.image_limits import BYTES_PER_PIXEL, LEAST, MOST, pixel_limit
+from vim_tf.data.images import make_image_dataset
+from vim_tf.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "image_memory_run.py"
 
@@ -20,6 +25,30 @@ def test_the_limit_grows_with_the_model_between_two_bounds():
 @pytest.mark.parametrize("size", [(7680, 4320), (7008, 4672), (6000, 4000)])
 def test_frames_and_photographs_are_below_it_for_the_smallest_model(size):
     assert size[0] * size[1] <= pixel_limit((32, 32))
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_folder_has_the_limit_of_its_model(tmp_path, monkeypatch, caplog, on_error):
+    monkeypatch.setattr(image_limits, "LEAST", 1)
+    for name, size in (("a", (65, 64)), ("b", (64, 64)), ("c", (64, 64))):
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+
+    def open_images(image_size):
+        config = DataConfig(
+            source="folder", path=str(tmp_path), image_size=image_size, on_error=on_error
+        )
+        return make_image_dataset(config, 0)
+
+    message = "65 x 64 pixels is above the limit of 4,096 pixels; make it smaller"
+    if on_error == "stop":
+        with pytest.raises(UserError, match=message):
+            open_images((8, 8))
+    else:
+        data = open_images((8, 8))
+        assert data.train_size + data.validation_size == 2
+        assert message in caplog.text and "1 of 3 files cannot be read" in caplog.text
+    data = open_images((8, 9))
+    assert data.train_size + data.validation_size == 3
 
 
 def run(*arguments):
