@@ -94,7 +94,7 @@ class TrainedRun:
             UserError: the images there are others, unless `other_images`.
         """
         data = make_image_dataset(self.experiment.data, self.experiment.seed)
-        made_from = (self.vim or self.tokenizer).metadata.get("made_from")
+        made_from = ((self.vim or self.tokenizer).metadata or {}).get("made_from")
         if made_from is not None and not self.other_images:
             formats.check_schema(made_from, fingerprints.MADE_FROM_SCHEMA, self.path, MOVED)
             found = data.difference(made_from["images"], fingerprints.load(self.path))

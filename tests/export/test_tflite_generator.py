@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vim_tf import generate, lite_vim
+from vim_tf import formats, generate, lite_vim
 from vim_tf.config import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.export import tflite, tflite_generator
+from vim_tf.files import hash_file
 from vim_tf.lite_vim import ABOUT_FILE, NEXT_LOGITS, LiteVIM
 from vim_tf.models.vim import VIM
 from vim_tf.trained_run import open_run
@@ -138,17 +139,33 @@ def test_the_command_line_draws_the_same_pictures(tiny_runs, exported_run, tmp_p
     np.testing.assert_array_equal(one, other)
 
 
+def seal(folder, name, **changes):
+    """Puts the present hash of a file, and other changes, into generator.json."""
+    content = formats.read_json(folder / ABOUT_FILE, "export", "")
+    content["files"][name] = hash_file(folder / name)
+    (folder / ABOUT_FILE).write_text(formats.to_json("export", {**content, **changes}))
+
+
 def test_files_that_do_not_fit_are_refused(tiny_runs, exported, tmp_path):
     given = ["--run", str(tiny_runs["vim"]), "--out", str(tmp_path / "x.png"), "--litert"]
-    with pytest.raises(UserError, match="was exported from other weights"):
+    with pytest.raises(UserError, match="was exported from another model"):
         generate.main([*given, str(exported[0] / FLOAT32)])
     folder = tmp_path / "copy"
     shutil.copytree(exported[0], folder)
+    data = bytearray((folder / INT8).read_bytes())
+    data[len(data) // 2] ^= 64
+    (folder / INT8).write_bytes(data)
+    with pytest.raises(UserError, match="does not have the hash in generator.json; export the run"):
+        LiteVIM(folder / INT8)
     (folder / INT8).write_bytes(b"no file of LiteRT")
+    seal(folder, INT8)
     with pytest.raises(UserError, match="is no LiteRT file"):
         LiteVIM(folder / INT8)
-    (folder / ABOUT_FILE).write_text('{"grid": [4, 4], "codes": 16}')
-    with pytest.raises(UserError, match=f"{ABOUT_FILE} lacks classes, weights"):
+    seal(folder, FLOAT32, codes=17)
+    with pytest.raises(UserError, match="answers with 16 codes, not 17"):
+        LiteVIM(folder / FLOAT32)
+    (folder / ABOUT_FILE).write_text(formats.to_json("export", {"grid": [4, 4], "codes": 16}))
+    with pytest.raises(UserError, match=f"{ABOUT_FILE} is damaged: .* is a required property"):
         LiteVIM(folder / FLOAT32)
     (folder / ABOUT_FILE).unlink()
     with pytest.raises(UserError, match=f"{ABOUT_FILE} is not there"):
@@ -158,6 +175,7 @@ def test_files_that_do_not_fit_are_refused(tiny_runs, exported, tmp_path):
 def test_a_file_that_generates_nothing_is_refused(run, exported, tmp_path):
     tflite.export_tflite(run, tmp_path)
     shutil.copy(exported[0] / ABOUT_FILE, tmp_path)
+    seal(tmp_path, "decoder_float32.tflite")
     with pytest.raises(UserError, match="generates nothing"):
         LiteVIM(tmp_path / "decoder_float32.tflite")
 
@@ -170,5 +188,6 @@ def test_a_file_of_another_signature_is_refused(exported, tmp_path):
     file = tmp_path / FLOAT32
     file.write_bytes(tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved")).convert())
     shutil.copy(exported[0] / ABOUT_FILE, tmp_path)
+    seal(tmp_path, FLOAT32)
     with pytest.raises(UserError, match="takes no hidden, labels, position; export the run again"):
         LiteVIM(file)
