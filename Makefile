@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-peers demo test test-large test-referees kill-test lint wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-peers demo test test-large test-referees test-floors kill-test fuzz lint wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
@@ -22,10 +22,13 @@ help:
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
 	@echo "make test-referees      only those that hold figures and optimizers against other libraries"
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
+	@echo "make test-floors        some of the quick tests on the oldest Keras and Pillow that are taken"
+	@echo "make fuzz MINUTES=60    open damaged and hostile files"
 	@echo "make lint               ruff: rules and format"
 	@echo "make wheel              build dist/*.whl"
-	@echo "make test-wheel         quick tests on the installed wheel, without the sources"
+	@echo "make test-wheel         what a file that is missing from the wheel would break"
 	@echo "make venv               only make $(VENV) and install"
+	@echo "make venv-large         what test-large needs beside Chromium, g++, Node and npm"
 	@echo "make venv-peers         $(VENV)-peers, with what benchmarks/ compares vim_tf with"
 	@echo "make clean              delete $(VENV)*, dist and caches; runs/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
@@ -81,6 +84,7 @@ $(VENV)-peers/.installed: benchmarks/peers/requirements.txt | check-python
 
 venv: $(VENV)/.installed
 venv-test: $(VENV)/.installed-test
+venv-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.installed
 venv-peers: $(VENV)-peers/.installed
 
 # One shell script, because DATA decides about the folder and the overrides.
@@ -116,19 +120,35 @@ demo: venv
 
 # Most of a test runs on one core, hence two at a time.
 TWO_AT_A_TIME := -n 2 --dist loadfile
+# More words for pytest, such as --durations=30.
+PYTEST_ARGUMENTS ?=
 test: venv-test
-	$(python) -m pytest $(TWO_AT_A_TIME)
+	$(python) -m pytest $(TWO_AT_A_TIME) $(PYTEST_ARGUMENTS)
 
-test-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.installed
+test-large: venv-large
 	VIM_TF_NODE_MODULES="$(abspath $(VENV)-node/node_modules)" \
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
-	    $(python) -m pytest $(TWO_AT_A_TIME) -m large
+	    $(python) -m pytest $(TWO_AT_A_TIME) -m large $(PYTEST_ARGUMENTS)
 
 # Which stage: STAGE=vit_vqgan or vim; N kills take about N / 2 minutes.
 N ?= 50
 STAGE ?= vit_vqgan
 kill-test: venv-test
 	$(python) tests/kill_runs.py --kills $(N) --stage $(STAGE)
+
+# Damaged and hostile files of all kinds: none may run code, end the process, hang or pass unseen.
+MINUTES ?= 60
+fuzz: venv-test
+	$(python) tests/fuzz.py --minutes $(MINUTES)
+
+# The oldest releases that setup.cfg takes, before those of $(VENV) on Python's path, and what rests
+# on them most: models and their files, and the decoding of images.
+FLOORS := keras==3.14.1 Pillow==13.0.0
+test-floors: venv-test
+	$(python) -m pip install --quiet --no-deps --upgrade --target $(VENV)/floors $(FLOORS)
+	PYTHONPATH="$(abspath $(VENV)/floors)" $(python) -m pytest $(TWO_AT_A_TIME) tests/models \
+	    tests/test_weights_files.py tests/evaluation/test_keras_archive.py \
+	    tests/data/test_decoding.py tests/data/test_headers.py
 
 test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
@@ -142,17 +162,24 @@ wheel: venv-test
 	rm -rf build dist
 	$(python) -m build --outdir dist .
 
-# A copy of what git tracks, less the packages: only the installed wheel can be imported there. Of the
-# tests those that a file which is missing from the wheel can break; what models compute is no such.
+# On the wheel only what a file that is missing from it would break: what models compute is the same
+# as in the checkout. The wheel is alone in an environment that finds the libraries in $(VENV), so
+# that nothing is installed twice; $(VENV)'s own link to the checkout lies in a .pth file, which
+# Python does not follow from there. The last line of pip fails if the wheel asks for anything else
+# than what is there. The tests lie in a copy of what git tracks, less the packages.
+FIND_LIBRARIES := import sysconfig; print(sysconfig.get_path("purelib"))
 test-wheel: wheel
 	rm -rf $(VENV)-wheel build/outside
-	$(PYTHON) -m venv $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-wheel/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
+	$(python) -m venv --without-pip $(VENV)-wheel
+	$(python) -m pip --python $(VENV)-wheel/bin/python install --quiet --no-deps dist/*.whl
+	$(python) -c '$(FIND_LIBRARIES)' \
+	    > "$$($(VENV)-wheel/bin/python -c '$(FIND_LIBRARIES)')"/libraries.pth
+	$(python) -m pip --python $(VENV)-wheel/bin/python install --quiet --dry-run --no-index \
+	    'vim_tf[test]'
 	mkdir -p build/outside
 	git ls-files -- . ':!vim_tf' ':!export' | tar -cf - -T - | tar -xf - -C build/outside
-	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest $(TWO_AT_A_TIME) \
-	    tests/test_*.py tests/data tests/export
+	cd build/outside && "$(abspath $(VENV)-wheel)/bin/python" -m pytest -m '' \
+	    tests/test_installed.py tests/test_architecture.py tests/test_packaging.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference $(VENV)-peers build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,6 +1,7 @@
 """Two logical CPU devices, tiny configs and one tiny trained run of each stage for all tests."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from etils.epath import backend, gpath, register
+from filelock import FileLock
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -62,6 +64,47 @@ def bucket(monkeypatch):
                 tf.io.gfile.remove(f"{parent}/{name}")
 
 
+# Folders that all workers of pytest-xdist share ---------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory, worker_id):
+    """A function (name, make) -> the folder of that name, which `make(folder)` fills.
+
+    It is made by the worker that asks first; others wait for it. It gets its name when it is whole:
+    what a crash leaves behind is thrown away and made again. Tests may only read it, since other
+    workers' tests rely on it: what has changed by the end fails the last test.
+    """
+    folders = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # each worker has a folder of its own in that of the session
+        folders = folders.parent
+    before = {}
+
+    def make_once(name, make):
+        folder = folders / "shared" / name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.exists():
+                unfinished = folder.with_name(f"{folder.name}.unfinished")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                make(unfinished)
+                unfinished.rename(folder)
+        before.setdefault(folder, list_files(folder))
+        return folder
+
+    yield make_once
+    for folder, files in before.items():
+        assert list_files(folder) == files, f"a test has changed {folder}, which all tests share"
+
+
+def list_files(folder):
+    """{path: (size, time of its last change)} of all below a folder; of folders, None."""
+    return {
+        path: (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
 # Tiny models and runs ---------------------------------------------------------------------------
 
 TINY_DATA = """
@@ -104,9 +147,9 @@ CLASS_NAMES = ("blue", "red")
 
 
 @pytest.fixture(scope="session")
-def tiny_pictures(tmp_path_factory):
+def tiny_pictures(make_once):
     """A folder of 24 pictures for training and 10 for validation, in two classes of a colour."""
-    return write_tiny_pictures(tmp_path_factory.mktemp("pictures"))
+    return make_once("pictures", write_tiny_pictures)
 
 
 def write_tiny_pictures(folder):
@@ -123,13 +166,17 @@ def write_tiny_pictures(folder):
 
 
 @pytest.fixture(scope="session")
-def tiny_configs(tiny_pictures, tmp_path_factory):
+def tiny_configs(tiny_pictures, make_once):
     """{"vit_vqgan": path, "vim": path, "classifier": path} of YAML files for `--config`."""
-    folder = tmp_path_factory.mktemp("configs")
     texts = {"vit_vqgan": TINY_VIT_VQGAN, "vim": TINY_VIM, "classifier": TINY_CLASSIFIER}
-    for name, text in texts.items():
-        data = TINY_DATA.format(pictures=tiny_pictures)
-        (folder / f"{name}.yaml").write_text(text + data + TINY_TRAINING)
+
+    def write(folder):
+        folder.mkdir()
+        for name, text in texts.items():
+            data = TINY_DATA.format(pictures=tiny_pictures)
+            (folder / f"{name}.yaml").write_text(text + data + TINY_TRAINING)
+
+    folder = make_once("configs", write)
     return {name: folder / f"{name}.yaml" for name in texts}
 
 
@@ -140,29 +187,36 @@ def tiny(tiny_configs):
 
 
 @pytest.fixture(scope="session")
-def tiny_runs(tiny_configs, tmp_path_factory):
-    """{"vit_vqgan": folder, "vim": folder} of two finished runs; not to be changed."""
-    from vim_tf import train
+def train_once(tiny_configs, make_once):
+    """A function (stage, name, *settings) -> the folder of a finished run."""
 
-    folder = tmp_path_factory.mktemp("runs")
-    runs = {name: folder / name for name in ("vit_vqgan", "vim")}
-    for name, more in (
-        ("vit_vqgan", ["--set", "losses.adversarial=0"]),  # compiling the discriminator takes long
-        ("vim", ["--set", f"tokenizer.run={runs['vit_vqgan']}"]),
-    ):
-        train.main(["--config", str(tiny_configs[name]), "--workdir", str(runs[name]), *more])
-    return runs
+    def train_once(stage, name, *settings):
+        def train_in(folder):
+            from vim_tf import train
+
+            given = ["--config", str(tiny_configs[stage]), "--workdir", str(folder)]
+            train.main([*given, "--set", *settings])
+
+        return make_once(name, train_in)
+
+    return train_once
 
 
 @pytest.fixture(scope="session")
-def tiny_classifier(tiny_configs, tmp_path_factory):
-    """The folder of a finished run of a classifier; not to be changed."""
-    from vim_tf import train
+def tiny_runs(train_once):
+    """{"vit_vqgan": folder, "vim": folder} of two finished runs; not to be changed."""
+    # Compiling the discriminator takes long.
+    tokenizer = train_once("vit_vqgan", "runs/vit_vqgan", "losses.adversarial=0")
+    return {
+        "vit_vqgan": tokenizer,
+        "vim": train_once("vim", "runs/vim", f"tokenizer.run={tokenizer}"),
+    }
 
-    folder = tmp_path_factory.mktemp("classifiers") / "tiny"
-    given = ["--config", str(tiny_configs["classifier"]), "--workdir", str(folder)]
-    train.main([*given, "--set", "training.steps=12"])
-    return folder
+
+@pytest.fixture(scope="session")
+def tiny_classifier(train_once):
+    """The folder of a finished run of a classifier; not to be changed."""
+    return train_once("classifier", "classifiers/tiny", "training.steps=12")
 
 
 # LPIPS ------------------------------------------------------------------------------------------
