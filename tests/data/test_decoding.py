@@ -209,8 +209,8 @@ def test_parts_make_the_whole(monkeypatch, shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 4), "uint8")
     whole = decoding.put_on_white(tf.constant(image)).numpy()
     monkeypatch.setattr(decoding, "_AT_A_TIME", 16)
-    function = tf.function(decoding.put_on_white, autograph=False)
-    for put_on_white in (decoding.put_on_white, function):
+    eager = decoding.put_on_white.python_function
+    for put_on_white in (eager, tf.function(eager, autograph=False)):
         np.testing.assert_array_equal(put_on_white(tf.constant(image)), whole)
     assert whole.shape == (*shape, 3)
 
@@ -327,5 +327,5 @@ def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
     assert decode(many).shape == (50, 60, 3)
     monkeypatch.setattr(decoding, "_SMALL", 2_999)
     assert decoding.decode_picture(tf.constant(few)).shape == (50, 60, 3)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="too many scans"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not an image, or above"):
         decoding.decode_picture(tf.constant(many))

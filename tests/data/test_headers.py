@@ -118,6 +118,27 @@ def test_tiles_give_the_pixels_of_the_whole(monkeypatch, mode, transparency):
         np.testing.assert_array_equal(headers.decode_with_pillow(file.getvalue()), expected)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (300, 7), (16_383, 2)])
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("options", [{}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}, {"frames": 2}])
+def test_who_decodes_a_webp_file(width, height, lossless, mode, options):
+    file, frames = io.BytesIO(), options.get("frames", 1)
+    colors = [(9, 9, 9, 9)[: len(mode)], (0, 0, 0, 99)[: len(mode)]]
+    images = [Image.new(mode, (width, height), color) for color in colors]
+    more = {"save_all": True, "append_images": images[1:]} if frames > 1 else options
+    images[0].save(file, "WEBP", lossless=lossless, **more)
+    with Image.open(file) as image:
+        expected = headers.TRANSPARENT_WEBP if image.mode == "RGBA" else headers.WEBP
+        assert image.size == (width, height) and (image.mode, image.n_frames) == (mode, frames)
+    if frames > 1:
+        expected = headers.PILLOW
+    data, pixels = file.getvalue(), width * height
+    assert headers.choose_decoder(data, 0, pixels) == expected
+    assert headers.choose_decoder(data, 0, pixels - 1) == headers.PILLOW
+    assert headers.choose_decoder(data[:29], 0, pixels) == headers.PILLOW
+
+
 # Hostile metadata -------------------------------------------------------------------------------
 
 

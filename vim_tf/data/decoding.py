@@ -12,7 +12,7 @@ record has no header that was read earlier, and a file may have changed since.
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.data import headers, image_limits, jpeg_markers
+from vim_tf.data import headers, image_limits
 
 _SMALL = 1 << 22  # pixels; a JPEG above it is looked into before it is decoded
 _AT_A_TIME = 1 << 18  # pixels that are put on white; their temporaries take 5 MB
@@ -36,18 +36,17 @@ def decode_picture(data, reduction=1, max_pixels=image_limits.LEAST):
     Raises:
         tf.errors.InvalidArgumentError: damaged, of another format, or of too many pixels.
     """
-    # Padded, for strings too short to be images: they fail in the decoder.
-    head = tf.strings.substr(data, 0, 32) + b"\0" * 32
-    jpeg = tf.strings.substr(head, 0, 2) == b"\xff\xd8"
-    png = tf.strings.substr(head, 0, len(_PNG_START)) == _PNG_START
+    jpeg = tf.strings.substr(data, 0, 2) == b"\xff\xd8"
+    png = tf.strings.substr(data, 0, len(_PNG_START)) == _PNG_START
 
-    def decode_other():
-        limit = tf.constant(max_pixels, tf.int64)
-        return _decode_other(data, head, tf.convert_to_tensor(reduction), limit)
+    def decode_other(pixels=0):
+        numbers = [tf.cast(number, tf.int64) for number in (reduction, pixels, max_pixels)]
+        return _decode_other(data, tf.stack(numbers))
 
     def decode_jpeg_within():
-        small = tf.reduce_prod(jpeg_size(data)) <= min(_SMALL, max_pixels)
-        return tf.cond(small, lambda: decode_jpeg(data, reduction), decode_other)
+        pixels = tf.reduce_prod(jpeg_size(data))
+        small = pixels <= min(_SMALL, max_pixels)
+        return tf.cond(small, lambda: decode_jpeg(data, reduction), lambda: decode_other(pixels))
 
     image = tf.case(
         [
@@ -77,6 +76,8 @@ def decode_by_pillow(data, max_pixels, reduction=1):
         return tf.identity(image)
 
 
+# Traced once a process.
+@tf.function(input_signature=[tf.TensorSpec([None, None, 4], tf.uint8)], autograph=False)
 def put_on_white(image):
     """Returns [h, w, 3] uint8 of a [h, w, 4] uint8 image with straight alpha.
 
@@ -144,41 +145,24 @@ def png_size(data):
 
 
 @tf.function(
-    input_signature=[
-        tf.TensorSpec([], tf.string),
-        tf.TensorSpec([], tf.string),
-        tf.TensorSpec([], tf.int32),
-        tf.TensorSpec([], tf.int64),
-    ],
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([3], tf.int64)],
     autograph=False,
-    # Of its own in every graph. Else its operations are scheduled, as dead ones, for every image
-    # that another branch decodes: 80 microseconds of a processor for each JPEG.
+    # A function of its own in every graph, too: the operations of a branch that is not taken cost
+    # time for every image.
     experimental_attributes={"_noinline": True},
 )
-def _decode_other(data, head, reduction, max_pixels):
-    """Decodes what is neither PNG nor a small JPEG; traced once a process."""
-
-    def decode_large_jpeg():
-        few = tf.numpy_function(jpeg_markers.has_file_few_scans, [data], tf.bool)
-        with tf.control_dependencies([tf.debugging.Assert(few, ["the JPEG has too many scans"])]):
-            whole = tf.identity(data)
-        fits = tf.reduce_prod(jpeg_size(data)) <= max_pixels
-        return tf.cond(
-            fits,
-            lambda: decode_jpeg(whole, reduction),
-            lambda: decode_by_pillow(whole, max_pixels, reduction),
-        )
-
-    return tf.case(
-        [
-            (tf.strings.substr(head, 0, 2) == b"\xff\xd8", decode_large_jpeg),
-            (
-                tf.strings.substr(head, 8, 4) == b"WEBP",
-                lambda: _decode_webp(data, head, max_pixels),
-            ),
-        ],
-        default=lambda: decode_by_pillow(data, max_pixels, reduction),
-    )
+def _decode_other(data, numbers):
+    """Decodes what is neither PNG nor a small JPEG; reduction, pixels of a JPEG and limit [3]."""
+    reduction, pixels, max_pixels = tf.unstack(numbers)
+    decoder = tf.numpy_function(headers.choose_decoder, [data, pixels, max_pixels], tf.int64)
+    reduction = tf.cast(reduction, tf.int32)
+    branches = {
+        headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction),
+        headers.JPEG: lambda: decode_jpeg(data, reduction),
+        headers.WEBP: lambda: tf.io.decode_webp(data, channels=3)[0],  # [1, h, w, 3]
+        headers.TRANSPARENT_WEBP: lambda: put_on_white(tf.io.decode_webp(data, channels=4)[0]),
+    }
+    return tf.switch_case(tf.cast(decoder, tf.int32), branches)
 
 
 def _within(data, size, max_pixels):
@@ -211,47 +195,14 @@ def decode_jpeg(data, reduction=1):
 def decode_png(data):
     """Decodes a PNG file, put on white where it has an alpha channel: [h, w, 3] uint8."""
     # Colour types 4 and 6 have an alpha channel. The others are not asked for one: for fewer
-    # than 8 bits TensorFlow would fill it with the largest value of that many bits.
+    # than 8 bits TensorFlow would fill it with the largest value of that many bits. Padded, for
+    # strings too short to be images: they fail in the decoder.
     head = tf.strings.substr(data, 0, 32) + b"\0" * 32
     return tf.cond(
         _has_bits(head, 25, 4),
         lambda: put_on_white(tf.io.decode_png(data, channels=4)),
         lambda: tf.io.decode_png(data, channels=3),
     )
-
-
-def _decode_webp(data, head, max_pixels):
-    # TensorFlow wants to be told the number of channels: WebP container specification, VP8X
-    # flags, and the lossless bit stream's alpha_is_used.
-    kind = tf.strings.substr(head, 12, 4)
-    alpha = (kind == b"VP8X") & _has_bits(head, 20, 0x10)
-    alpha |= (kind == b"VP8L") & _has_bits(head, 24, 0x10)
-    animated = (kind == b"VP8X") & _has_bits(head, 20, 0x02)
-    data = _within(data, _webp_size(head, kind), max_pixels)
-    return tf.case(
-        [
-            (animated, lambda: decode_by_pillow(data, max_pixels)),
-            (alpha, lambda: put_on_white(tf.io.decode_webp(data, channels=4)[0])),  # [1, h, w, 4]
-        ],
-        default=lambda: tf.io.decode_webp(data, channels=3)[0],
-    )
-
-
-def _webp_size(head, kind):
-    """The [height, width] that the first chunk states, int64; zeros for an unknown chunk."""
-    byte = tf.cast(tf.io.decode_raw(tf.strings.substr(head, 0, 32), tf.uint8), tf.int64)  # [32]
-
-    def number(place, length):
-        return sum(byte[place + i] * (1 << 8 * i) for i in range(length))  # little-endian
-
-    # Sections "Extended File Format", "Simple File Format (Lossy)" with RFC 6386, section 9.1, and
-    # "Simple File Format (Lossless)" of the same specification.
-    sizes = {
-        b"VP8X": [number(27, 3) + 1, number(24, 3) + 1],
-        b"VP8 ": [number(28, 2) % 2**14, number(26, 2) % 2**14],
-        b"VP8L": [number(21, 4) // 2**14 % 2**14 + 1, number(21, 4) % 2**14 + 1],
-    }
-    return sum(tf.where(kind == name, tf.stack(size), 0) for name, size in sizes.items())
 
 
 def _has_bits(head, place, bits):

@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vim_tf.data import image_limits, jpeg_markers
 
+PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)  # who decodes, see `choose_decoder`
 _TILE = 1024  # pixels a side that are put on white at a time
 _EXIF = 1 << 16  # bytes of EXIF that are looked at: as many as fit into a JPEG segment
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -43,6 +44,29 @@ def read_headers(paths, max_pixels=image_limits.LEAST, whole=False):
         string that says why it cannot be read.
     """
     return [_read_header(path, max_pixels, whole) for path in paths]
+
+
+def choose_decoder(data, pixels, max_pixels):
+    """Returns who decodes an image that is neither PNG nor a small JPEG.
+
+    Args:
+        data: bytes, the encoded image.
+        pixels: of a JPEG; read from the header of other formats.
+        max_pixels: see `image_limits.pixel_limit`.
+
+    Returns:
+        `PILLOW`, which also refuses what is above the limit; `JPEG`, `WEBP` or `TRANSPARENT_WEBP`,
+        as int64: TensorFlow may decode the whole file.
+    """
+    decoder = PILLOW
+    if data[:2] == b"\xff\xd8":
+        if pixels <= max_pixels and jpeg_markers.has_file_few_scans(data):
+            decoder = JPEG
+    elif data[8:12] == b"WEBP" and len(data) >= 30:
+        pixels, animated, transparent = _read_webp_header(data)
+        if 0 < pixels <= max_pixels and not animated:
+            decoder = TRANSPARENT_WEBP if transparent else WEBP
+    return np.int64(decoder)
 
 
 def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
@@ -80,6 +104,27 @@ def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
             tile = Image.alpha_composite(white, tile).convert("RGB")
             pixels[top:bottom, left:right] = np.asarray(tile)
     return pixels
+
+
+def _read_webp_header(data):
+    """Returns (pixels, whether animated, whether transparent) that the first chunk states.
+
+    Pixels are 0 for an unknown chunk. TensorFlow wants to be told whether there is alpha.
+    """
+    # WebP container specification, "Extended File Format", "Simple File Format (Lossy)" with
+    # RFC 6386, section 9.1, and "Simple File Format (Lossless)" with its alpha_is_used.
+    kind, number = data[12:16], int.from_bytes
+    if kind == b"VP8X":
+        width, height = number(data[24:27], "little") + 1, number(data[27:30], "little") + 1
+        return width * height, bool(data[20] & 0x02), bool(data[20] & 0x10)
+    if kind == b"VP8 ":
+        width, height = (number(data[start : start + 2], "little") % 2**14 for start in (26, 28))
+        return width * height, False, False
+    if kind == b"VP8L":
+        bits = number(data[21:25], "little")
+        width, height = bits % 2**14 + 1, (bits >> 14) % 2**14 + 1
+        return width * height, False, bool(bits >> 28 & 1)
+    return 0, False, False
 
 
 def _read_header(path, max_pixels, whole):
