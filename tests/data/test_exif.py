@@ -93,9 +93,9 @@ def test_hostile_exif_is_read_quickly(orientation, files, order):
     exif = files.hostile_exif(order=order)
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
     data = files.jpeg(b"".join(files.segment(0xE1, part) for part in parts))
-    start = time.monotonic()
+    start = time.process_time()
     assert orientation(data) == 1
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("place", [0, 4, 8, 0x7FFF_FFFF, 0xFFFF_FFFF])
@@ -107,6 +107,6 @@ def test_offsets_in_a_circle_and_out_of_the_file_end(orientation, files, place):
 
 def test_a_million_segments_are_walked_quickly(orientation, files):
     data = files.jpeg(files.segment(0xE5) * 1_000_000)
-    start = time.monotonic()
+    start = time.process_time()
     assert orientation(data) == 1
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 2

@@ -166,9 +166,9 @@ def hostile(files):
 @pytest.mark.filterwarnings("ignore")  # Pillow's, on odd metadata
 def test_hostile_metadata_end_quickly(read_header, files):
     for name, data in hostile(files).items():
-        start = time.monotonic()
+        start = time.process_time()
         found = read_header(data, LEAST)
-        assert time.monotonic() - start < 30, name  # a wait, not a measurement
+        assert time.process_time() - start < 2, name
         if isinstance(found, str):
             assert len(found) < 200 and "\n" not in found, name
         else:

@@ -94,9 +94,9 @@ def test_in_doubt_a_file_counts_as_buffered(is_buffered, files, change):
 
 def test_many_segments_end_quickly(is_buffered, files):
     for data in (files.jpeg(files.segment(0xE5) * 1_000_000), b"\xff\xd8" + b"\xff" * 4_000_000):
-        start = time.monotonic()
+        start = time.process_time()
         assert is_buffered(data)
-        assert time.monotonic() - start < 1
+        assert time.process_time() - start < 2
 
 
 def test_both_ways_agree_on_damaged_files(is_buffered, files):

@@ -107,9 +107,9 @@ def test_columns_that_no_window_reaches_are_left_out():
     """[H, w, 3] float32 would take 3 GB here."""
     picture = np.zeros((1, 1_000_000, 3), np.uint8)
     picture[0, 499_990:500_010] = 255
-    start = time.monotonic()
+    start = time.process_time()
     image = transforms.transform_for_evaluation(tf.constant(picture), (256, 256))
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     np.testing.assert_allclose(image, 1.0, atol=1e-5)
 
 

@@ -223,9 +223,9 @@ def test_hostile_metadata_end_quickly(prepare):
         "PNG's texts": png_bomb(30, 30, more=text * 100),
     }
     for name, data in files.items():
-        start = time.monotonic()
+        start = time.process_time()
         _, errors = prepare([data])
-        assert time.monotonic() - start < 30, name  # a wait, not a measurement
+        assert time.process_time() - start < 2, name
         assert errors == [""], name
 
 
