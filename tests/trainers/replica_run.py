@@ -20,6 +20,9 @@ from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
 from vim_tf.trainers.loop import TrainLoop
 
 STEPS, BATCH = 20, 16
+# With seed 0 the sign of one activation before a ReLU depends on the order of a sum, at step 17 of
+# the classifier: until there the weights agree to 2e-6, after it to 3e-3. With this seed none does.
+SEED = 2
 RATE = {"learning_rate": 1e-3, "schedule": "constant", "warmup_steps": 0, "decay_start": 0}
 RATE |= {"clip_norm": 0.05}  # below every norm, so that it acts
 # All that draws, counts or looks at more than one row.
@@ -66,6 +69,7 @@ def make_experiment(stage, way, folder):
     """Writes and loads the config."""
     config = {
         "experiment": stage,
+        "seed": SEED,
         "data": {"source": "emoji", "image_size": 16, "batch_size": BATCH},
         "optimizer": RATE,
         "training": {"steps": STEPS, "ema_decay": 0.9, **WAYS[way]},
@@ -95,7 +99,7 @@ def make_dataset(stage, worker, workers):
 
 def make_trainer(stage, experiment, folder):
     """Inside of the strategy's scope."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(SEED)
     if stage == "vit_vqgan":
         made = vit_vqgan_trainer.ViTVQGANTrainer(experiment)
     elif stage == "vim":
