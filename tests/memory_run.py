@@ -35,7 +35,7 @@ def make_experiment(stage, side, batch, dim, overrides):
         "optimizer": {"warmup_steps": 0, "decay_start": 0},
     }
     if stage == "vit_vqgan":
-        # A copy, because YAML would write the same dict again as an alias, which configs do not allow.
+        # A copy: YAML writes a dict that comes twice as an alias, which configs do not allow.
         config["model"] = {"encoder": size, "decoder": {**size}, "quantizer": {"codes": 1024}}
         config["losses"] = {"perceptual": 0, "adversarial": 0}
     else:

@@ -11,7 +11,6 @@ import itertools
 import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from etils import epath
@@ -322,5 +321,5 @@ def _stat(path):
     if is_in_bucket(path):
         found = epath.Path(path).stat()
         return found.length, int(found.mtime) * 10**9
-    found = Path(path).stat()
+    found = os.stat(path)
     return found.st_size, found.st_mtime_ns

@@ -127,10 +127,11 @@ def find_pictures(root, key):
             folders.clear()
             continue
         seen.add(real)
+        inside = pathlib.Path(folder).relative_to(root).as_posix()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                found.append(pathlib.Path(folder, name).relative_to(root).as_posix())
+                found.append(name if inside == "." else f"{inside}/{name}")
     if not found:
         raise UserError(
             f"{key} is {root}, and no pictures are in it; files ending in "
@@ -218,19 +219,16 @@ def _decode_all(folder, sizes, held, config):
     def reduce(index):
         picture, _ = load(index)
         if not held:
-            return picture[:1, :1]
+            return index, picture[:1, :1]
         picture = tf.image.resize(picture, all_sizes[index], "bicubic", antialias=True)
-        return tf.cast(tf.round(tf.clip_by_value(picture, 0.0, 255.0)), tf.uint8)
+        return index, tf.cast(tf.round(tf.clip_by_value(picture, 0.0, 255.0)), tf.uint8)
 
-    nothing = tf.data.Dataset.from_tensors(tf.zeros([0, 0, 3], tf.uint8))
-
-    @tf.autograph.experimental.do_not_convert  # conversion takes longer than tracing
-    def attempt(index):
-        return splits.load_or_else(reduce, index, nothing)
-
-    dataset = tf.data.Dataset.range(len(folder.names)).map(attempt, tf.data.AUTOTUNE)
-    pictures = dataset.as_numpy_iterator()
-    return list(progress.report(pictures, len(folder.names), "pictures decoded"))
+    count = len(folder.names)
+    dataset = tf.data.Dataset.range(count).map(reduce, tf.data.AUTOTUNE).ignore_errors()
+    pictures = [np.zeros([0, 0, 3], np.uint8)] * count
+    for index, picture in progress.report(dataset.as_numpy_iterator(), count, "pictures decoded"):
+        pictures[index] = picture
+    return pictures
 
 
 def _make_split(folder, class_names, config):
