@@ -312,6 +312,7 @@ def pictures_of_8_bits(own_runs):
         ("reconstruction", "vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
         ("reconstruction", "vim", ["--lpips", "vgg.pth"], "--lpips is vgg.pth, which is no file"),
         ("reconstruction", "vim", ["--batch-size", "0"], "--batch-size is 0"),
+        ("reconstruction", "vim", ["--cpu-replicas", "65"], "--cpu-replicas is 65; at most 64"),
         ("reconstruction", "vim", ["--cpu-replicas", "0"], "--cpu-replicas is 0"),
         (
             "reconstruction",

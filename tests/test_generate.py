@@ -63,6 +63,7 @@ def test_without_labels_and_with_settings(run, tiny_runs):
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--per-class", "0"], "--per-class is 0"),
         (["--zoom", "0"], "--zoom is 0"),
+        (["--strategy", "mirrored", "--cpu-replicas", "65"], "--cpu-replicas is 65; at most 64"),
         (["--top-p", "0"], "top_p is 0"),
         (["--top-k", "17"], "top_k contains 17"),
         (["--temperature", "-1"], "temperature contains -1"),

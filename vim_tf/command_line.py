@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from vim_tf.config import OneProcess
+from vim_tf.config_checks import MOST_CPU_REPLICAS
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.messages import LONGEST_MESSAGE, shorten
 
@@ -99,6 +100,15 @@ def check_rejection(arguments):
     if (reject is None) != (acceptance is None):
         raise UserError(
             "--reject and --acceptance go together: --reject CLASSIFIER --acceptance 0.5"
+        )
+
+
+def check_replicas(arguments):
+    """Raises UserError if --cpu-replicas is not a number of replicas that a CPU can have."""
+    check_positive(arguments, "cpu_replicas")
+    if arguments.cpu_replicas > MOST_CPU_REPLICAS:
+        raise UserError(
+            f"--cpu-replicas is {arguments.cpu_replicas}; at most {MOST_CPU_REPLICAS} is allowed"
         )
 
 

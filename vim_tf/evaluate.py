@@ -134,7 +134,8 @@ def _size(text):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size", "cpu_replicas")
+    command_line.check_positive(arguments, "n", "batch_size")
+    command_line.check_replicas(arguments)
     if arguments.kind in ("generation", "classification"):
         command_line.check_rejection(arguments)
     out = command_line.check_new_file(arguments.out, ".json")

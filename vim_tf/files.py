@@ -10,6 +10,8 @@ from etils import epath
 
 from vim_tf.buckets import is_in_bucket
 
+_PART = 2**24  # bytes read at once
+
 
 def write_atomically(path, data):
     """Writes bytes or text so that the file is either the old one or the whole new one.
@@ -39,8 +41,17 @@ def write_atomically(path, data):
 
 def hash_file(path):
     """Returns the SHA-256 of a file's bytes as a hexadecimal string."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return measure_file(path)[1]
+
+
+def measure_file(path):
+    """Returns (bytes, SHA-256 as a hexadecimal string) of a file, on a disk or in a bucket."""
+    digest, size = hashlib.sha256(), 0
+    with epath.Path(path).open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+            size += len(part)
+    return size, digest.hexdigest()
 
 
 def is_regular_file(path):

@@ -39,7 +39,8 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class", "cpu_replicas")
+    command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class")
+    command_line.check_replicas(arguments)
     command_line.check_rejection(arguments)
     if arguments.litert is not None and arguments.strategy != "one_device":
         raise UserError(

@@ -9,7 +9,6 @@ takes 2.6 GB a pass, the built-in pictures in 8 x 8 half a megabyte.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 
@@ -21,6 +20,7 @@ from vim_tf import config_checks, fingerprints, formats
 from vim_tf.buckets import is_in_bucket
 from vim_tf.data import hashing
 from vim_tf.errors import UserError
+from vim_tf.files import measure_file
 from vim_tf.messages import show
 
 HEADER_FILE = "header.json"
@@ -51,7 +51,6 @@ HEADER_SCHEMA = formats.json_object(
     shards={"type": "object", "additionalProperties": _PASSES, "minProperties": 1},
 )
 _READ_BATCH = 4_096
-_PART = 2**24  # bytes hashed at once
 
 
 # Writing ----------------------------------------------------------------------------------------
@@ -151,18 +150,8 @@ def _write_pass(folder, stem, batches, header):
         with _writing(folder):
             writers.close()
     for shard in shards:
-        shard["bytes"], shard["sha256"] = _identity(folder / shard["file"])
+        shard["bytes"], shard["sha256"] = measure_file(folder / shard["file"])
     return shards
-
-
-def _identity(path):
-    """(Bytes, SHA-256) of a file, on a disk or in a bucket."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while part := file.read(_PART):
-            digest.update(part)
-            size += len(part)
-    return size, digest.hexdigest()
 
 
 def _encode(tokens, label):
@@ -371,7 +360,7 @@ def _read_shard(path, shard, header):
     length, pictures = header["grid"][0] * header["grid"][1], shard["pictures"]
     if not path.exists():
         raise UserError(f"{path} is missing; {ADVICE}")
-    if _identity(path) != (shard["bytes"], shard["sha256"]):
+    if measure_file(path) != (shard["bytes"], shard["sha256"]):
         raise UserError(f"{path} is damaged: it does not have the hash in {HEADER_FILE}; {ADVICE}")
     if length * pictures > shard["bytes"]:  # a token takes a byte or more
         raise UserError(f"{path} is too small for its {pictures:,} pictures; {ADVICE}")

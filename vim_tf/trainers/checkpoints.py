@@ -8,7 +8,6 @@
 Paths may be in a bucket, gs://...
 """
 
-import hashlib
 import re
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from etils import epath
 from vim_tf import fingerprints, formats
 from vim_tf.errors import DamagedError, UserError
 from vim_tf.failpoints import failpoint
-from vim_tf.files import write_atomically
+from vim_tf.files import measure_file, write_atomically
 from vim_tf.versions import installed_versions
 from vim_tf.workers import Workers
 
@@ -46,7 +45,6 @@ MANIFEST_SCHEMA = formats.json_object(
 )
 BEST_SCHEMA = formats.json_object(step=_WHOLE, value={"type": "number"})
 COMPARED = ("model", "discriminator")  # items whose weights a checkpoint must have, each by name
-_PART = 2**24  # bytes read at once
 
 
 class Checkpoints:
@@ -106,7 +104,7 @@ class Checkpoints:
             "step": step,
             "made_from": self._made_from and self._made_from.describe(),
             "variables": self._shapes(),
-            "files": {path.name: _identity(path) for path in folder.iterdir()},
+            "files": {path.name: measure_file(path) for path in folder.iterdir()},
             "versions": installed_versions(),
         }
         write_atomically(folder / MANIFEST, formats.to_json("checkpoint", manifest))
@@ -211,23 +209,13 @@ def _read_manifest(folder):
     return formats.read_json(folder / MANIFEST, "checkpoint", ADVICE, MANIFEST_SCHEMA)
 
 
-def _identity(path):
-    """[bytes, SHA-256] of a file."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while part := file.read(_PART):
-            digest.update(part)
-            size += len(part)
-    return [size, digest.hexdigest()]
-
-
 def _find_damage(folder, manifest):
     """What is wrong with a checkpoint's files, in words; None if nothing is."""
     for name, identity in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        size, sha256 = _identity(path)
+        size, sha256 = measure_file(path)
         if size != identity[0]:
             return f"{name} has {size:,} of its {identity[0]:,} bytes"
         if sha256 != identity[1]:
