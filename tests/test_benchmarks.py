@@ -188,3 +188,23 @@ def test_mistakes_are_one_line(contest, arguments, message):
 
     with pytest.raises(UserError, match=message):
         forward.main(arguments)
+
+
+@pytest.mark.large
+def test_two_checkouts_take_turns(contest, capsys):
+    import commits
+
+    checkout = str(BENCHMARKS.parent)
+    given = ["--kinds", "generation", "opening", "--images", "60", "--pairs", "1"]
+    commits.main(["--other", checkout, *given])
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| generation", "| opening"]
+    ratios = [float(row.split(" | ")[3]) for row in rows]
+    assert all(0.1 < ratio < 10 for ratio in ratios)  # the same code
+
+
+def test_a_folder_that_is_no_checkout(contest, tmp_path):
+    import commits
+
+    with pytest.raises(UserError, match="has no benchmarks/rounds.py"):
+        commits.main(["--other", str(tmp_path)])
