@@ -159,7 +159,8 @@ def test_statistics_match_numpy(tmp_path):
 
 def test_unlabelled_pictures(tmp_path):
     tokens = np.zeros((4, 6), "int32")
-    splits = {"train": [[(tokens, np.zeros(4, "int32"))]]}
+    passes = [[(tokens, np.zeros(4, "int32"))]]
+    splits = {"train": passes, "validation": passes}
     write_token_cache(tmp_path / "cache", splits, make_header(class_names=()))
     cache = TokenCache.open(tmp_path / "cache", HASH)
     assert cache.class_names == ()
@@ -178,7 +179,7 @@ def test_a_crash_leaves_no_cache(tmp_path):
         raise RuntimeError("the machine burns")
 
     with pytest.raises(RuntimeError, match="burns"):
-        write_token_cache(tmp_path / "cache", {"train": [crash()]}, make_header())
+        write_token_cache(tmp_path / "cache", {"train": [crash()], "validation": []}, make_header())
     assert list(tmp_path.iterdir()) == []
     write(tmp_path / "cache")  # and the next attempt works
     assert TokenCache.open(tmp_path / "cache", HASH).train_size == 10
@@ -193,7 +194,8 @@ def test_until_it_is_whole_nothing_stands_there(tmp_path):
             with pytest.raises(UserError, match="no token cache"):
                 TokenCache.open(tmp_path / "cache", HASH)
 
-    write_token_cache(tmp_path / "cache", {"train": [look()]}, make_header())
+    splits = {"train": [look()], "validation": [look()]}
+    write_token_cache(tmp_path / "cache", splits, make_header())
     assert TokenCache.open(tmp_path / "cache", HASH).train_size == 10
 
 

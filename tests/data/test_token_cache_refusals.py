@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from vim_tf import formats
+from vim_tf.data import token_cache
 from vim_tf.data.token_cache import TokenCache, write_token_cache
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
@@ -132,6 +133,22 @@ def test_a_header_of_a_stranger_allocates_nothing(tmp_path, changes):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_header_without_a_split_is_refused(tmp_path, split):
+    write(tmp_path / "cache")
+    seal(tmp_path / "cache", lambda content: content["shards"].pop(split))
+    with pytest.raises(UserError, match=f"is damaged: .*'{split}' is a required property"):
+        TokenCache.open(tmp_path / "cache", HASH)
+
+
+def test_passes_of_different_sizes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "SHARD_PICTURES", 3)
+    write(tmp_path / "cache")
+    seal(tmp_path / "cache", lambda content: content["shards"]["train"][1].pop())
+    with pytest.raises(UserError, match="the passes of train differ in their labels"):
+        TokenCache.open(tmp_path / "cache", HASH)
+
+
 def cut_in_a_record(path, _):
     path.write_bytes(path.read_bytes()[:-5])
 
@@ -217,24 +234,24 @@ def test_refuses_passes_of_different_pictures(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("splits", "error", "message"),
+    ("train", "error", "message"),
     [
-        ({"train": [[(np.full((2, 6), CODES), np.zeros(2, int))]]}, ValueError, "token 50 is out"),
-        ({"train": [[(np.full((2, 6), -1), np.zeros(2, int))]]}, ValueError, "token -1 is out"),
-        ({"train": [[(np.zeros((2, 6), int), np.full(2, 3))]]}, ValueError, "label 3 is out"),
-        ({"train": [[(np.zeros((2, 5), int), np.zeros(2, int))]]}, ValueError, r"needs \[B, 6\]"),
-        ({"train": [[(np.zeros((2, 6), int), np.zeros(3, int))]]}, ValueError, r"labels \(3,\)"),
-        ({"train": [[]]}, UserError, "train split has no pictures"),
+        ([[(np.full((2, 6), CODES), np.zeros(2, int))]], ValueError, "token 50 is out"),
+        ([[(np.full((2, 6), -1), np.zeros(2, int))]], ValueError, "token -1 is out"),
+        ([[(np.zeros((2, 6), int), np.full(2, 3))]], ValueError, "label 3 is out"),
+        ([[(np.zeros((2, 5), int), np.zeros(2, int))]], ValueError, r"needs \[B, 6\]"),
+        ([[(np.zeros((2, 6), int), np.zeros(3, int))]], ValueError, r"labels \(3,\)"),
+        ([[]], UserError, "train split has no pictures"),
         (
-            {"train": [[(np.zeros((size, 6), int), np.zeros(size, int))] for size in (2, 3)]},
+            [[(np.zeros((size, 6), int), np.zeros(size, int))] for size in (2, 3)],
             ValueError,
             r"train have \[2, 3\] pictures",
         ),
     ],
 )
-def test_writes_nothing_that_cannot_be_right(tmp_path, splits, error, message):
+def test_writes_nothing_that_cannot_be_right(tmp_path, train, error, message):
     with pytest.raises(error, match=message):
-        write_token_cache(tmp_path / "cache", splits, make_header())
+        write_token_cache(tmp_path / "cache", {"train": train, "validation": []}, make_header())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -243,3 +260,5 @@ def test_header_must_be_complete(tmp_path):
     del header["grid"]
     with pytest.raises(ValueError, match="header has the keys"):
         write_token_cache(tmp_path / "cache", {}, header)
+    with pytest.raises(ValueError, match="splits has the keys"):
+        write_token_cache(tmp_path / "cache", {"train": []}, make_header())

@@ -28,6 +28,7 @@ ADVICE = "delete the folder to make it anew, or give another tokenizer.cache"
 SHARD_PICTURES = 65_536
 # What the maker says: of which tokenizer, images and options.
 _GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
+_SPLITS = {"train", "validation"}
 _COUNT = {"type": "integer", "minimum": 1}
 _TEXT = {"type": "string"}
 _SHARD = formats.json_object(
@@ -48,7 +49,7 @@ HEADER_SCHEMA = formats.json_object(
     grid={"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
     codes={**_COUNT, "maximum": config_checks.MOST_CODES},
     class_names={"type": "array", "items": _TEXT},
-    shards={"type": "object", "additionalProperties": _PASSES, "minProperties": 1},
+    shards=formats.json_object(train=_PASSES, validation=_PASSES),
 )
 _READ_BATCH = 4_096
 
@@ -75,6 +76,8 @@ def write_token_cache(folder, splits, header, tables=None):
     """
     if set(header) != _GIVEN:
         raise ValueError(f"header has the keys {sorted(header)}; it needs {sorted(_GIVEN)}")
+    if set(splits) != _SPLITS:
+        raise ValueError(f"splits has the keys {sorted(splits)}; it needs {sorted(_SPLITS)}")
     folder = epath.Path(folder)
     if _is_taken(folder):
         raise UserError(f"{folder} exists already; delete it, or choose another tokenizer.cache")
@@ -235,10 +238,10 @@ class TokenCache:
         tokens, labels = {}, {}
         for split, passes in header["shards"].items():
             parts = [_read_pass(folder, shards, header) for shards in passes]
-            tokens[split] = np.stack([part[0] for part in parts])  # [passes,M,N]
             labels[split] = parts[0][1]
-            if any(np.any(part[1] != labels[split]) for part in parts):
+            if not all(np.array_equal(part[1], labels[split]) for part in parts):
                 raise UserError(f"{folder}: the passes of {split} differ in their labels; {ADVICE}")
+            tokens[split] = np.stack([part[0] for part in parts])  # [passes,M,N]
         return cls(header, tokens, labels)
 
     @property
