@@ -200,6 +200,14 @@ def test_the_folder_that_holds_all():
     assert fingerprints.common_folder(["gs://a/x/1", "gs://a/y/1"]) == ("gs://a/", ["x/1", "y/1"])
 
 
+def test_names_of_a_stranger_are_shown_short_and_escaped():
+    for name in ("x" * 5_000, "\x1b[2J"):
+        then = fingerprint((name, "dogs"), 1, 1, {})
+        found = difference(then, fingerprint(("cats", "dogs"), 1, 1, {}))
+        assert len(found) < 400
+        assert found.isprintable()
+
+
 @pytest.mark.large
 def test_a_million_names_are_compared_in_seconds(tmp_path):
     """Against the same without fingerprints: stat of as many paths, which any opening takes."""

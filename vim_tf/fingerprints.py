@@ -19,6 +19,7 @@ from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import UserError
 from vim_tf.files import write_atomically
 from vim_tf.formats import json_object
+from vim_tf.messages import shorten
 
 IMAGES_FILE = "images.npz"  # the tables, in the folder of what was made from the images
 CONTENT_BYTES = 16  # of a file's SHA-256; enough that no two files of a data set share them
@@ -207,7 +208,7 @@ def difference(then, now):
         return None
     if not counts:
         counts = ["as many images then as now"]
-    return "; ".join([*counts, *([f"first difference {first}"] if first else [])])
+    return "; ".join([*counts, *([f"first difference {shorten(first)}"] if first else [])])
 
 
 def made_from_other_images(path, found, advice):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from vim_tf import fingerprints
 from vim_tf.data import hashing, splits, transforms
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 
 # Modules with a `make_splits(config)`; only the one that is asked for is imported.
 _SOURCES = {
@@ -130,6 +131,7 @@ class ImageData:
         for key in sorted(self.tables.keys() & kept.keys()):
             changed = self.tables[key].recall(kept[key])
             if changed is not None:
+                changed = shorten(changed)
                 return f"{found} ({changed})" if found else f"first difference {changed}"
         return found or fingerprints.difference(then, self.fingerprint())
 
