@@ -3,9 +3,9 @@
     git worktree add ../before <commit>
     python benchmarks/commits.py --other ../before
 
-Each checkout runs its own benchmarks/rounds.py, in a process of its own. Rounds alternate, and who
-begins alternates too. A ratio above 1 says that this checkout is slower. Printed are medians, and
-the median of the ratios of pairs.
+A process runs benchmarks/rounds.py of each checkout. Rounds alternate, and the first of a pair
+alternates too. A ratio above 1 says that this checkout is slower. The table has medians, and the
+median of the ratios of pairs.
 """
 
 import argparse
