@@ -147,12 +147,12 @@ FLOORS := keras==3.14.1 Pillow==13.0.0
 test-floors: venv-test
 	$(python) -m pip install --quiet --no-deps --upgrade --target $(VENV)/floors $(FLOORS)
 	PYTHONPATH="$(abspath $(VENV)/floors)" $(python) -m pytest $(TWO_AT_A_TIME) tests/models \
-	    tests/test_weights_files.py tests/evaluation/test_keras_archive.py \
-	    tests/data/test_decoding.py tests/data/test_headers.py
+	    tests/evaluation/test_keras_archive.py \
+	    tests/data/test_decoding.py tests/data/test_image_headers.py
 
 test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
-	    $(python) -m pytest -m large tests/test_referees.py tests/test_lpips_referee.py
+	    $(python) -m pytest -m large tests/test_referees.py tests/evaluation/test_lpips_referee.py
 
 lint: venv-test
 	$(python) -m ruff check .

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vim_tf.evaluation.fid import FeatureStatistics, frechet_distance
+from vim_tf.metrics.fid import FeatureStatistics, frechet_distance
 
 REFERENCE = "VIM_TF_REFERENCE_PYTHON"
 SCRIPT = Path(__file__).parents[1] / "tests" / "reference" / "torch_fidelity_seconds.py"

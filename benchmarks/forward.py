@@ -23,16 +23,16 @@ from keras import ops
 from peers_process import open_peers
 
 from vim_tf import command_line
-from vim_tf.compilation import compiled
-from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig, ViTVQGANConfig
-from vim_tf.errors import UserError
-from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.operation_counts import (
+from vim_tf.config.sections import TRANSFORMER_PRESETS, TransformerConfig, ViTVQGANConfig
+from vim_tf.costs.operations import (
     count_decoder_operations,
     count_encoder_operations,
     count_quantizer_operations,
 )
-from vim_tf.precision import computing_in
+from vim_tf.distribution.compilation import compiled
+from vim_tf.errors import UserError
+from vim_tf.models.precision import computing_in
+from vim_tf.models.vit_vqgan import ViTVQGAN
 
 PATCH_SIZE = 8
 SIZES = {
@@ -111,9 +111,10 @@ def make_matches(name, arguments, peers, folder):
 
 def write_files(name, tokenizer, folder):
     """Converts a tokenizer for LiteRT, to float32 and to weights of int8."""
-    from vim_tf.export import edge_models, tflite
+    from vim_tf.export import plain_models
+    from vim_tf.export.litert import tflite
 
-    edge_models.write_edge_model(tokenizer, folder / name)
+    plain_models.write_edge_model(tokenizer, folder / name)
     for what, kind in itertools.product(SIGNATURES, KINDS):
         data = tflite.convert(folder / name, what, kind)
         (folder / f"{name}_{what}_{kind}.tflite").write_bytes(data)
@@ -121,7 +122,7 @@ def write_files(name, tokenizer, folder):
 
 def load_files(folder, name, what, x):
     """Returns {", LiteRT ...": a call on x}."""
-    from vim_tf.export import tflite
+    from vim_tf.export.litert import tflite
 
     return {
         f", LiteRT {kind}": tflite.load_tflite(

@@ -17,7 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from vim_tf import command_line
-from vim_tf.config import DataConfig
+from vim_tf.config.sections import DataConfig
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.token_cache import TokenCache, write_token_cache
 from vim_tf.fingerprints import fingerprint

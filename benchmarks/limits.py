@@ -7,8 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from vim_tf.compilation import compiled
-from vim_tf.cores import count_cores
+from vim_tf.distribution.compilation import compiled
+from vim_tf.distribution.cores import count_cores
 
 STREAM_BYTES = 2**30
 PRODUCTS, READS = 8, 16

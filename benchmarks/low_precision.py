@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from vim_tf import command_line, losses
-from vim_tf.precision import computing_in
-from vim_tf.trained_run import open_run
+from vim_tf.models.precision import computing_in
+from vim_tf.runs.trained_run import open_run
 
 PICTURES = 512
 ROWS = {
@@ -60,8 +60,8 @@ def keras_models(run, precision):
 
 def litert_models(run, folder):
     """The same of an export, with weights of int8."""
-    from vim_tf.export.tflite import run_tflite
-    from vim_tf.lite_vim import LiteVIM
+    from vim_tf.export.litert.tflite import run_tflite
+    from vim_tf.generation.litert_vim import LiteVIM
 
     return (
         lambda images: run_tflite(folder / "tokenizer_dynamic_int8.tflite", images),

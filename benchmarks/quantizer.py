@@ -16,8 +16,8 @@ from keras import ops
 from peers_process import open_peers
 
 from vim_tf import command_line
-from vim_tf.compilation import compiled
-from vim_tf.config import QuantizerConfig
+from vim_tf.config.sections import QuantizerConfig
+from vim_tf.distribution.compilation import compiled
 from vim_tf.models.quantizer import VectorQuantizer
 
 DIM = 512

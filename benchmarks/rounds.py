@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from vim_tf import config_loader
+from vim_tf.config import loader
 from vim_tf.data.images import make_image_dataset
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -82,12 +82,12 @@ KINDS = {
 
 def load_tokenizer(overrides=()):
     """The experiment of the emoji tokenizer."""
-    return config_loader.load_config([TOKENIZER], overrides)
+    return loader.load_config([TOKENIZER], overrides)
 
 
 def load_vim():
     """The experiment of the emoji VIM."""
-    return config_loader.load_config([SECOND_STAGE], ["tokenizer.run=none"])
+    return loader.load_config([SECOND_STAGE], ["tokenizer.run=none"])
 
 
 def repeat(trainer, batch):

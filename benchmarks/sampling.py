@@ -4,7 +4,8 @@
     python benchmarks/sampling.py --batches 1 --tokens 1024 --guidance
 
 VIM with 85M parameters in its blocks and 8,192 codes, fresh weights, against GPT-2 of the same size
-in transformers' `generate`; with --litert also by the files of an export, see `vim_tf.lite_vim`.
+in transformers' `generate`; with --litert also by the files of an export, see
+`vim_tf.generation.litert_vim`.
 The limit of a token: its weights are read from memory once, and its products are made in the
 precision of --precision; keys and values are not counted.
 """
@@ -24,10 +25,10 @@ import numpy as np
 from peers_process import open_peers
 
 from vim_tf import command_line
-from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.config.sections import TransformerConfig, VIMConfig
+from vim_tf.costs.operations import count_vim_operations
+from vim_tf.models.precision import computing_in
 from vim_tf.models.vim import VIM
-from vim_tf.operation_counts import count_vim_operations
-from vim_tf.precision import computing_in
 
 SIZES = {"tiny": TransformerConfig(2, 4, 64, 256), "91M": TransformerConfig(12, 12, 768, 3072)}
 CODES, CLASSES = 8192, 10
@@ -78,7 +79,7 @@ def make_matches(arguments, peers, folder):
     tokens = model.tokens_per_image
     weights = model.count_params() - CODES * size.dim  # of the embedding one row is read
     if arguments.litert:
-        from vim_tf.export import tflite_generator
+        from vim_tf.export.litert import tflite_generator
 
         tflite_generator.write_files(make(), (), folder)  # it knows float32 alone
     for batch in arguments.batches:
@@ -137,8 +138,8 @@ def make_samplers(model, arguments, folder):
     """
     yield "Keras", model.generate, 4 if arguments.precision == "float32" else 2
     if arguments.litert:
-        from vim_tf.export import tflite_generator
-        from vim_tf.lite_vim import LiteVIM
+        from vim_tf.export.litert import tflite_generator
+        from vim_tf.generation.litert_vim import LiteVIM
 
         for (file, (kind, *_)), width in zip(tflite_generator.FILES.items(), (4, 1), strict=True):
             yield f"LiteRT {kind}", LiteVIM(folder / file).generate, width

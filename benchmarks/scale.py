@@ -15,8 +15,8 @@ import numpy as np
 from forward import PATCH_SIZE, SIZES
 
 from vim_tf import command_line
-from vim_tf.compilation import compiled
-from vim_tf.config import QuantizerConfig, ViTVQGANConfig
+from vim_tf.config.sections import QuantizerConfig, ViTVQGANConfig
+from vim_tf.distribution.compilation import compiled
 from vim_tf.models.vit_vqgan import ViTVQGAN
 
 START = {"tokens": 256, "codes": 8192, "blocks": 8, "batch": 4}

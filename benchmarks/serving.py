@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.data.transforms import normalize
-from vim_tf.export.signatures import Signatures
-from vim_tf.trained_run import open_run
+from vim_tf.export.serving.signatures import Signatures
+from vim_tf.runs.trained_run import open_run
 
 SIGNATURES = ("tokenize", "generate_default")
 

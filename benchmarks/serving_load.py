@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from serving_requests import BadRequests, Grpc, Rest, equal_answers, make_inputs, read_protocol
 
-from vim_tf.export.kit import client
+from vim_tf.export.serving.kit import client
 
 SERVER = Path(__file__).parents[1] / "tests" / "export" / "serving" / "server.py"
 POOL = 6  # different requests a signature

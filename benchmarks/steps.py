@@ -21,7 +21,8 @@ from sampling import CLASSES, CODES
 from sampling import SIZES as VIM_SIZES
 
 from vim_tf import command_line
-from vim_tf.config import (
+from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.sections import (
     DataConfig,
     DiscriminatorConfig,
     TrainingConfig,
@@ -29,14 +30,13 @@ from vim_tf.config import (
     ViTVQGANConfig,
     ViTVQGANLossConfig,
 )
-from vim_tf.experiments import VIMExperiment, ViTVQGANExperiment
-from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.operation_counts import (
+from vim_tf.costs.operations import (
     count_decoder_operations,
     count_encoder_operations,
     count_quantizer_operations,
     count_vim_operations,
 )
+from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 

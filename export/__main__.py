@@ -64,11 +64,11 @@ def main(arguments=None):
         )
     check_target(arguments.to)
 
-    from vim_tf.export import exporting
-    from vim_tf.export.signatures import Signatures
-    from vim_tf.trained_run import open_run
+    from vim_tf.export import export_run
+    from vim_tf.export.serving.signatures import Signatures
+    from vim_tf.runs.trained_run import open_run
 
-    exporting.check_tools(formats, Path(arguments.node_modules))
+    export_run.check_tools(formats, Path(arguments.node_modules))
     run = open_run(arguments.run, arguments.set)
     block = arguments.embed_block
     if block is None:
@@ -84,7 +84,7 @@ def main(arguments=None):
     run.pictures(1)  # what is wrong with the data is said before anything is written
     release = Release(arguments.to)
     try:
-        failures = exporting.export(
+        failures = export_run.export(
             run, signatures, release, formats, Path(arguments.node_modules), _say
         )
     except BaseException:

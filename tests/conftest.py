@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.numpy import save_file
 
-from vim_tf import config_loader
+from vim_tf.config import loader
 
 # Only possible before TensorFlow's first operation: hence here, and not in a fixture.
 tf.config.set_logical_device_configuration(
@@ -183,7 +183,7 @@ def tiny_configs(tiny_pictures, make_once):
 @pytest.fixture(scope="session")
 def tiny(tiny_configs):
     """A function (stage's name, *overrides such as "seed=1") -> experiment."""
-    return lambda name, *overrides: config_loader.load_config([tiny_configs[name]], overrides)
+    return lambda name, *overrides: loader.load_config([tiny_configs[name]], overrides)
 
 
 @pytest.fixture(scope="session")

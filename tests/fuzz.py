@@ -106,9 +106,9 @@ def make_world(folder):
     import tensorflow as tf
 
     from vim_tf import formats, train
-    from vim_tf.export.tflite_generator import write_files
-    from vim_tf.generator import ImageGenerator
-    from vim_tf.trainers.checkpoints import Checkpoints
+    from vim_tf.export.litert.tflite_generator import write_files
+    from vim_tf.generation.image_generator import ImageGenerator
+    from vim_tf.runs.checkpoints import Checkpoints
 
     images = conftest.write_tiny_pictures(folder / "images")
     stages = {"vit_vqgan": conftest.TINY_VIT_VQGAN, "vim": conftest.TINY_VIM}

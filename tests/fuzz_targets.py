@@ -10,17 +10,17 @@ import tensorflow as tf
 
 import vim_tf
 from vim_tf import formats
-from vim_tf.config_loader import load_config
+from vim_tf.config.loader import load_config
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.evaluation.features import open_extractor
 from vim_tf.evaluation.reference import open_reference
 from vim_tf.files import hash_file
-from vim_tf.generator import ImageGenerator
-from vim_tf.lite_vim import LiteVIM
-from vim_tf.runs import Run
-from vim_tf.trained_run import open_run
-from vim_tf.trainers.checkpoints import Checkpoints
+from vim_tf.generation.image_generator import ImageGenerator
+from vim_tf.generation.litert_vim import LiteVIM
+from vim_tf.runs.checkpoints import Checkpoints
+from vim_tf.runs.run import Run
+from vim_tf.runs.trained_run import open_run
 
 
 def targets(world):

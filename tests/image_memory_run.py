@@ -21,9 +21,10 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from vim_tf.config import DataConfig
-from vim_tf.data import decoding, folder, headers
+from vim_tf.config.sections import DataConfig
+from vim_tf.data import decoding, image_headers
 from vim_tf.data.image_limits import LEAST
+from vim_tf.data.sources import folder
 from vim_tf.errors import UserError
 
 SQUARE = (5792, 5792)
@@ -94,7 +95,7 @@ def decode_all(by):
             decoding.decode_picture, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
         )
     else:
-        decode = headers.decode_with_pillow
+        decode = image_headers.decode_with_pillow
     files = all_files()
     decode(png((8, 8), 6))  # loads what is loaded once
     grown, found = start_counting(), {}

@@ -11,9 +11,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from vim_tf.models.precision import computing_in
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.precision import computing_in
 
 
 def outputs(folder):

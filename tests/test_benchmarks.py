@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vim_tf.errors import UserError
-from vim_tf.export import tflite, tflite_generator
-from vim_tf.trained_run import open_run
+from vim_tf.export.litert import tflite, tflite_generator
+from vim_tf.runs.trained_run import open_run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from vim_tf import devices, evaluate
+from vim_tf import evaluate
 from vim_tf.data.images import make_image_dataset
+from vim_tf.distribution import strategies
 from vim_tf.errors import UserError
-from vim_tf.evaluation.image_metrics import ssim
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.lpips import open_lpips
-from vim_tf.generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.rejection import accept
+from vim_tf.metrics.image_metrics import ssim
 from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.presets import load_tokenizer
-from vim_tf.rejection import accept
-from vim_tf.runs import Run
+from vim_tf.runs.load import load_tokenizer
+from vim_tf.runs.run import Run
 
 
 @pytest.fixture
@@ -269,7 +270,7 @@ def test_replicas_share_the_work(
     alone = run(kind, own_runs["vim"], *given, out="alone.json")
     asked = []
     monkeypatch.setattr(
-        devices, "make_strategy", lambda arguments: asked.append(arguments) or two_replicas
+        strategies, "make_strategy", lambda arguments: asked.append(arguments) or two_replicas
     )
     shared = run(kind, own_runs["vim"], *given, "--strategy", "mirrored", "--cpu-replicas", "2")
     assert (asked[0].strategy, asked[0].cpu_replicas) == ("mirrored", 2)

@@ -11,8 +11,8 @@ import pytest
 from vim_tf import formats, train
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.token_cache import TokenCache
-from vim_tf.runs import Run
-from vim_tf.trained_run import open_run
+from vim_tf.runs.run import Run
+from vim_tf.runs.trained_run import open_run
 
 HERE = Path(__file__).parent / "fixtures"
 FIXTURES = sorted(path.name for path in HERE.glob("format_*"))

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vim_tf import generate, pictures
+from vim_tf import generate
+from vim_tf.drawing import grids
 from vim_tf.errors import UserError
-from vim_tf.generator import ImageGenerator
+from vim_tf.generation.image_generator import ImageGenerator
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def run(tiny_runs, tmp_path):
 
 
 def cut(picture, row, column, zoom):
-    side, gap = 16 * zoom, pictures.GAP * zoom
+    side, gap = 16 * zoom, grids.GAP * zoom
     top, left = gap + row * (side + gap), gap + column * (side + gap)
     return picture[top : top + side, left : left + side][::zoom, ::zoom]
 
@@ -37,7 +38,7 @@ def test_classes_come_in_turn(run, tiny_runs, given, capsys):
 def test_a_row_for_each_class(run, tiny_runs):
     picture = run("--per-class", "3", "--zoom", "2")
     expected = ImageGenerator.load(tiny_runs["vim"]).generate([0, 0, 0, 1, 1, 1])
-    margin = picture.shape[1] - 2 * (3 * (16 + pictures.GAP) + pictures.GAP)
+    margin = picture.shape[1] - 2 * (3 * (16 + grids.GAP) + grids.GAP)
     for i, image in enumerate(expected):
         np.testing.assert_array_equal(cut(picture[:, margin:], i // 3, i % 3, 2), image)
 

@@ -18,7 +18,7 @@ from PIL import Image
 import vim_tf
 import vim_tf.export
 from vim_tf import generate
-from vim_tf.config import DataConfig
+from vim_tf.config.sections import DataConfig
 from vim_tf.data.images import make_image_dataset
 from vim_tf.export import __main__ as export
 
@@ -49,7 +49,7 @@ def test_nothing_else_is_imported():
 
 
 def test_every_module_can_be_imported():
-    assert {"vim_tf.data.build_emoji", "vim_tf.export.kit.client"} <= set(MODULES)
+    assert {"vim_tf.data.build_emoji", "vim_tf.export.serving.kit.client"} <= set(MODULES)
     for name in MODULES:
         importlib.import_module(name)
 

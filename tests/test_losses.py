@@ -8,7 +8,7 @@ import scipy.special
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.config import DiscriminatorConfig
+from vim_tf.config.sections import DiscriminatorConfig
 from vim_tf.models import vit_vqgan
 
 RNG = np.random.default_rng(0)

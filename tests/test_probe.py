@@ -8,16 +8,13 @@ import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from vim_tf import probe, probing, train
+from vim_tf import probe, train
 from vim_tf.errors import UserError
-from vim_tf.evaluation import probe_features
-from vim_tf.evaluation.probe_features import (
-    ProbeFeatures,
-    open_features,
-    without_copied_channels,
-)
-from vim_tf.trained_run import open_run
-from vim_tf.trainers.logistic_regression import STRENGTHS
+from vim_tf.linear_probe import features as probe_features
+from vim_tf.linear_probe import run as probing
+from vim_tf.linear_probe.features import ProbeFeatures, open_features, without_copied_channels
+from vim_tf.linear_probe.logistic_head import STRENGTHS
+from vim_tf.runs.trained_run import open_run
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +257,6 @@ def test_a_result_is_not_written_over(result, vim_run):
 
 
 def test_more_features_than_memory_are_sent_to_the_other_head(vim_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(probing.logistic_regression, "MOST_BYTES", 100)
+    monkeypatch.setattr(probing.logistic_head, "MOST_BYTES", 100)
     with pytest.raises(UserError, match="logistic_regression, which would hold .* set head: sgd"):
         probe.main(["--run", str(vim_run), "--out", str(tmp_path / "p")])

@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.config import OptimizerConfig
-from vim_tf.ema import ExponentialMovingAverage
-from vim_tf.evaluation.fid import FeatureStatistics, frechet_distance
-from vim_tf.evaluation.inception_score import InceptionScore
-from vim_tf.evaluation.kid import draw_subsets, kid
-from vim_tf.evaluation.precision_recall import precision_recall
+from vim_tf.config.sections import OptimizerConfig
+from vim_tf.metrics.fid import FeatureStatistics, frechet_distance
+from vim_tf.metrics.inception_score import InceptionScore
+from vim_tf.metrics.kid import draw_subsets, kid
+from vim_tf.metrics.precision_recall import precision_recall
+from vim_tf.trainers.ema import ExponentialMovingAverage
 from vim_tf.trainers.optimizers import make_optimizer
 from vim_tf.trainers.schedules import learning_rate_schedule
 

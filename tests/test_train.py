@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from vim_tf import config_loader, train
+from vim_tf import train
+from vim_tf.config import loader
 from vim_tf.errors import UserError
-from vim_tf.runs import Run
+from vim_tf.runs.run import Run
 
 # Runs a module as `python -m` does, then says on the last line whether TensorFlow was imported.
 WATCHED = """
@@ -93,7 +94,7 @@ def test_the_printed_config_repeats_itself(stage, tiny_configs, tiny, tmp_path, 
     text = capsys.readouterr().out
     path = tmp_path / "printed.yaml"
     path.write_text(text)
-    assert config_loader.load_config([path]) == tiny(stage, "seed=3", "training.steps=7")
+    assert loader.load_config([path]) == tiny(stage, "seed=3", "training.steps=7")
     train.main(["--config", str(path), "--print-config"])
     assert capsys.readouterr().out == text
 

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vim_tf import trained_run, views
+from vim_tf import views
+from vim_tf.drawing import attention as attention_views
+from vim_tf.drawing import codes as code_views
+from vim_tf.drawing.neighbours import nearest_pictures
+from vim_tf.drawing.spread_images import spread_pictures
 from vim_tf.errors import UserError
-from vim_tf.evaluation import attention_views, code_views
-from vim_tf.evaluation.neighbours import nearest_pictures
-from vim_tf.evaluation.spread_pictures import spread_pictures
-from vim_tf.generator import ImageGenerator, to_uint8
-from vim_tf.runs import Run
-from vim_tf.trained_run import open_run
+from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.runs import trained_run
+from vim_tf.runs.run import Run
+from vim_tf.runs.trained_run import open_run
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(run, tmp_path, ar
 
 
 def test_a_run_of_something_else(tiny, tmp_path, nothing_is_opened):
-    from vim_tf.experiments import ClassifierExperiment
+    from vim_tf.config.experiments import ClassifierExperiment
 
     Run(tmp_path / "run").start(ClassifierExperiment(data=tiny("vim").data))
     with pytest.raises(UserError, match="run of experiment classifier, which has no views; give a"):

@@ -10,10 +10,10 @@ from vim_tf.versions import VERSION as __version__  # noqa: F401, what packages 
 _HOMES = {
     "Classifier": "vim_tf.models.classifier",
     "ClassifierTrainer": "vim_tf.trainers.classifier_trainer",
-    "load": "vim_tf.presets",
-    "load_config": "vim_tf.config_loader",
+    "load": "vim_tf.runs.load",
+    "load_config": "vim_tf.config.loader",
     "make_image_dataset": "vim_tf.data.images",
-    "ImageGenerator": "vim_tf.generator",
+    "ImageGenerator": "vim_tf.generation.image_generator",
     "UserError": "vim_tf.errors",
     "VIM": "vim_tf.models.vim",
     "VIMTrainer": "vim_tf.trainers.vim_trainer",

@@ -8,8 +8,8 @@ import traceback
 from pathlib import Path
 from typing import get_args
 
-from vim_tf.config import OneProcess
-from vim_tf.config_checks import MOST_CPU_REPLICAS
+from vim_tf.config.checks import MOST_CPU_REPLICAS
+from vim_tf.config.sections import OneProcess
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.messages import LONGEST_MESSAGE, shorten
 
@@ -80,7 +80,7 @@ def sampling_settings(arguments):
 
 
 def add_rejection(parser):
-    """Adds --reject and --acceptance, see `vim_tf.rejection`; `check_rejection` checks them."""
+    """Adds --reject and --acceptance, see `generation.rejection`; `check_rejection` checks them."""
     parser.add_argument(
         "--reject",
         metavar="CLASSIFIER",

@@ -140,9 +140,9 @@ def main(arguments=None):
         command_line.check_rejection(arguments)
     out = command_line.check_new_file(arguments.out, ".json")
 
-    from vim_tf.classification import evaluate_classification
-    from vim_tf.devices import make_strategy
+    from vim_tf.distribution.strategies import make_strategy
     from vim_tf.evaluation import runner
+    from vim_tf.evaluation.classification import evaluate_classification
 
     evaluations = {
         "reconstruction": runner.evaluate_reconstruction,

@@ -49,24 +49,24 @@ def main(arguments=None):
         )
     out = command_line.check_new_file(arguments.out, ".png")
 
-    from vim_tf import pictures
-    from vim_tf.devices import make_strategy
+    from vim_tf.distribution.strategies import make_strategy
+    from vim_tf.drawing import grids
 
     with make_strategy(arguments).scope():
         images, names = _generate(arguments)
     if arguments.per_class:
         rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
-        picture = pictures.labelled_rows(rows, names, arguments.zoom)
+        picture = grids.labelled_rows(rows, names, arguments.zoom)
     else:
         columns = int(np.ceil(np.sqrt(len(images))))
-        picture = pictures.image_grid(images, columns, arguments.zoom)
-    pictures.write_png(out, picture)
+        picture = grids.image_grid(images, columns, arguments.zoom)
+    grids.write_png(out, picture)
     sys.stdout.write(f"{len(images)} pictures: {out}\n")
 
 
 def _generate(arguments):
     """Returns the pictures, uint8 [n,H,W,3], and the names of the classes."""
-    from vim_tf.generator import ImageGenerator
+    from vim_tf.generation.image_generator import ImageGenerator
 
     generator = ImageGenerator.load(arguments.run)
     if arguments.litert is not None:
@@ -99,7 +99,7 @@ def _sample(generator, labels, arguments, settings):
 
 def _sample_and_reject(generator, labels, arguments, settings):
     from vim_tf.evaluation.keras_classifier import open_classifier
-    from vim_tf.rejection import accept
+    from vim_tf.generation.rejection import accept
 
     if labels is None:
         raise UserError(

@@ -3,8 +3,10 @@
 import argparse
 import sys
 
-from vim_tf import cluster, command_line, config_loader
-from vim_tf.config import Strategy
+from vim_tf import command_line
+from vim_tf.config import loader
+from vim_tf.config.sections import Strategy
+from vim_tf.distribution import cluster
 from vim_tf.errors import UserError
 
 
@@ -42,14 +44,12 @@ def main(arguments=None):
     for key in ("run", "blocks", "head", "strategy", "cpu_replicas"):
         if getattr(arguments, key) is not None:
             overrides.append(f"{key}={getattr(arguments, key)}")
-    experiment = config_loader.load_config(
-        arguments.config, ["experiment=linear_probe", *overrides]
-    )
+    experiment = loader.load_config(arguments.config, ["experiment=linear_probe", *overrides])
     if experiment.run is None:
         raise UserError("--run is missing; name the folder of a trained VIM")
 
     cluster.announce(experiment.strategy)
-    from vim_tf.probing import run_probe
+    from vim_tf.linear_probe.run import run_probe
 
     command = ["python", "-m", "vim_tf.probe", *arguments.command_line]
     run_probe(experiment, arguments.out, moved, command, arguments.other_images)

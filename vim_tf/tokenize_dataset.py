@@ -7,7 +7,8 @@ machine, or for several trainings (`tokenizer.cache`).
 import argparse
 import sys
 
-from vim_tf import command_line, config_loader
+from vim_tf import command_line
+from vim_tf.config import loader
 from vim_tf.errors import UserError
 
 
@@ -18,7 +19,7 @@ def main(arguments=None):
     command_line.add_overrides(parser)
     parser.add_argument("--out", help="folder of the cache; tokenizer.cache if not given")
     arguments = parser.parse_args(arguments)
-    experiment = config_loader.load_config(arguments.config, arguments.set)
+    experiment = loader.load_config(arguments.config, arguments.set)
     if experiment.experiment != "vim":
         raise UserError(
             f"{arguments.config[-1]} is a config of experiment {experiment.experiment}; "
@@ -34,9 +35,9 @@ def main(arguments=None):
             "which takes all of its GPUs"
         )
 
-    from vim_tf import builders
-    from vim_tf.devices import make_strategy
-    from vim_tf.token_caching import open_or_make_cache
+    from vim_tf.distribution.strategies import make_strategy
+    from vim_tf.stages import builders
+    from vim_tf.stages.make_token_cache import open_or_make_cache
 
     strategy = make_strategy(experiment.training)
     tokenizer, data = builders.open_sources(experiment, strategy)

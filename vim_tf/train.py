@@ -8,9 +8,11 @@ import contextlib
 import sys
 from pathlib import Path
 
-from vim_tf import cluster, command_line, config_loader
+from vim_tf import command_line
+from vim_tf.config import loader
+from vim_tf.distribution import cluster
 from vim_tf.errors import UserError
-from vim_tf.runs import Run
+from vim_tf.runs.run import Run
 
 
 def parse_arguments(arguments=None):
@@ -20,7 +22,7 @@ def parse_arguments(arguments=None):
         description="Train the image tokenizer, VIM, a classifier or a linear probe. The same "
         "command again resumes.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="config keys:\n" + config_loader.config_help(),
+        epilog="config keys:\n" + loader.config_help(),
     )
     parser.add_argument(
         "--config", action="append", required=True, metavar="YAML", help="later files win"
@@ -65,9 +67,9 @@ def main(arguments=None):
     arguments = parse_arguments(arguments)
     if arguments.deterministic:
         arguments.set = [*arguments.set, "training.deterministic=true"]
-    experiment = config_loader.load_config(arguments.config, arguments.set)
+    experiment = loader.load_config(arguments.config, arguments.set)
     if arguments.print_config:
-        sys.stdout.write(config_loader.to_yaml(experiment))
+        sys.stdout.write(loader.to_yaml(experiment))
         return
     if arguments.flops is not None or arguments.bandwidth is not None:
         _predict(experiment, arguments)
@@ -76,12 +78,12 @@ def main(arguments=None):
         _probe(experiment, arguments)
         return
     if arguments.describe:
-        from vim_tf.describe import describe
+        from vim_tf.stages.describe import describe
 
         describe(experiment)
         return
     if arguments.dry_run:
-        from vim_tf.dry_run import dry_run
+        from vim_tf.stages.dry_run import dry_run
 
         dry_run(experiment)
         return
@@ -92,10 +94,10 @@ def main(arguments=None):
 
 
 def _train(experiment, run):
-    from vim_tf import builders
-    from vim_tf.devices import describe_devices, make_strategy
-    from vim_tf.trainers import loop
-    from vim_tf.workers import Workers
+    from vim_tf.distribution.strategies import describe_devices, make_strategy
+    from vim_tf.distribution.workers import Workers
+    from vim_tf.stages import builders
+    from vim_tf.training_loop import loop
 
     strategy = make_strategy(experiment.training)
     workers = Workers(strategy)
@@ -114,7 +116,7 @@ def _train(experiment, run):
         if workers.is_chief:
             held.enter_context(run.lock())
             run.start(experiment)
-        workers.check_same("the config", config_loader.to_yaml(experiment))
+        workers.check_same("the config", loader.to_yaml(experiment))
         stage = builders.make_stage(experiment, strategy, run)
         results = loop.train(stage, run, strategy, announce)
     if workers.is_chief:
@@ -125,7 +127,7 @@ def _train(experiment, run):
 
 
 def _predict(experiment, arguments):
-    from vim_tf.prediction import predict
+    from vim_tf.costs.step_time import predict
 
     if not arguments.dry_run or None in (arguments.flops, arguments.bandwidth):
         raise UserError("--dry-run, --flops and --bandwidth go together, to predict a training")
@@ -142,7 +144,7 @@ def _probe(experiment, arguments):
                 "leave it out"
             )
     cluster.announce(experiment.strategy)
-    from vim_tf.probing import run_probe
+    from vim_tf.linear_probe.run import run_probe
 
     out = arguments.workdir or _default_workdir(arguments.config[-1])
     run_probe(experiment, out, command=["python", "-m", "vim_tf.train", *sys.argv[1:]])

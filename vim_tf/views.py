@@ -10,7 +10,7 @@ import sys
 
 from vim_tf import command_line
 from vim_tf.errors import UserError
-from vim_tf.runs import Run
+from vim_tf.runs.run import Run
 
 VIEWS = {"vit_vqgan": ("codes", "attention"), "vim": ("codes", "attention", "neighbours")}
 FILES = {
@@ -74,12 +74,12 @@ def main(arguments=None):
     names = [name for view in views for name in FILES[view]]
     paths = command_line.check_new_files(arguments.out, names)
 
-    from vim_tf import pictures
-    from vim_tf.evaluation.attention_views import view_attention
-    from vim_tf.evaluation.code_views import view_codes
-    from vim_tf.evaluation.neighbours import view_neighbours
+    from vim_tf.drawing import grids
+    from vim_tf.drawing.attention import view_attention
+    from vim_tf.drawing.codes import view_codes
+    from vim_tf.drawing.neighbours import view_neighbours
     from vim_tf.evaluation.protocol import write_result
-    from vim_tf.trained_run import open_run
+    from vim_tf.runs.trained_run import open_run
 
     run = open_run(arguments.run, arguments.set, arguments.other_images)
     # The sampling first: it refuses settings that are out of range.
@@ -88,13 +88,13 @@ def main(arguments=None):
         picture, report = view_neighbours(
             run, arguments.n, arguments.seed, arguments.batch_size, settings
         )
-        pictures.write_png(paths["neighbours.png"], picture)
+        grids.write_png(paths["neighbours.png"], picture)
         write_result(paths["neighbours.json"], report)
     if "attention" in views:
-        pictures.write_png(paths["attention.png"], view_attention(run, arguments.split))
+        grids.write_png(paths["attention.png"], view_attention(run, arguments.split))
     if "codes" in views:
         picture = view_codes(run, arguments.split, arguments.seed, arguments.batch_size)
-        pictures.write_png(paths["codes.png"], picture)
+        grids.write_png(paths["codes.png"], picture)
     sys.stdout.write("\n".join(str(paths[name]) for name in names) + "\n")
 
 

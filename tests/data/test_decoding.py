@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from vim_tf.config import DataConfig
-from vim_tf.data import decoding, headers
-from vim_tf.data import folder as folder_source
+from vim_tf.config.sections import DataConfig
+from vim_tf.data import decoding, image_headers
+from vim_tf.data.sources import folder as folder_source
 
 
 def smooth(height=40, width=60, seed=0):
@@ -159,7 +159,7 @@ def test_rubbish_is_an_error_of_tensorflow_and_of_pillow(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoding.decode_picture(tf.constant(data))
     with pytest.raises(OSError):
-        headers.decode_with_pillow(data)
+        image_headers.decode_with_pillow(data)
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
@@ -178,8 +178,8 @@ def test_headers_tell_the_turned_size_without_decoding(tmp_path):
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: data.index(b"\xff\xda")])  # up to the pixels
     (tmp_path / "b.txt").write_text("no picture")
-    first, second = headers.read_headers([tmp_path / "a.jpg", tmp_path / "b.txt"])
-    assert first == headers.Header(height=60, width=40, orientation=6, by_pillow=False)
+    first, second = image_headers.read_headers([tmp_path / "a.jpg", tmp_path / "b.txt"])
+    assert first == image_headers.Header(height=60, width=40, orientation=6, by_pillow=False)
     assert second == "it is no picture of the formats JPEG, PNG, GIF, BMP, WEBP"
 
 
@@ -320,9 +320,9 @@ def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
     last = data[data.rindex(b"\xff\xda") : -2]
     few, many = (data[:-2] + last * times + data[-2:] for times in (90, 95))
     for accepted in (few, encode((60, 50), "JPEG") + b"\xff\xda" * 200):
-        assert headers.decode_with_pillow(accepted).shape == (50, 60, 3)
+        assert image_headers.decode_with_pillow(accepted).shape == (50, 60, 3)
     with pytest.raises(OSError, match="a JPEG of more than 100 scans"):
-        headers.decode_with_pillow(many)
+        image_headers.decode_with_pillow(many)
     # Small ones are soon decoded whatever they hold.
     assert decode(many).shape == (50, 60, 3)
     monkeypatch.setattr(decoding, "_SMALL", 2_999)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vim_tf.config import DataConfig
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import image_limits
 from vim_tf.data.image_limits import BYTES_PER_PIXEL, LEAST, MOST, pixel_limit
 from vim_tf.data.images import make_image_dataset

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vim_tf.config import AugmentationConfig, DataConfig
+from vim_tf.config.sections import AugmentationConfig, DataConfig
 from vim_tf.data import images, splits
 
 COUNT = 40  # pictures, of which the colour tells which one it is

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from vim_tf.config import AugmentationConfig
+from vim_tf.config.sections import AugmentationConfig
 from vim_tf.data import hashing, transforms
 
 

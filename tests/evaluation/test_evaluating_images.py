@@ -11,10 +11,10 @@ from PIL import Image
 
 from vim_tf import evaluate, formats
 from vim_tf.errors import UserError
-from vim_tf.evaluation import measuring
+from vim_tf.evaluation import compute_metrics
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.kid import kid
-from vim_tf.evaluation.precision_recall import precision_recall
+from vim_tf.metrics.kid import kid
+from vim_tf.metrics.precision_recall import precision_recall
 
 
 def pictures(seed, count=30, size=(20, 24)):
@@ -91,7 +91,7 @@ def test_the_protocol(scene):
 
 
 def test_kid_takes_the_usual_subsets_where_there_are_enough(scene, monkeypatch):
-    monkeypatch.setattr(measuring, "KID_SUBSETS", 1)
+    monkeypatch.setattr(compute_metrics, "KID_SUBSETS", 1)
     np.savez(scene / "c.npz", pictures(0, 1000, (4, 4)))
     result = run(scene, "--metrics", "kid", a="c.npz", b="c.npz")
     assert result["settings"]["kid"]["subset_size"] == 1000
@@ -173,13 +173,13 @@ def test_folders_are_cropped_to_one_size(scene):
 def spy(monkeypatch):
     """Counts the pictures that go through the network."""
     seen = []
-    take_in = measuring._take_in
+    take_in = compute_metrics._take_in
 
     def counted(found, features, *rest):
         seen.append(len(features.pooled))
         return take_in(found, features, *rest)
 
-    monkeypatch.setattr(measuring, "_take_in", counted)
+    monkeypatch.setattr(compute_metrics, "_take_in", counted)
     return seen
 
 
@@ -236,7 +236,7 @@ def test_a_reference_that_cannot_be_written_beside_is_no_error(scene, monkeypatc
     def refuse(path, data):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("vim_tf.evaluation.fid.write_atomically", refuse)
+    monkeypatch.setattr("vim_tf.metrics.fid.write_atomically", refuse)
     run(scene, "--metrics", "fid")
     assert "are not kept in" in capsys.readouterr().err
 

@@ -19,13 +19,13 @@ import tensorflow as tf
 from safetensors.numpy import save
 
 from vim_tf import formats
-from vim_tf.data.idx import read_idx
+from vim_tf.data.sources.idx import read_idx
 from vim_tf.errors import UserError
 from vim_tf.evaluation import graph_checks, lpips
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.fid import FeatureStatistics
-from vim_tf.evaluation.picture_sources import open_pictures
+from vim_tf.evaluation.image_sources import open_pictures
 from vim_tf.evaluation.reference import open_reference
+from vim_tf.metrics.fid import FeatureStatistics
 
 spec = importlib.util.spec_from_file_location(
     "fuzz_mutations", Path(__file__).parents[1] / "fuzz_mutations.py"

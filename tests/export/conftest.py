@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from vim_tf.data.transforms import normalize
-from vim_tf.export import saved_model, serving_kit, warmup
-from vim_tf.export.signatures import Signatures
-from vim_tf.generator import to_uint8
-from vim_tf.trained_run import open_run
+from vim_tf.export.serving import saved_model, serving_kit, warmup
+from vim_tf.export.serving.signatures import Signatures
+from vim_tf.generation.image_generator import to_uint8
+from vim_tf.runs.trained_run import open_run
 
 HERE = Path(__file__).parent
 # Rows of unlike settings; the last is refused.
@@ -180,7 +180,7 @@ def server(start_server, export_dir):
 @pytest.fixture(scope="session")
 def client():
     """The kit's client.py, as a module."""
-    from vim_tf.export.kit import client
+    from vim_tf.export.serving.kit import client
 
     return client
 

@@ -11,9 +11,10 @@ import yaml
 from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.export import __main__ as command
-from vim_tf.export import exporting, signatures
-from vim_tf.export.signatures import Signatures
-from vim_tf.trained_run import TrainedRun
+from vim_tf.export import export_run
+from vim_tf.export.serving import signatures
+from vim_tf.export.serving.signatures import Signatures
+from vim_tf.runs.trained_run import TrainedRun
 
 
 def export(run, out, *more):
@@ -105,7 +106,7 @@ def test_an_export_that_breaks_off_leaves_nothing(tiny_runs, tmp_path, monkeypat
     def fail(*_):
         raise OSError(28, "No space left on device", "variables.data")
 
-    monkeypatch.setattr(exporting.saved_model, "write_saved_model", fail)
+    monkeypatch.setattr(export_run.saved_model, "write_saved_model", fail)
     with pytest.raises(OSError, match="No space left"):
         export(tiny_runs["vit_vqgan"], tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*"))

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from vim_tf.config import ClassifierConfig
+from vim_tf.config.sections import ClassifierConfig
 from vim_tf.models.classifier import Classifier
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 12, 16, 3)).astype("float32")

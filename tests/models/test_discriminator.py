@@ -7,7 +7,7 @@ import scipy.ndimage
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.config import DiscriminatorConfig
+from vim_tf.config.sections import DiscriminatorConfig
 from vim_tf.models.discriminator import (
     Discriminator,
     Equalized,

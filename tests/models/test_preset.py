@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import vim_tf
-from vim_tf import config_values, formats
-from vim_tf.config import ClassifierConfig, TransformerConfig, VIMConfig
+from vim_tf import formats
+from vim_tf.config import values as config_values
+from vim_tf.config.sections import ClassifierConfig, TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.models.classifier import Classifier
 from vim_tf.models.vim import VIM

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.config import QuantizerConfig
+from vim_tf.config.sections import QuantizerConfig
 from vim_tf.models import quantizer as quantizer_module
 from vim_tf.models.quantizer import VectorQuantizer, rotate, straight_through
 

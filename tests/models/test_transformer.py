@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.config import TransformerConfig
-from vim_tf.models.row_dropout import row_keys
+from vim_tf.config.sections import TransformerConfig
+from vim_tf.models.seeded_dropout import row_keys
 from vim_tf.models.transformer import Transformer, TransformerBlock, fan_in_normal
 
 CONFIG = TransformerConfig(blocks=2, heads=3, dim=12, mlp_dim=20)

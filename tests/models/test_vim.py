@@ -4,10 +4,10 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from vim_tf import sampling
-from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.config.sections import TransformerConfig, VIMConfig
 from vim_tf.errors import UserError
 from vim_tf.models.vim import VIM
+from vim_tf.sampling import sample as sampling
 
 GRID, CODES, CLASSES = (2, 3), 11, 4
 TOKENS = np.random.default_rng(0).integers(CODES, size=(3, 6)).astype("int32")

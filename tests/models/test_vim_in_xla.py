@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.config.sections import TransformerConfig, VIMConfig
 from vim_tf.models import vim
 
 LABELS = np.array([0, 3, 1], "int32")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vim_tf.config import TransformerConfig, VIMConfig
+from vim_tf.config.sections import TransformerConfig, VIMConfig
 from vim_tf.models.transformer import HIDDEN
 from vim_tf.models.vim import VIM
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.config import TRANSFORMER_PRESETS, TransformerConfig, VIMConfig
+from vim_tf.config.sections import TRANSFORMER_PRESETS, TransformerConfig, VIMConfig
 from vim_tf.models.vim import VIM
 
 TOKENS = np.random.default_rng(0).integers(11, size=(3, 6)).astype("int32")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.config import TransformerConfig
+from vim_tf.config.sections import TransformerConfig
 from vim_tf.models.patches import patchify
 from vim_tf.models.vit import (
     PositionEmbedding,

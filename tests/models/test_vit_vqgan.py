@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from vim_tf import losses
-from vim_tf.config import QuantizerConfig, TransformerConfig, ViTVQGANConfig
+from vim_tf.config.sections import QuantizerConfig, TransformerConfig, ViTVQGANConfig
 from vim_tf.models import vit_vqgan
 from vim_tf.models.vit_vqgan import ViTVQGAN
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.config import OptimizerConfig, QuantizerConfig
+from vim_tf.config.sections import OptimizerConfig, QuantizerConfig
 from vim_tf.models.quantizer import QuantizerOutput, VectorQuantizer
 from vim_tf.trainers.codebook_health import CodebookRevival, CodebookUsage, mean_angle
 from vim_tf.trainers.optimizers import make_optimizer

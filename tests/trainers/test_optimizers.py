@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.config import OptimizerConfig
+from vim_tf.config.sections import OptimizerConfig
 from vim_tf.trainers.optimizers import FactoredAdamW, make_optimizer
 from vim_tf.trainers.schedules import learning_rate_schedule
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.models.row_dropout import row_keys
+from vim_tf.models.seeded_dropout import row_keys
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.vim_trainer import VIMTrainer
 

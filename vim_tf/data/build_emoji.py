@@ -148,7 +148,9 @@ def main(arguments=None):
     )
     parser.add_argument("package", help="emoji-datasource-google-16.0.0.tgz, or its folder")
     parser.add_argument(
-        "--out", default=pathlib.Path(__file__).parent / "emoji", help="folder for the records"
+        "--out",
+        default=pathlib.Path(__file__).parent / "sources" / "emoji",
+        help="folder for the records",
     )
     options = parser.parse_args(arguments)
     try:

@@ -12,7 +12,7 @@ record has no header that was read earlier, and a file may have changed since.
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.data import headers, image_limits
+from vim_tf.data import image_headers, image_limits
 
 _SMALL = 1 << 22  # pixels; a JPEG above it is looked into before it is decoded
 _AT_A_TIME = 1 << 18  # pixels that are put on white; their temporaries take 5 MB
@@ -63,7 +63,7 @@ def decode_by_pillow(data, max_pixels, reduction=1):
 
     def decode(data, max_pixels, reduction):
         try:
-            return headers.decode_with_pillow(data, int(max_pixels), int(reduction))
+            return image_headers.decode_with_pillow(data, int(max_pixels), int(reduction))
         except Exception:  # Pillow raises whatever comes up on damaged files
             return np.zeros([0, 0, 3], np.uint8)
 
@@ -154,13 +154,15 @@ def png_size(data):
 def _decode_other(data, numbers):
     """Decodes what is neither PNG nor a small JPEG; reduction, pixels of a JPEG and limit [3]."""
     reduction, pixels, max_pixels = tf.unstack(numbers)
-    decoder = tf.numpy_function(headers.choose_decoder, [data, pixels, max_pixels], tf.int64)
+    decoder = tf.numpy_function(image_headers.choose_decoder, [data, pixels, max_pixels], tf.int64)
     reduction = tf.cast(reduction, tf.int32)
     branches = {
-        headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction),
-        headers.JPEG: lambda: decode_jpeg(data, reduction),
-        headers.WEBP: lambda: tf.io.decode_webp(data, channels=3)[0],  # [1, h, w, 3]
-        headers.TRANSPARENT_WEBP: lambda: put_on_white(tf.io.decode_webp(data, channels=4)[0]),
+        image_headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction),
+        image_headers.JPEG: lambda: decode_jpeg(data, reduction),
+        image_headers.WEBP: lambda: tf.io.decode_webp(data, channels=3)[0],  # [1, h, w, 3]
+        image_headers.TRANSPARENT_WEBP: lambda: put_on_white(
+            tf.io.decode_webp(data, channels=4)[0]
+        ),
     }
     return tf.switch_case(tf.cast(decoder, tf.int32), branches)
 

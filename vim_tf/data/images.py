@@ -22,7 +22,7 @@ _SOURCES = {
     "emoji": "emoji",
     "folder": "folder",
     "idx": "idx",
-    "tfds": "tfds_source",
+    "tfds": "tfds",
     "tfrecord": "tfrecord",
 }
 _UNREADABLE = "picture cannot be decoded:"
@@ -32,7 +32,7 @@ def make_image_dataset(config, seed):
     """Opens `config.source`.
 
     Args:
-        config: a `vim_tf.config.DataConfig`.
+        config: a `vim_tf.config.sections.DataConfig`.
         seed: any integer; fixes the order and the augmentation, not the split.
 
     Returns:
@@ -41,7 +41,7 @@ def make_image_dataset(config, seed):
     Raises:
         UserError: nothing readable is there; the message says what is wrong with what.
     """
-    source = importlib.import_module(f"vim_tf.data.{_SOURCES[config.source]}")
+    source = importlib.import_module(f"vim_tf.data.sources.{_SOURCES[config.source]}")
     with tf.device("/CPU:0"):  # pictures that are held stay where tf.data runs
         class_names, train, validation, tables = source.make_splits(config)
     for key, split in (("data.split or data.path", train), ("the validation data", validation)):
@@ -78,7 +78,7 @@ class ImageData:
 
     Attributes:
         class_names: name of class i at place i.
-        config: the `vim_tf.config.DataConfig` it was made from.
+        config: the `vim_tf.config.sections.DataConfig` it was made from.
         seed: fixes the order and the augmentation.
         splits: {"train": ..., "validation": ...} of `vim_tf.data.splits`.
         tables: {config key: `FileTable`} of the files that the images come from; {} for images

@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from vim_tf import config_checks, fingerprints, formats
+from vim_tf import fingerprints, formats
 from vim_tf.buckets import is_in_bucket
+from vim_tf.config import checks
 from vim_tf.data import hashing
 from vim_tf.errors import UserError
 from vim_tf.files import measure_file
@@ -47,7 +48,7 @@ HEADER_SCHEMA = formats.json_object(
     images=fingerprints.SCHEMA,
     options={"type": "object"},
     grid={"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
-    codes={**_COUNT, "maximum": config_checks.MOST_CODES},
+    codes={**_COUNT, "maximum": checks.MOST_CODES},
     class_names={"type": "array", "items": _TEXT},
     shards=formats.json_object(train=_PASSES, validation=_PASSES),
 )
@@ -349,7 +350,7 @@ def _read_header(folder):
             f"{path} cannot be read, so there is no token cache; "
             "make one with python -m vim_tf.tokenize_dataset"
         ) from None
-    config_checks.tokens(*header["grid"], f"{path}: grid")
+    checks.tokens(*header["grid"], f"{path}: grid")
     return header
 
 

@@ -37,7 +37,7 @@ def transform_for_training(pictures, size, augmentation, draws):
     Args:
         pictures: [..., h, w, 3] uint8 or float32, values 0..255.
         size: (H, W) integers.
-        augmentation: a `vim_tf.config.AugmentationConfig`.
+        augmentation: a `vim_tf.config.sections.AugmentationConfig`.
         draws: [..., DRAWS] float32, uniform in [0, 1); the same draws give the same result.
 
     Returns:

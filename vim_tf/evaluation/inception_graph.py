@@ -6,6 +6,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
 from vim_tf.evaluation.graph_checks import (
     OLD_BATCH_NORM,
@@ -18,7 +19,6 @@ from vim_tf.evaluation.network_files import reason_of
 from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import RESIZERS
 from vim_tf.messages import shorten
-from vim_tf.replicas import over_replicas
 
 WHERE = (
     "give --extractor the path of classify_image_graph_def.pb, the Inception of the ADM suite, or "

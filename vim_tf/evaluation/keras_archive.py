@@ -18,7 +18,7 @@ import tensorflow as tf
 from vim_tf.errors import UserError
 from vim_tf.evaluation.network_files import reason_of
 from vim_tf.messages import shorten, show
-from vim_tf.weights_files import count_elements
+from vim_tf.models.weights_files import count_elements
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = {"metadata.json", CONFIG, WEIGHTS}

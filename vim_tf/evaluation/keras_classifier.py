@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.data.transforms import normalize
+from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
 from vim_tf.evaluation.graph_checks import check_tensors
 from vim_tf.evaluation.keras_archive import load_archive
@@ -19,8 +20,7 @@ from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import RESIZERS
 from vim_tf.messages import shorten
 from vim_tf.models.classifier import Classifier
-from vim_tf.presets import load
-from vim_tf.replicas import over_replicas
+from vim_tf.runs.load import load
 
 
 def open_classifier(path, argument, resize=None, expected_hash=None):

@@ -11,10 +11,10 @@ import numpy as np
 import safetensors
 import tensorflow as tf
 
+from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
 from vim_tf.evaluation.network_files import read_network, reason_of
 from vim_tf.messages import shorten
-from vim_tf.replicas import over_replicas
 
 NETWORK = "VGG16, LPIPS version 0.1"
 WHERE = (

@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.evaluation.codebook import codebook_usage
-from vim_tf.evaluation.image_metrics import WINDOW, ssim
-from vim_tf.generator import to_uint8
-from vim_tf.replicas import over_replicas
+from vim_tf.distribution.replicas import over_replicas
+from vim_tf.generation.image_generator import to_uint8
+from vim_tf.metrics.codebook import codebook_usage
+from vim_tf.metrics.image_metrics import WINDOW, ssim
 
 
 class Reconstructions:

@@ -15,12 +15,12 @@ from typing import Any
 
 from vim_tf import formats
 from vim_tf.errors import UserError
-from vim_tf.evaluation.fid import FeatureStatistics
-from vim_tf.evaluation.measuring import NEED_FEATURES, Measured, measure
-from vim_tf.evaluation.npz_files import open_npz
-from vim_tf.evaluation.picture_sources import NpzPictures, open_pictures
+from vim_tf.evaluation.compute_metrics import NEED_FEATURES, Measured, measure
+from vim_tf.evaluation.image_sources import NpzPictures, open_pictures
 from vim_tf.files import hash_file
 from vim_tf.messages import shorten
+from vim_tf.metrics.fid import FeatureStatistics
+from vim_tf.npz_files import open_npz
 
 WHAT = "reference pictures"
 STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from vim_tf import command_line
 from vim_tf.errors import UserError
-from vim_tf.evaluation import measuring, protocol
+from vim_tf.evaluation import compute_metrics, protocol
 from vim_tf.evaluation.features import open_extractor
+from vim_tf.evaluation.image_sources import RunPictures, Samples, open_pictures
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.lpips import open_lpips
-from vim_tf.evaluation.picture_sources import RunPictures, Samples, open_pictures
 from vim_tf.evaluation.reconstruction import Reconstructions
 from vim_tf.evaluation.reference import Reference, measure_reference, open_reference
-from vim_tf.generator import ImageGenerator
-from vim_tf.trained_run import open_run
+from vim_tf.generation.image_generator import ImageGenerator
+from vim_tf.runs.trained_run import open_run
 
 
 def evaluate_reconstruction(arguments):
@@ -30,17 +30,17 @@ def evaluate_reconstruction(arguments):
         extractor = _open_extractor(arguments)
     elif arguments.metrics is not None:
         raise UserError("--metrics is given, and they need a network: give --extractor")
-    metrics = measuring.available_metrics(arguments.metrics, extractor)
+    metrics = compute_metrics.available_metrics(arguments.metrics, extractor)
     lpips = None if arguments.lpips is None else open_lpips(arguments.lpips)
     run = open_run(arguments.run, arguments.set, arguments.other_images)
     pictures, reference = _run_reference(run, arguments, arguments.n)
     if metrics:
         count = pictures.count
-        measuring.check_counts(
+        compute_metrics.check_counts(
             "pictures", count, count, metrics, extractor, arguments.allow_small_n
         )
     source = Reconstructions(run.tokenizer, pictures, lpips)
-    candidate = measuring.measure(
+    candidate = compute_metrics.measure(
         source, extractor, metrics, arguments.batch_size, "reconstructions"
     )
     found = (*source.figures(), {} if lpips is None else {"lpips": lpips.description})
@@ -60,7 +60,7 @@ def evaluate_reconstruction(arguments):
 def evaluate_generation(arguments):
     """Judges a VIM's samples; see `evaluate_reconstruction`."""
     extractor = _open_extractor(arguments)
-    metrics = measuring.available_metrics(arguments.metrics, extractor)
+    metrics = compute_metrics.available_metrics(arguments.metrics, extractor)
     run = open_run(arguments.run, arguments.set, arguments.other_images)
     source = open_samples(run, arguments, arguments.label_mode)
     if arguments.reference is None:
@@ -96,7 +96,7 @@ def open_samples(run, arguments, label_mode):
 def evaluate_images(arguments):
     """Holds the pictures of --a against those, or the statistics, of --b."""
     extractor = _open_extractor(arguments)
-    metrics = measuring.available_metrics(arguments.metrics, extractor)
+    metrics = compute_metrics.available_metrics(arguments.metrics, extractor)
     crops = [arguments.image_size if Path(p).is_dir() else None for p in (arguments.a, arguments.b)]
     if arguments.image_size is not None and not any(crops):
         raise UserError(
@@ -109,11 +109,11 @@ def evaluate_images(arguments):
 
 
 def _judge(source, reference, what, extractor, metrics, arguments, prefix="", models=None):
-    measuring.check_counts(
+    compute_metrics.check_counts(
         what, source.count, reference.count, metrics, extractor, arguments.allow_small_n
     )
     # First what may be wrong at once: settings of the sampling are checked at its first batch.
-    candidate = measuring.measure(source, extractor, metrics, arguments.batch_size, what)
+    candidate = compute_metrics.measure(source, extractor, metrics, arguments.batch_size, what)
     return _finish(
         arguments,
         _compare(candidate, reference, metrics, extractor, arguments, prefix),
@@ -126,7 +126,7 @@ def _judge(source, reference, what, extractor, metrics, arguments, prefix="", mo
 
 def _compare(candidate, reference, metrics, extractor, arguments, prefix):
     measured = measure_reference(reference, extractor, metrics, arguments.batch_size, _say)
-    return measuring.compare(candidate, measured, metrics, extractor, prefix)
+    return compute_metrics.compare(candidate, measured, metrics, extractor, prefix)
 
 
 def _finish(arguments, found, pictures, reference, extractor, models):

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 import keras
 from keras import layers
 
-from vim_tf.config import ClassifierConfig
-from vim_tf.config_checks import LONGEST_SIDE, MOST_CLASSES, sizes
+from vim_tf.config.checks import LONGEST_SIDE, MOST_CLASSES, sizes
+from vim_tf.config.sections import ClassifierConfig
+from vim_tf.costs.parameters import count_classifier
 from vim_tf.models.preset import Preset
-from vim_tf.models.row_dropout import RowDropout
-from vim_tf.parameter_counts import count_classifier
+from vim_tf.models.seeded_dropout import RowDropout
 
 GROUPS = 8
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vim_tf.config import DiscriminatorConfig
+from vim_tf.config.sections import DiscriminatorConfig
 
 
 def blur(x, padding, stride=1):

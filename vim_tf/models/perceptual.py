@@ -13,7 +13,7 @@ from keras import ops
 
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten
-from vim_tf.weights_files import read_shapes
+from vim_tf.models.weights_files import read_shapes
 
 LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
 MIN_SIDE = 32  # VGG16 halves four times before its last block

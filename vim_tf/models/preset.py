@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vim_tf import config_values, formats
+from vim_tf import formats
+from vim_tf.config import values as config_values
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
 from vim_tf.messages import shorten
-from vim_tf.weights_files import count_elements
+from vim_tf.models.weights_files import count_elements
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from keras import initializers, layers, ops
 
-from vim_tf.models.row_dropout import zeros_behind
+from vim_tf.models.seeded_dropout import zeros_behind
 from vim_tf.models.transformer import fan_in_normal
 
 CODE_BLOCK = 8192  # codes at a time in the search for the nearest

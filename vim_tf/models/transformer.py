@@ -10,8 +10,8 @@ import functools
 import keras
 from keras import layers, ops
 
-from vim_tf.compilation import is_for_xla
-from vim_tf.models.row_dropout import RowDropout, zeros_behind
+from vim_tf.distribution.compilation import is_for_xla
+from vim_tf.models.seeded_dropout import RowDropout, zeros_behind
 
 DROPOUTS = 4  # in a block
 HIDDEN = -1e9  # added to the score of a position that does not count; finite, so that no NaN arises

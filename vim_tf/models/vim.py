@@ -5,23 +5,16 @@ from dataclasses import asdict, dataclass
 import keras
 from keras import initializers, layers, ops
 
-from vim_tf import sampling
-from vim_tf.compilation import compiled
-from vim_tf.config import VIMConfig
-from vim_tf.config_checks import (
-    MOST_CLASSES,
-    MOST_CODES,
-    MOST_TOKENS,
-    require,
-    sizes,
-    tokens,
-)
+from vim_tf.config.checks import MOST_CLASSES, MOST_CODES, MOST_TOKENS, require, sizes, tokens
+from vim_tf.config.sections import VIMConfig
+from vim_tf.costs.parameters import count_vim
+from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.models.preset import Preset
-from vim_tf.models.row_dropout import RowDropout
+from vim_tf.models.seeded_dropout import RowDropout
 from vim_tf.models.transformer import Transformer, fan_in_normal
-from vim_tf.parameter_counts import count_vim
-from vim_tf.sampling_settings import check_settings
+from vim_tf.sampling import sample as sampling
+from vim_tf.sampling.settings import check_settings
 
 # Products of weights and tokens of a picture from which on `generate` is compiled with XLA, which
 # takes half a second a block: half of what 100M weights and 256 tokens come to. Of the model alone,

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 import keras
 from keras import ops
 
-from vim_tf.config import ViTVQGANConfig
-from vim_tf.config_checks import LONGEST_SIDE, require, sizes, tokens
+from vim_tf.config.checks import LONGEST_SIDE, require, sizes, tokens
+from vim_tf.config.sections import ViTVQGANConfig
+from vim_tf.costs.parameters import count_vit_vqgan
 from vim_tf.models.preset import Preset
 from vim_tf.models.quantizer import VectorQuantizer
 from vim_tf.models.vit import ViTDecoder, ViTEncoder
-from vim_tf.parameter_counts import count_vit_vqgan
 
 # The logit-Laplace distribution lives on (0, 1): pixels of [0, 1] are squeezed to
 # [EPSILON, 1 - EPSILON] first, as OpenAI's dVAE does; `losses.logit_laplace_loss` does the same.

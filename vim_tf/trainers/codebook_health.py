@@ -5,7 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
-from vim_tf.replicas import assign_everywhere
+from vim_tf.distribution.replicas import assign_everywhere
 
 
 class CodebookUsage(keras.metrics.Metric):

@@ -3,10 +3,10 @@
 import keras
 import tensorflow as tf
 
-from vim_tf.ema import ExponentialMovingAverage
-from vim_tf.models.row_dropout import row_keys, step_keys
-from vim_tf.precision import computing_in
-from vim_tf.replicas import assign_everywhere
+from vim_tf.distribution.replicas import assign_everywhere
+from vim_tf.models.precision import computing_in
+from vim_tf.models.seeded_dropout import row_keys, step_keys
+from vim_tf.trainers.ema import ExponentialMovingAverage
 from vim_tf.trainers.gradients import accumulate, apply_gradients
 from vim_tf.trainers.optimizers import make_optimizer
 

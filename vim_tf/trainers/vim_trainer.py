@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.models.row_dropout import row_bits
+from vim_tf.models.seeded_dropout import row_bits
 from vim_tf.models.vim import VIM
 from vim_tf.trainers.trainer import Trainer
 

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.evaluation.codebook import codebook_usage
+from vim_tf.metrics.codebook import codebook_usage
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.vit_vqgan import ViTVQGAN

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vim_tf.export import tfjs
-from vim_tf.trained_run import open_run
+from vim_tf.export.browser import tfjs
+from vim_tf.runs.trained_run import open_run
 
 DRIVE = Path(__file__).with_name("drive.mjs")
 

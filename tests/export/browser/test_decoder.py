@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from vim_tf.export import tfjs, tfjs_convert
-from vim_tf.trained_run import open_run
+from vim_tf.export.browser import tfjs, tfjs_convert
+from vim_tf.runs.trained_run import open_run
 
 
 @pytest.mark.large

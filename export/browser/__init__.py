@@ -1,0 +1,1 @@
+"""The decoder for TF.js, and the page that shows it."""

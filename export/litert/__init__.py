@@ -1,0 +1,1 @@
+"""LiteRT files of the decoder and of the generator."""

@@ -1,0 +1,207 @@
+"""Every YAML file of configs/ loads, builds and says what it takes; every knob is read."""
+
+import ast
+import dataclasses
+import functools
+import re
+from pathlib import Path
+
+import keras
+import pytest
+
+import vim_tf
+from vim_tf.config import sections as configs
+from vim_tf.config.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.loader import load_config
+from vim_tf.models.discriminator import Discriminator
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    path.relative_to(ROOT / "configs").with_suffix("").as_posix(): path
+    for path in sorted((ROOT / "configs").rglob("*.yaml"))
+}
+CONFIGS = {name: load_config([path]) for name, path in FILES.items()}
+STAGE_1 = [name for name, config in CONFIGS.items() if isinstance(config, ViTVQGANExperiment)]
+STAGE_2 = [name for name, config in CONFIGS.items() if isinstance(config, VIMExperiment)]
+
+# Millions of parameters that the paper gives (table 2 and section 4.2), by width and blocks.
+PAPERS = {(512, 8): 32, (768, 12): 91, (1280, 32): 599, (1536, 24): 650, (2048, 36): 1697}
+
+
+@pytest.fixture(autouse=True)
+def zeros_instead_of_noise(monkeypatch):
+    """Drawing hundreds of millions of weights takes most of the time, and none is looked at."""
+    monkeypatch.setattr(
+        keras.initializers.TruncatedNormal,
+        "__call__",
+        lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype),
+    )
+
+
+def with_blocks(transformer, blocks):
+    return dataclasses.replace(transformer, blocks=blocks)
+
+
+def extrapolate(one, two, blocks):
+    return one + (blocks - 1) * (two - one)
+
+
+@functools.cache
+def count_tokenizer(config, image_size):
+    """Parameters of encoder, quantizer and decoder, from builds with one and two blocks."""
+    counts = []
+    for blocks in (1, 2):
+        small = dataclasses.replace(
+            config,
+            encoder=with_blocks(config.encoder, blocks),
+            decoder=with_blocks(config.decoder, blocks),
+        )
+        model = ViTVQGAN(small, image_size)
+        parts = (model.encoder, model.quantizer, model.decoder)
+        counts.append([part.count_params() for part in parts])
+    blocks = (config.encoder.blocks, 1, config.decoder.blocks)
+    return [extrapolate(*pair, n) for *pair, n in zip(*counts, blocks, strict=True)]
+
+
+@functools.cache
+def count_vim(config, grid, codes, classes):
+    one, two = (
+        VIM(
+            dataclasses.replace(config, transformer=with_blocks(config.transformer, blocks)),
+            grid,
+            codes,
+            classes,
+        ).count_params()
+        for blocks in (1, 2)
+    )
+    return extrapolate(one, two, config.transformer.blocks)
+
+
+def transformer_parameters(size):
+    """Attention without bias on queries, keys and values; two norms with scale and offset."""
+    dim, mlp_dim = size.dim, size.mlp_dim
+    attention = 3 * dim * dim + dim * dim + dim
+    mlp = dim * mlp_dim + mlp_dim + mlp_dim * dim + dim
+    return size.blocks * (attention + mlp + 2 * 2 * dim)
+
+
+def beside_the_papers(label, size, parameters):
+    """Prints the count, and returns its ratio to the paper's where that gives one."""
+    papers = PAPERS.get((size.dim, size.blocks)) if "_256/" in label else None
+    print(f"{label}: {parameters / 1e6:.1f}M parameters", end="")
+    print(f"; the paper: {papers}M" if papers else "")
+    return parameters / 1e6 / papers if papers else None
+
+
+def tokenizer_of(name):
+    """The stage-1 config whose run a stage-2 config reads."""
+    run = CONFIGS[name].tokenizer.run
+    assert run.startswith("runs/"), run
+    return run.removeprefix("runs/")
+
+
+def test_the_papers_models_are_there():
+    expected = {
+        *(f"imagenet_256/vit_vqgan_{name}" for name in ("ss", "bb", "sl", "ss_no_perceptual")),
+        *(f"imagenet_256/vim_{name}" for name in ("base", "large")),
+        "imagenet_256/vim_base_unconditional",
+        "imagenet_256/vim_large_unconditional_no_dropout",
+        *(
+            f"{data}/{model}"
+            for data in ("celeba_hq_256", "ffhq_256")
+            for model in ("vit_vqgan", "vim")
+        ),
+    }
+    assert expected <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_header_tells_command_and_outcome(name):
+    text = FILES[name].read_text()
+    assert len(text.splitlines()) <= 25
+    header = text[: text.index("experiment:")]
+    assert all(line.startswith("# ") for line in header.splitlines())
+    assert f"python -m vim_tf.train --config configs/{name}.yaml" in header
+    assert re.search("not run|measured", header, re.IGNORECASE)
+    assert re.search("expected|measured", header, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", STAGE_1)
+def test_tokenizers_build(name):
+    config = CONFIGS[name]
+    model = config.model
+    encoder, quantizer, decoder = count_tokenizer(model, config.data.image_size)
+    for label, size, parameters in (
+        ("encoder", model.encoder, encoder),
+        ("decoder", model.decoder, decoder),
+    ):
+        ratio = beside_the_papers(f"{name} {label}", size, parameters)
+        # The paper's large coder is smaller, and its small one larger, than its table's sizes give.
+        assert ratio is None or 0.75 < ratio < 1.1
+        outside = parameters - transformer_parameters(size)
+        assert 0 < outside
+    dim, code_dim = model.encoder.dim, model.quantizer.code_dim
+    assert quantizer == dim * code_dim + code_dim + model.quantizer.codes * code_dim
+
+
+@pytest.mark.parametrize("name", STAGE_2)
+def test_vims_build(name):
+    config, tokenizer = CONFIGS[name], CONFIGS[tokenizer_of(name)]
+    codes, grid, size = tokenizer.model.quantizer.codes, tokenizer.grid, config.model.transformer
+    classes = (1000 if "imagenet" in name else 10) if config.model.conditional else 0
+    parameters = count_vim(config.model, grid, codes, classes)
+    ratio = beside_the_papers(name, size, parameters)
+    assert ratio is None or 1 < ratio < 1.1
+    embeddings = (codes + classes + 1 + sum(grid)) * size.dim
+    norm_and_head = 2 * size.dim + size.dim * codes + codes
+    assert parameters == transformer_parameters(size) + embeddings + norm_and_head
+
+
+@pytest.mark.parametrize("name", STAGE_2)
+def test_both_stages_see_the_same_pictures(name):
+    ours, tokenizers = CONFIGS[name].data, CONFIGS[tokenizer_of(name)].data
+    for field in ("source", "path", "name", "split", "image_size", "validation_split"):
+        assert getattr(ours, field) == getattr(tokenizers, field), field
+
+
+@pytest.mark.parametrize(
+    ("config", "image_size"),
+    {
+        (config.discriminator, config.data.image_size)
+        for config in map(CONFIGS.get, STAGE_1)
+        if config.losses.adversarial
+    },
+)
+def test_discriminators_build(config, image_size):
+    model = Discriminator(config, image_size)
+    model.build()
+    assert model.count_params() > 0
+
+
+def read_attributes():
+    """Names of the attributes read outside the config's two modules, also by getattr."""
+    names = set()
+    for path in Path(vim_tf.__file__).parent.rglob("*.py"):
+        if path.stem in ("config", "config_loader", "experiments"):
+            continue
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+            elif isinstance(node, ast.Constant) and "getattr(" in text:
+                names.add(node.value)
+    return names
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        cls
+        for cls in [*vars(configs).values(), *EXPERIMENTS.values()]
+        if dataclasses.is_dataclass(cls)
+    ],
+)
+def test_every_knob_is_read(cls):
+    assert {field.name for field in dataclasses.fields(cls)} <= read_attributes()

@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+import vim_tf
+from vim_tf.errors import UserError
+from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.sampling.sample import row_seeds
+
+LABELS = [0, 1, 1, 0, 1, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_runs):
+    return ImageGenerator.load(tiny_runs["vim"])
+
+
+@pytest.fixture(scope="module")
+def pictures(generator):
+    return generator.generate(LABELS, seed=3)
+
+
+def test_pictures_are_decoded_tokens(generator, pictures):
+    assert pictures.shape == (7, 16, 16, 3)
+    assert pictures.dtype == np.uint8
+    seeds = np.asarray(row_seeds(3, 7))
+    tokens = generator.vim.generate(np.int32(LABELS), seed=seeds)
+    decoded = np.asarray(generator.tokenizer.decode_tokens(tokens))
+    np.testing.assert_array_equal(pictures, np.round((decoded + 1) * 127.5).clip(0, 255))
+    assert len(np.unique(pictures.reshape(7, -1), axis=0)) > 1
+
+
+@pytest.mark.parametrize("batch_size", [3, 100])
+def test_a_picture_does_not_depend_on_its_batch(generator, pictures, batch_size):
+    calls = []
+    again = generator.generate(
+        LABELS, seed=3, batch_size=batch_size, callback=lambda *done: calls.append(done)
+    )
+    # Equal tokens; pixels may round differently where XLA orders sums differently.
+    assert np.abs(again.astype(int) - pictures).max() <= 1
+    assert np.mean(again == pictures) > 0.99
+    expected = [(3, 7), (6, 7), (7, 7)] if batch_size == 3 else [(7, 7)]
+    assert calls == expected
+
+
+def test_another_seed_gives_other_pictures(generator, pictures):
+    assert np.any(generator.generate(LABELS, seed=4) != pictures)
+
+
+def test_without_labels_n_says_how_many(generator):
+    tokens = generator.vim.generate(n=2, seed=np.asarray(row_seeds(1, 2)))
+    expected = to_uint8(generator.tokenizer.decode_tokens(tokens))
+    np.testing.assert_array_equal(generator.generate(n=2, seed=1), expected)
+
+
+def test_labels_go_by_number_or_by_name(generator):
+    assert generator.class_names == ("blue", "red")
+    assert [generator.label_number(label) for label in ("red", "0", "1", "blue")] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("label", ["2", "-1", "green", "", "1.5"])
+def test_unknown_labels_are_refused(generator, label):
+    with pytest.raises(UserError, match="none of the model's classes: 0 blue, 1 red") as caught:
+        generator.label_number(label)
+    assert f"label {label} " in str(caught.value)
+
+
+def test_without_classes_there_are_no_labels(generator):
+    plain = ImageGenerator(generator.vim, generator.tokenizer, ())
+    with pytest.raises(UserError, match="trained without labels"):
+        plain.label_number("0")
+
+
+def test_many_classes_are_listed_in_part():
+    names = tuple(f"class {i}" for i in range(1000))
+    with pytest.raises(UserError, match=r"19 class 19 \.\.\.$"):
+        ImageGenerator(None, None, names).label_number("1000")
+
+
+def test_a_saved_generator_gives_the_same(generator, pictures, tmp_path):
+    generator.save(tmp_path / "preset", {"steps": 6})
+    again = ImageGenerator.load(tmp_path / "preset")
+    assert again.class_names == ("blue", "red")
+    assert again.vim.metadata["steps"] == 6
+    np.testing.assert_array_equal(again.generate(LABELS, seed=3), pictures)
+    # Without names, as VIM.save_to_preset alone leaves it, classes are called by number.
+    generator.vim.save_to_preset(tmp_path / "preset")
+    assert ImageGenerator.load(tmp_path / "preset").class_names == ("0", "1")
+
+
+def test_a_tokenizer_generates_nothing(tiny_runs):
+    with pytest.raises(UserError, match="holds a ViTVQGAN, which generates nothing"):
+        ImageGenerator.load(tiny_runs["vit_vqgan"])
+
+
+def test_uint8():
+    values = np.float32([-1, -0.999, 0, 0.5, 1, 1.2, -1.3])
+    np.testing.assert_array_equal(to_uint8(values), [0, 0, 128, 191, 255, 255, 0])
+
+
+def test_it_is_a_public_name():
+    assert vim_tf.ImageGenerator is ImageGenerator

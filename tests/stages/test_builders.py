@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vim_tf.errors import UserError
+from vim_tf.runs.run import Run
+from vim_tf.stages import builders
+
+
+def refuses(experiment, match, strategy=None, path="nowhere"):
+    strategy = strategy or tf.distribute.get_strategy()
+    with pytest.raises(UserError, match=match) as caught:
+        builders.make_stage(experiment, strategy, Run(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_batch_must_divide_among_replicas(tiny, two_replicas):
+    refuses(tiny("vit_vqgan", "data.batch_size=7"), "is 7, replicas: 2; .* of 2$", two_replicas)
+    thirds = "training.gradient_accumulation_steps=3"
+    refuses(tiny("vit_vqgan", thirds), "is 8, replicas: 1 and .*_steps is 3; .* a multiple of 3$")
+    refuses(tiny("vim", thirds), "is 8, replicas: 2 and .*_steps is 3; .* of 6$", two_replicas)
+
+
+def test_a_tokenizer_must_be_named(tiny, tiny_runs, tmp_path):
+    refuses(tiny("vim"), "tokenizer.run is not set")
+    refuses(tiny("vim", f"tokenizer.run={tmp_path}"), "neither a run nor a preset")
+    refuses(tiny("vim", f"tokenizer.run={tiny_runs['vim']}"), "holds a VIM")
+
+
+def test_the_sizes_must_agree(tiny, tiny_runs):
+    experiment = tiny("vim", f"tokenizer.run={tiny_runs['vit_vqgan']}", "data.image_size=[16,32]")
+    refuses(experiment, r"data.image_size is \[16, 32\] and the tokenizer's is \[16, 16\]")
+
+
+@pytest.fixture
+def unlabelled(tiny_pictures):
+    """Overrides that leave one class's pictures, whose folder is no class."""
+    return (f"data.path={tiny_pictures}/train/red", "data.validation_path=null")
+
+
+def test_labels_are_needed_for_a_conditional_model(tiny, tiny_runs, unlabelled):
+    overrides = (f"tokenizer.run={tiny_runs['vit_vqgan']}", *unlabelled)
+    refuses(tiny("vim", *overrides), "model.conditional is true, but .* have no labels")
+
+
+@pytest.fixture
+def stage(tiny, tiny_runs, unlabelled, tmp_path):
+    overrides = (
+        f"tokenizer.run={tiny_runs['vit_vqgan']}",
+        "tokenizer.online=true",
+        "model.conditional=false",
+        "data.validation_fraction=0.4",
+        *unlabelled,
+    )
+    run = Run(tmp_path / "run")
+    experiment = tiny("vim", *overrides)
+    run.start(experiment)
+    return builders.make_stage(experiment, tf.distribute.OneDeviceStrategy("CPU:0"), run), run
+
+
+def test_unlabelled_pictures_tokenized_while_training(stage):
+    """Without a cache and without classes: a step, an evaluation, samples and a preset."""
+    stage, run = stage
+    assert stage.trainer.model.classes == 0
+    batch = next(iter(stage.train_dataset(3, 0)))
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert np.isfinite(float(stage.trainer.train_step(batch)["nats"]))
+    held_out = next(iter(stage.evaluation_dataset))
+    assert np.all(np.isfinite(stage.trainer.evaluate_batch(held_out)["nats"]))
+    drawn = stage.draw(run)
+    assert set(drawn) == {"samples"}
+    assert not (run.path / "tokens").exists()
+    run.save_preset(stage.save)
+    assert builders.ImageGenerator.load(run.path).class_names == ()
+
+
+def test_batches_start_where_they_are_asked_to(tiny, tmp_path):
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    stage = builders.make_stage(tiny("vit_vqgan", "seed=-1"), strategy, Run(tmp_path))
+    third = list(stage.train_dataset(0, 0).take(3))[2]
+    first = next(iter(stage.train_dataset(2, 0)))
+    np.testing.assert_array_equal(first["image"], third["image"])
+    np.testing.assert_array_equal(first["label"], third["label"])
+    other = next(iter(stage.train_dataset(2, 1)))  # after a rollback
+    assert np.any(other["image"].numpy() != third["image"].numpy())
+    assert stage.images_per_epoch == 24
+    assert sum(len(batch["label"]) for batch in stage.evaluation_dataset) == 10
+
+
+def test_a_classifier_needs_classes(tiny, unlabelled):
+    refuses(tiny("classifier", *unlabelled), "have 0 classes, and a classifier needs 2 or more")

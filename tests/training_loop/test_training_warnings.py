@@ -1,0 +1,80 @@
+"""Each line comes when it should, once, and not otherwise."""
+
+import math
+
+import pytest
+
+from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.sections import DiscriminatorConfig
+from vim_tf.training_loop.training_warnings import Diagnosis
+
+GUESS = 2 * math.log(2)
+
+
+def watch(numbers, start=100, loss="non_saturating", every=100, **fixed):
+    """The lines of reports every 100 steps, one a number of `discriminator`, by step."""
+    experiment = ViTVQGANExperiment(discriminator=DiscriminatorConfig(loss=loss))
+    diagnosis = Diagnosis(experiment, None if start is None else lambda: start)
+    found = {}
+    for i, number in enumerate(numbers):
+        step = every * (i + 1)
+        lines = diagnosis.training(step, {"discriminator": number, "psnr": 20.0, **fixed})
+        found |= {step: lines} if lines else {}
+    return found
+
+
+def test_a_collapsed_codebook():
+    diagnosis = Diagnosis(ViTVQGANExperiment())
+    assert diagnosis.training(1, {"psnr": 20.0}) == []  # not yet an epoch
+    assert diagnosis.training(2, {"usage": 0.11}) == []
+    (line,) = diagnosis.training(3, {"usage": 0.03})
+    assert line.startswith("the codebook collapses: 3.0% of the codes are used; lower losses.com")
+    assert diagnosis.training(4, {"usage": 0.02}) == []
+
+
+@pytest.mark.parametrize(("loss", "undecided"), [("non_saturating", GUESS), ("hinge", 2.0)])
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.04, "the discriminator wins"), (0.06, None), (0.98, None), (1.0, "tells nothing apart")],
+)
+def test_a_discriminator_that_wins_or_loses_for_long(loss, undecided, share, said):
+    """Five reports behind its start, which the first report is not."""
+    found = watch([share * undecided] * 9, loss=loss)
+    if said is None:
+        assert found == {}
+    else:
+        assert list(found) == [600]
+        (line,) = found[600]
+        assert said in line
+
+
+def test_what_is_not_for_long_is_not_said():
+    assert watch([0.0] * 5 + [0.5] + [0.0] * 4 + [0.5]) == {}
+    assert watch([0.0] * 9, start=None) == {}  # without a discriminator
+
+
+@pytest.mark.parametrize(("psnr", "said"), [(21.1, False), (20.9, True)])
+def test_a_reconstruction_that_gets_worse(psnr, said):
+    diagnosis = Diagnosis(ViTVQGANExperiment(), lambda: 200)
+    for step, before in ((100, 22.0), (200, 21.5)):
+        assert diagnosis.training(step, {"psnr": before, "discriminator": 0.0}) == []
+    lines = diagnosis.training(300, {"psnr": psnr, "discriminator": 1.0})
+    assert bool(lines) == said
+    if said:
+        assert "20.9 dB after 22 dB; lower losses.adversarial" in lines[0]
+
+
+def test_a_resumed_run_knows_no_reconstruction_before():
+    diagnosis = Diagnosis(ViTVQGANExperiment(), lambda: 200)
+    assert diagnosis.training(300, {"psnr": 1.0, "discriminator": 1.0}) == []
+
+
+def test_pictures_learnt_by_heart():
+    diagnosis = Diagnosis(VIMExperiment())
+    assert diagnosis.training(100, {"nats": 3.0}) == []
+    for step, nats in ((100, 4.0), (200, 3.0), (300, 3.02)):
+        assert diagnosis.evaluation(step, {"nats": nats}) == []
+    (line,) = diagnosis.evaluation(400, {"nats": 3.5})
+    assert "3.5 nats on held-out ones, after 3 at step 200, whose weights are in preset_b" in line
+    assert diagnosis.evaluation(500, {"nats": 3.6}) == []
+    assert diagnosis.evaluation(500, {"psnr": 3.6}) == []

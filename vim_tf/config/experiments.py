@@ -1,0 +1,166 @@
+"""What can be trained, each an experiment: one key of a YAML file, `experiment`, picks its class.
+
+`config_loader` reads the rest of the file into it. Imports neither TensorFlow nor Keras.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from vim_tf.config.checks import MOST_BLOCKS, cpu_replicas, no_longer_than, require, tokens
+from vim_tf.config.sections import (
+    ClassifierConfig,
+    DataConfig,
+    DiscriminatorConfig,
+    OptimizerConfig,
+    SGDHeadConfig,
+    Strategy,
+    TokenizerConfig,
+    TrainingConfig,
+    VIMConfig,
+    ViTVQGANConfig,
+    ViTVQGANLossConfig,
+)
+from vim_tf.messages import shorten
+
+
+@dataclass(frozen=True)
+class ViTVQGANExperiment:
+    """`experiment: vit_vqgan`: trains the image tokenizer."""
+
+    experiment: ClassVar[str] = "vit_vqgan"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ViTVQGANConfig = field(default_factory=ViTVQGANConfig)
+    losses: ViTVQGANLossConfig = field(default_factory=ViTVQGANLossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self):
+        height, width = self.data.image_size
+        patch = self.model.patch_size
+        place = f"data.image_size is {height} x {width} and model.patch_size is {patch}"
+        require(
+            height % patch == 0 and width % patch == 0,
+            f"{place}; height and width must be multiples of the patch size",
+        )
+        tokens(*self.grid, place)
+        require(
+            self.losses.logit_laplace == 0 or self.model.output == "logit_laplace",
+            f"losses.logit_laplace is {self.losses.logit_laplace} and model.output is "
+            f"{self.model.output}; set losses.logit_laplace: 0 or model.output: logit_laplace",
+        )
+        one_device = self.training.strategy == "one_device"
+        require(
+            one_device or not (self.losses.entropy and self.training.jit_compile),
+            f"losses.entropy is {self.losses.entropy}, training.jit_compile is true and "
+            f"training.strategy is {self.training.strategy}: replicas cannot average their choices "
+            "of codes inside XLA; set training.jit_compile: false or losses.entropy: 0",
+        )
+        parts = self.training.gradient_accumulation_steps
+        require(
+            parts == 1 or not self.losses.entropy,
+            f"losses.entropy is {self.losses.entropy} and training.gradient_accumulation_steps is "
+            f"{parts}: that term looks at the whole batch at once; leave one of them out",
+        )
+        no_longer_than(self.training, optimizer=self.optimizer)
+        if self.losses.adversarial:
+            no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)
+
+    @property
+    def grid(self):
+        """Rows and columns of tokens."""
+        height, width = self.data.image_size
+        return height // self.model.patch_size, width // self.model.patch_size
+
+
+@dataclass(frozen=True)
+class VIMExperiment:
+    """`experiment: vim`: trains the autoregressive model on a tokenizer's tokens."""
+
+    experiment: ClassVar[str] = "vim"
+    seed: int = 0
+    data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=1024))
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: VIMConfig = field(default_factory=VIMConfig)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=4.5e-4,
+            beta_2=0.96,
+            weight_decay=4.5e-2,  # this and the clip: Parti, by the same group; VIM names none
+            clip_norm=4.0,
+            schedule="exponential",
+            warmup_steps=5_000,
+            decay_start=80_000,
+            final_ratio=1e-5 / 4.5e-4,
+        )
+    )
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=450_000))
+
+    def __post_init__(self):
+        no_longer_than(self.training, optimizer=self.optimizer)
+
+
+@dataclass(frozen=True)
+class ClassifierExperiment:
+    """`experiment: classifier`: trains a classifier of the pictures' labels.
+
+    It judges samples: proxy features, accuracy, and which samples to keep.
+    """
+
+    experiment: ClassVar[str] = "classifier"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=2e-3, weight_decay=0.05, warmup_steps=100, final_ratio=0.01
+        )
+    )
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=5_000))
+
+    def __post_init__(self):
+        require(
+            not self.training.rematerialize and not self.training.query_block,
+            "training.rematerialize and training.query_block are of transformers, and a classifier "
+            "has none; leave them out",
+        )
+        no_longer_than(self.training, optimizer=self.optimizer)
+
+
+@dataclass(frozen=True)
+class LinearProbeExperiment:
+    """`experiment: linear_probe`: a linear classifier on features of a frozen VIM (section 3.4)."""
+
+    experiment: ClassVar[str] = "linear_probe"
+    seed: int = 0
+    run: str | None = None  # the folder of a VIM run
+    blocks: str = "all"  # or numbers separated by commas; 0 is the embeddings
+    head: Literal["logistic_regression", "sgd"] = "logistic_regression"
+    validation_fraction: float = 0.1  # of the training pictures, by which the block is chosen
+    strategy: Strategy = "one_device"  # more devices share features and the head sgd
+    cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs
+    tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
+    sgd: SGDHeadConfig = field(default_factory=SGDHeadConfig)
+
+    def __post_init__(self):
+        require(
+            0 < self.validation_fraction < 1,
+            f"validation_fraction is {self.validation_fraction}; "
+            "it must lie between 0 and 1, for example 0.1",
+        )
+        cpu_replicas("", self)
+        digits = len(str(MOST_BLOCKS))
+        parts = [part.strip() for part in self.blocks.split(",")]
+        require(
+            self.blocks == "all" or all(part.isdecimal() and len(part) <= digits for part in parts),
+            f"blocks is {shorten(self.blocks)}; it must be all, or numbers of at most {digits} "
+            "digits and commas such as 0,6,12",
+        )
+
+
+EXPERIMENTS = {
+    cls.experiment: cls
+    for cls in (ViTVQGANExperiment, VIMExperiment, ClassifierExperiment, LinearProbeExperiment)
+}

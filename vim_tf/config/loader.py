@@ -1,0 +1,251 @@
+"""YAML files and `--set` overrides to a config of `vim_tf.config.experiments`, strictly, and back.
+
+Values start from the experiment's own defaults; each file, in order, then each override changes
+only the keys it names, and a key given twice is refused. `yaml_nodes` says what the text may hold,
+`config_values` what the values may be. Imports neither TensorFlow nor Keras.
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+import textwrap
+
+import yaml
+
+from vim_tf import formats
+from vim_tf.config import yaml_nodes
+from vim_tf.config.experiments import EXPERIMENTS
+from vim_tf.config.sections import TRANSFORMER_PRESETS, TransformerConfig
+from vim_tf.config.values import build, convert, describe, did_you_mean, field_type, join
+from vim_tf.errors import UserError
+from vim_tf.messages import shorten, show
+
+MOST_DIFFERENCES = 20  # that `diff` names one by one
+
+_PRESETS = {TransformerConfig: TRANSFORMER_PRESETS}
+_FORMAT_KEYS = ("format", "written_by")  # of a run's config, beside those of the experiment
+
+
+# Public -----------------------------------------------------------------------------------------
+
+
+def load_config(paths, overrides=(), of_run=False):
+    """Read a config from YAML files and overrides.
+
+    Args:
+        paths: YAML files; a later one wins over an earlier one, key by key.
+        overrides: strings `a.b=value`, the last to win. A text field takes the value as it
+            stands, so that paths need no quotes; other values are read as YAML.
+        of_run: the files are configs that runs wrote, and must have the present format.
+
+    Returns:
+        An instance of the class of `experiments.EXPERIMENTS` that the key `experiment` names.
+
+    Raises:
+        UserError: a file that cannot be read, or an unknown, doubled, ill-typed or
+            contradictory key, or a run's config of another format.
+    """
+    documents = [_read_document(path) for path in paths]
+    for path, document in zip(paths, documents, strict=True):
+        _check_format(path, document, of_run)
+    settings = [_parse_override(text) for text in overrides]
+    cls = _experiment_class(documents, settings)
+    values = dataclasses.asdict(cls())
+    for document in documents:
+        _merge_section(values, cls, document, "")
+    for keys, text, source in settings:
+        if keys != ["experiment"]:
+            _merge_override(values, cls, keys, text, source)
+    return build(cls, values)
+
+
+def to_yaml(experiment, of_run=False):
+    """Write a config with every key resolved; `load_config` of the text gives an equal config.
+
+    Args:
+        experiment: the config.
+        of_run: write the format and the writer too, as a run keeps it.
+    """
+    about = {"format": formats.NUMBERS["run"], "written_by": formats.WRITTEN_BY} if of_run else {}
+    values = {**about, "experiment": experiment.experiment, **dataclasses.asdict(experiment)}
+    # JSON's round trip turns tuples into lists, the only sequences that YAML knows.
+    return yaml_nodes.dump(json.loads(json.dumps(values)))
+
+
+def diff(old, new):
+    """Compares two configs.
+
+    Returns:
+        Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key; of
+        more than `MOST_DIFFERENCES` the rest is counted in the last line.
+    """
+    if type(old) is not type(new):
+        return [f"experiment: {old.experiment} -> {new.experiment}"]
+    before, after = _flatten(old), _flatten(new)
+    lines = [
+        f"{path}: {show(before[path])} -> {show(after[path])}"
+        for path in before
+        if before[path] != after[path]
+    ]
+    rest = len(lines) - MOST_DIFFERENCES
+    return lines if rest <= 0 else [*lines[:MOST_DIFFERENCES], f"and {rest} more"]
+
+
+def config_help():
+    """Every key of every experiment with its type, default and meaning, as text for `--help`."""
+    lines = []
+    for name, cls in EXPERIMENTS.items():
+        lines += ["", f"experiment: {name}"]
+        lines += _help_lines(cls, cls(), "")
+    return "\n".join(lines[1:]) + "\n"
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def _read_document(path):
+    document = yaml_nodes.read_file(path)
+    if document is None:
+        raise UserError(
+            f"{shorten(str(path))}: the file is empty; it needs at least the key experiment"
+        )
+    if not isinstance(document, yaml.MappingNode):
+        source = yaml_nodes.source(document)
+        raise UserError(f"{source}: expected keys such as experiment: vit_vqgan")
+    return document
+
+
+def _check_format(path, document, of_run):
+    found = {key.value: value for key, value in document.value if key.value in _FORMAT_KEYS}
+    if not found and not of_run:
+        return
+    number, writer = (
+        yaml_nodes.value(found[key], key) if key in found else None for key in _FORMAT_KEYS
+    )
+    formats.check_format(path, "run", number, writer, "train again in another --workdir")
+
+
+def _parse_override(text):
+    path, equals, value = text.partition("=")
+    source = yaml_nodes.override_source(text)
+    if len(text) > yaml_nodes.MOST_CHARACTERS:
+        raise UserError(f"{source}: at most {yaml_nodes.MOST_CHARACTERS:,} characters are allowed")
+    if not (path and equals):
+        raise UserError(f"{source}: expected section.key=value")
+    if not value:
+        raise UserError(
+            f"{source}: the value is missing; to unset a key write {shorten(path)}=null"
+        )
+    return path.strip().split("."), value, source
+
+
+def _experiment_class(documents, settings):
+    name, source = None, "the config"
+    for document in documents:
+        for key, node in document.value:
+            if key.value == "experiment":
+                name, source = yaml_nodes.value(node, "experiment"), yaml_nodes.source(node)
+    for keys, text, where in settings:
+        if keys == ["experiment"]:
+            name, source = text, where
+    choices = ", ".join(EXPERIMENTS)
+    if name is None:
+        raise UserError(f"experiment is not set; it must be one of {choices}")
+    if not isinstance(name, str) or name not in EXPERIMENTS:
+        hint = did_you_mean(name, EXPERIMENTS)
+        raise UserError(f"{source}: experiment is {show(name)}; it must be one of {choices}{hint}")
+    return EXPERIMENTS[name]
+
+
+# Merging ----------------------------------------------------------------------------------------
+
+
+def _merge_section(values, cls, node, path):
+    """Change `values`, the plain dict of a `cls`, by the mapping `node`."""
+    seen = set()
+    for key_node, value_node in node.value:
+        source = yaml_nodes.source(key_node)
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UserError(f"{source}: a key must be a name")
+        key = key_node.value
+        if key in seen:
+            raise UserError(f"{source}: key {join(path, key)} is given twice")
+        seen.add(key)
+        if path or key not in ("experiment", *_FORMAT_KEYS):
+            _merge_key(values, cls, key, value_node, path, source)
+
+
+def _merge_key(values, cls, key, node, path, source):
+    kind = field_type(cls, key, path, source)
+    path = join(path, key)
+    if not dataclasses.is_dataclass(kind):
+        if isinstance(node, yaml.MappingNode):
+            raise UserError(f"{source}: {path} is a section; expected {describe(kind)}")
+        values[key] = convert(yaml_nodes.value(node, path), kind, path, source)
+    elif isinstance(node, yaml.MappingNode):
+        _merge_section(values[key], kind, node, path)
+    else:
+        values[key] = _preset(kind, yaml_nodes.value(node, path), path, source)
+
+
+def _merge_override(values, cls, keys, text, source):
+    path = ""
+    for key in keys[:-1]:
+        kind = field_type(cls, key, path, source)
+        path = join(path, key)
+        if not dataclasses.is_dataclass(kind):
+            raise UserError(f"{source}: {path} is no section; it is {describe(kind)}")
+        values, cls = values[key], kind
+    key = keys[-1]
+    kind = field_type(cls, key, path, source)
+    if kind is str or (kind == str | None and text != "null"):
+        values[key] = convert(text, kind, join(path, key), source)
+    else:
+        node = yaml_nodes.compose(text, source)
+        if node is None:
+            raise UserError(f"{source}: the value is missing; it is only a comment")
+        _merge_key(values, cls, key, node, path, source)
+
+
+def _preset(cls, value, path, source):
+    presets = _PRESETS.get(cls, {})
+    if isinstance(value, str) and value in presets:
+        return dataclasses.asdict(presets[value])
+    names = f", or one of {', '.join(presets)}" if presets else ""
+    hint = did_you_mean(value, presets)
+    raise UserError(f"{source}: {path} is {show(value)}; expected {describe(cls)}{names}{hint}")
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def _flatten(section, path=""):
+    flat = {}
+    for field in dataclasses.fields(section):
+        value, place = getattr(section, field.name), join(path, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= _flatten(value, place)
+        else:
+            flat[place] = value
+    return flat
+
+
+def _help_lines(cls, defaults, path):
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(cls), re.M))
+    values, sections = [], []
+    for field in dataclasses.fields(cls):
+        name, value = field.name, getattr(defaults, field.name)
+        place = join(path, name)
+        if dataclasses.is_dataclass(value):
+            summary = f"{place}: {' '.join(inspect.getdoc(value).split())}"
+            sections += [
+                "",
+                *textwrap.wrap(summary, 98, initial_indent="  ", subsequent_indent="  "),
+            ]
+            sections += _help_lines(field.type, value, place)
+        else:
+            meaning = f"; {comments[name]}" if name in comments else ""
+            line = f"{place}: {show(value)}  ({describe(field.type)}{meaning})"
+            values += textwrap.wrap(line, 98, initial_indent="    ", subsequent_indent=" " * 8)
+    return values + sections

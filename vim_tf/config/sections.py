@@ -1,0 +1,396 @@
+"""The sections of a config as frozen dataclasses; the defaults are the paper's base models.
+
+Paper: "Vector-quantized Image Modeling with Improved VQGAN", https://arxiv.org/abs/2110.04627.
+`experiments` puts them together. This module imports neither TensorFlow nor Keras, so that `--help`
+and a bad config answer at once. Where a default is not the paper's, a comment says whose it is.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vim_tf.config import checks
+from vim_tf.config.checks import cpu_replicas, fraction, not_negative, positive, require, sizes
+from vim_tf.messages import shorten
+
+# Data -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """Random changes of training pictures; evaluation always resizes and centre-crops.
+
+    `crop`: "random_resized" cuts a random area (at least `min_area` of the picture, aspect ratio
+    3/4 to 4/3) and resizes it; "random" resizes the shorter side to `1 / min_area ** 0.5` of the
+    target and cuts a random window; "center" is evaluation's resize and centre crop.
+    `flip` mirrors half of the pictures left to right.
+    """
+
+    crop: Literal["random_resized", "random", "center"] = "random_resized"
+    min_area: float = 0.5  # the paper names no augmentation
+    flip: bool = True
+
+    def __post_init__(self):
+        require(
+            0 < self.min_area <= 1,
+            f"data.augmentation.min_area is {self.min_area}; it must be above 0 and at most 1",
+        )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pictures come from and what shape they get; see docs/data.md."""
+
+    source: Literal["emoji", "folder", "tfds", "tfrecord", "idx"] = "emoji"
+    path: str | None = None  # folder, TFRecord glob, IDX folder, or data_dir of tfds
+    name: str | None = None  # tfds: dataset name
+    split: str = "train"  # tfds split, or IDX file prefix ("train", "t10k")
+    validation_split: str | None = None  # a split of its own; otherwise a fraction is held out
+    validation_path: str | None = None  # a folder or TFRecord glob of its own
+    validation_fraction: float = 0.1
+    image_size: tuple[int, int] = (256, 256)  # height, width; one number means a square
+    batch_size: int = 256  # global: over all replicas
+    on_error: Literal["stop", "skip"] = "stop"  # what to do with a picture that cannot be read
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+    def __post_init__(self):
+        sizes("data", batch_size=(self.batch_size, checks.LARGEST_BATCH))
+        require(
+            0 < min(self.image_size) <= max(self.image_size) <= checks.LONGEST_SIDE,
+            f"data.image_size is {list(self.image_size)}; give height and width, both above 0 and "
+            f"at most {checks.LONGEST_SIDE:,}",
+        )
+        require(
+            0 < self.validation_fraction < 1,
+            f"data.validation_fraction is {self.validation_fraction}; "
+            "it must lie between 0 and 1, for example 0.1",
+        )
+        needs_path = self.source in ("folder", "tfrecord", "idx")
+        require(
+            self.path or not needs_path,
+            f"data.path is not set; data.source {self.source} needs it: --set data.path=...",
+        )
+        require(
+            self.name or self.source != "tfds",
+            "data.name is not set; data.source tfds needs a dataset name, for example cifar10",
+        )
+        for other, sources in (
+            ("validation_path", ("folder", "tfrecord")),
+            ("validation_split", ("tfds", "idx")),
+        ):
+            require(
+                getattr(self, other) is None or self.source in sources,
+                f"data.{other} is set, but data.source is {self.source}; "
+                f"it is read for {' and '.join(sources)} only",
+            )
+
+
+# Models ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Size of one transformer. `dropout` acts on attention, activation and residual outputs."""
+
+    blocks: int = 12
+    heads: int = 12
+    dim: int = 768
+    mlp_dim: int = 3072
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        sizes(
+            "transformer",
+            blocks=(self.blocks, checks.MOST_BLOCKS),
+            heads=(self.heads, checks.MOST_HEADS),
+            dim=(self.dim, checks.WIDEST),
+            mlp_dim=(self.mlp_dim, checks.WIDEST),
+        )
+        require(
+            self.dim % self.heads == 0,
+            f"dim is {self.dim} and heads is {self.heads}; dim must be a multiple of heads",
+        )
+        require(
+            0 <= self.dropout < 1, f"dropout is {self.dropout}; it must be at least 0 and below 1"
+        )
+
+    @property
+    def head_dim(self):
+        """Width of one attention head."""
+        return self.dim // self.heads
+
+
+# Table 2 (stage 1) and section 4.2 (stage 2) of the paper. A YAML file may give the name alone.
+TRANSFORMER_PRESETS = {
+    "small": TransformerConfig(8, 8, 512, 2048),
+    "base": TransformerConfig(12, 12, 768, 3072),
+    "large": TransformerConfig(32, 16, 1280, 5120),
+    "vim_base": TransformerConfig(24, 16, 1536, 6144, dropout=0.1),
+    "vim_large": TransformerConfig(36, 32, 2048, 8192, dropout=0.1),
+}
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """Factorised, l2-normalised codebook (section 3.2) and remedies against its collapse."""
+
+    codes: int = 8192
+    code_dim: int = 32
+    l2_normalize: bool = True
+    initial_scale: float = 0.02  # deviation of new codes: small ones turn faster; our measurement
+    rotation_trick: bool = False  # arXiv 2410.06424; otherwise straight-through
+    revive_every: int = 0  # steps between revivals of dead codes; 0 is off
+    revive_below: float = 0.1  # dead: hit less than this share of an even code's hits
+
+    def __post_init__(self):
+        sizes(
+            "model.quantizer",
+            codes=(self.codes, checks.MOST_CODES),
+            code_dim=(self.code_dim, checks.WIDEST),
+        )
+        positive("model.quantizer", initial_scale=self.initial_scale)
+        not_negative("model.quantizer", revive_every=self.revive_every)
+        fraction("model.quantizer", revive_below=self.revive_below)
+
+
+@dataclass(frozen=True)
+class ViTVQGANConfig:
+    """The image tokenizer: ViT encoder, quantizer, ViT decoder (section 3)."""
+
+    patch_size: int = 8
+    encoder: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["base"])
+    decoder: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["base"])
+    positions: Literal["learned", "sincos"] = "learned"
+    output: Literal["logit_laplace", "rgb"] = "logit_laplace"
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self):
+        sizes("model", patch_size=(self.patch_size, checks.LARGEST_PATCH))
+
+    @property
+    def output_channels(self):
+        """Numbers that the decoder gives a pixel: means and scales, or means alone."""
+        return 6 if self.output == "logit_laplace" else 3
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """StyleGAN2's residual discriminator (arXiv 1912.04958) and when it takes part."""
+
+    channels: int = 512  # at the coarsest resolution, and the most anywhere
+    base_channels: int = 16384  # channels at resolution r are base_channels / r, capped
+    start: float = 0  # a step, or below 1 a fraction of the run
+    plateau: float = 0.0  # dB: waits, from start on, until PSNR gains less between evaluations
+    ramp_steps: int = 0  # the adversarial weight grows linearly over this many steps
+    # The paper names none; its authors advise StyleGAN2's, non-saturating with R1.
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+
+    def __post_init__(self):
+        sizes(
+            "discriminator",
+            channels=(self.channels, checks.WIDEST),
+            base_channels=(self.base_channels, checks.MOST_BASE_CHANNELS),
+        )
+        not_negative(
+            "discriminator",
+            start=self.start,
+            plateau=self.plateau,
+            ramp_steps=self.ramp_steps,
+            r1_gamma=self.r1_gamma,
+        )
+        positive("discriminator", r1_every=self.r1_every)
+
+
+@dataclass(frozen=True)
+class ViTVQGANLossConfig:
+    """Weight of each loss term (section 3.3); 0 leaves the term out."""
+
+    codebook: float = 1.0
+    commitment: float = 0.25
+    l2: float = 1.0
+    logit_laplace: float = 0.1
+    perceptual: float = 0.1
+    adversarial: float = 0.1
+    entropy: float = 0.0  # MaskGIT's code: 0.1; arXiv 2212.03185: 0.01
+    entropy_temperature: float = 0.01
+    perceptual_weights: str = "imagenet"  # or the path of a VGG16 weights file without top
+
+    def __post_init__(self):
+        not_negative(
+            "losses",
+            codebook=self.codebook,
+            commitment=self.commitment,
+            l2=self.l2,
+            logit_laplace=self.logit_laplace,
+            perceptual=self.perceptual,
+            adversarial=self.adversarial,
+            entropy=self.entropy,
+        )
+        positive("losses", entropy_temperature=self.entropy_temperature)
+
+
+@dataclass(frozen=True)
+class VIMConfig:
+    """The autoregressive model of tokens (section 3.4)."""
+
+    transformer: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["vim_base"])
+    conditional: bool = True  # False: every picture gets the null label
+    label_drop: float = 0.1  # share of labels replaced by the null label, for guidance
+
+    def __post_init__(self):
+        fraction("model", label_drop=self.label_drop)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A small residual network that tells the classes of the pictures apart."""
+
+    width: int = 32  # channels of the first stage; each further one has twice as many
+    stages: int = 3  # each after the first halves height and width
+    blocks: int = 1  # residual blocks a stage
+    dropout: float = 0.3  # of the features before the last layer
+
+    def __post_init__(self):
+        sizes(
+            "model",
+            width=(self.width, checks.WIDEST),
+            stages=(self.stages, checks.MOST_STAGES),
+            blocks=(self.blocks, checks.MOST_BLOCKS),
+        )
+        last = self.width * 2 ** (self.stages - 1)
+        require(
+            last <= checks.WIDEST,
+            f"model.width is {self.width} and model.stages is {self.stages}: the last stage has "
+            f"{last:,} channels; at most {checks.WIDEST:,} are allowed",
+        )
+        require(
+            self.width % 8 == 0,
+            f"model.width is {self.width}; it must be a multiple of 8, the groups of a norm",
+        )
+        require(
+            0 <= self.dropout < 1,
+            f"model.dropout is {self.dropout}; it must be at least 0 and below 1",
+        )
+
+
+# Training -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a warm-up, an optional plateau, and a decay to `final_ratio` of the peak."""
+
+    learning_rate: float = 1e-4
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    weight_decay: float = 1e-4
+    second_moment: Literal["full", "factored"] = "full"  # factored: Adafactor's, half the slots
+    clip_norm: float = 0.0  # of the gradients' global norm, after the all-reduce; 0 is off
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    warmup_steps: int = 50_000
+    decay_start: int = 0  # the plateau ends here; counts from step 0
+    final_ratio: float = 0.5
+
+    def __post_init__(self):
+        positive("optimizer", learning_rate=self.learning_rate)
+        require(
+            0 < self.final_ratio <= 1,
+            f"optimizer.final_ratio is {self.final_ratio}; it must be above 0 and at most 1",
+        )
+        not_negative(
+            "optimizer",
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            warmup_steps=self.warmup_steps,
+            decay_start=self.decay_start,
+        )
+        for name in ("beta_1", "beta_2"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"optimizer.{name} is {value}; it must be from 0 to below 1")
+
+
+OneProcess = Literal["one_device", "mirrored"]
+Strategy = Literal[OneProcess, "multi_worker", "tpu"]  # of `devices.make_strategy`
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length of a run and what happens along it."""
+
+    steps: int = 500_000
+    strategy: Strategy = "one_device"
+    cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs, each with a share of the batch
+    tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
+    jit_compile: bool = False  # XLA for the gradients
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"  # of the model that is trained
+    gradient_accumulation_steps: int = 1  # parts of a replica's batch, one after the other
+    rematerialize: bool = False  # compute each transformer block's inside again, do not keep it
+    query_block: int = 0  # keep no attention weights: so many queries at a time; 0 keeps all
+    deterministic: bool = False  # only operations that give the same bits each time; slower on GPUs
+    ema_decay: float = 0.999  # MaskGIT's code; the paper names none
+    log_every: int = 100
+    evaluate_every: int = 5_000
+    evaluate_batches: int = 0  # validation batches an evaluation; 0 is all
+    checkpoint_every: int = 5_000
+    keep_checkpoints: int = 3
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
+            sizes("training", **{name: (getattr(self, name), checks.MOST_STEPS)})
+        positive(
+            "training",
+            keep_checkpoints=self.keep_checkpoints,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+        )
+        not_negative(
+            "training", evaluate_batches=self.evaluate_batches, query_block=self.query_block
+        )
+        require(
+            0 <= self.ema_decay < 1,
+            f"training.ema_decay is {self.ema_decay}; it must be from 0 to below 1",
+        )
+        cpu_replicas("training", self)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which stage-1 run makes the tokens, and how VIM gets them."""
+
+    run: str | None = None  # a run folder or a preset folder
+    cache: str | None = None  # folder of the token cache; by default inside the workdir
+    passes: int = 4  # differently augmented passes over the pictures in the cache
+    online: bool = False  # tokenize each batch while training instead
+
+    def __post_init__(self):
+        sizes("tokenizer", passes=(self.passes, checks.MOST_PASSES))
+        require(
+            self.cache is None or not self.online,
+            f"tokenizer.cache is {shorten(str(self.cache))} and tokenizer.online is true, which "
+            "makes no cache; leave one of them out",
+        )
+
+
+@dataclass(frozen=True)
+class SGDHeadConfig:
+    """A probe's head that is trained in batches, for more features than fit into memory.
+
+    The protocol of MAE (arXiv 2111.06377, appendix A.1) without augmentation: a batch norm without
+    scale and offset, a linear layer, momentum 0.9, no weight decay, warm-up and cosine.
+    """
+
+    optimizer: Literal["lars", "sgd"] = "lars"  # lars needs thousands of steps; sgd: little data
+    learning_rate: float = 0.1  # for 256 pictures; that of a batch is in proportion
+    batch_size: int = 16384
+    epochs: int = 90
+    warmup_epochs: int = 10
+
+    def __post_init__(self):
+        positive("sgd", learning_rate=self.learning_rate, epochs=self.epochs)
+        sizes("sgd", batch_size=(self.batch_size, checks.LARGEST_BATCH))
+        not_negative("sgd", warmup_epochs=self.warmup_epochs)
+        require(
+            self.warmup_epochs < self.epochs,
+            f"sgd.warmup_epochs is {self.warmup_epochs} and sgd.epochs is {self.epochs}; "
+            "the warm-up must be shorter",
+        )

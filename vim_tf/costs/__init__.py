@@ -1,0 +1,1 @@
+"""Parameters, operations, memory and step time, from a config alone."""

@@ -1,0 +1,373 @@
+"""What a training needs of a device's memory, worked out from the config, without TensorFlow.
+
+Parameters are counted exactly. Activations are the tensors that the forward pass leaves behind for
+the backward pass, operation by operation as `models` and `losses` are written; a test holds them
+against the graph that TensorFlow makes, and another the total against what steps take. Not counted:
+integers, and what operations outside of transformers and logits need while they run; XLA, which
+fuses operations, keeps less. Arrays are of float32, those of what computes in bfloat16 (`compute`,
+the bytes of a number) of two bytes, and masks of one.
+"""
+
+import math
+from dataclasses import dataclass
+
+from vim_tf.costs.parameters import (
+    VGG16_STAGES,
+    count_discriminator,
+    count_tokens,
+    count_vgg16,
+    count_vim,
+    count_vit_vqgan,
+    discriminator_layers,
+)
+
+FLOAT, HALF, MASK = 4, 2, 1  # bytes
+QUERY_BLOCK = 128  # shown where training.query_block is off
+# Arrays that are there at once besides those that are kept: of attention weights, for the gradient
+# or as random bits of the dropout; of the MLP's hidden layer. From what TensorFlow allocates.
+WEIGHTS_ARRAYS, HIDDEN_ARRAYS = 2, 2
+SLACK = 0.08  # share by which TensorFlow's allocator gives out more than it is asked for
+COLUMNS = ("plain", "rematerialize", "query_block", "both")
+FOOTNOTE = """\
+Estimates. Convolutions may need more, on a GPU, than what they keep.
+training.rematerialize computes the inside of each block again for its gradient;
+training.query_block its attention weights, here for {query_block} queries at a time."""
+
+VGG16_MIN_SIDE = 32
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one replica.
+
+    Attributes:
+        batch: images of the replica's share of the batch.
+        parameters: network -> number of its trained parameters.
+        rows: what -> bytes, one number for each of `COLUMNS`.
+        query_block: queries at a time in the last two columns.
+        column: which of `COLUMNS` is as configured.
+    """
+
+    batch: int
+    parameters: dict[str, int]
+    rows: dict[str, tuple[int, ...]]
+    query_block: int = QUERY_BLOCK
+    column: int = 0
+
+    @property
+    def total(self):
+        """Sum of the rows, one number for each of `COLUMNS`."""
+        return tuple(sum(column) for column in zip(*self.rows.values(), strict=True))
+
+    @property
+    def configured(self):
+        """Bytes of the training as it is configured."""
+        return self.total[self.column]
+
+    def format(self):
+        """Returns the table as text of several lines."""
+        rows = {**self.rows, "total": self.total}
+        width = max(38, *map(len, rows))
+        title = f"estimate, a replica of {self.batch} images:"
+        lines = [f"{title:{width}}" + "".join(f"{column:>14}" for column in COLUMNS)]
+        for name, row in rows.items():
+            lines.append(f"{name:{width}}" + "".join(f"{format_bytes(n):>14}" for n in row))
+        chosen = f"as configured, {COLUMNS[self.column]}: {format_bytes(self.configured)}"
+        return "\n".join([*lines, chosen, FOOTNOTE.format(query_block=self.query_block)])
+
+
+def format_bytes(number):
+    """Returns a number of bytes for a reader: "3.5 GiB"."""
+    units = ("bytes", "KiB", "MiB", "GiB")
+    power = min(int(math.log(max(number, 1), 1024)), len(units) - 1)
+    return f"{number / 1024**power:,.{1 if power else 0}f} {units[power]}"
+
+
+# Activations of one image, in bytes -------------------------------------------------------------
+
+
+def _norm(dim, compute):
+    """A LayerNorm's input, scaled deviation and output; mean, its negative, and deviation."""
+    return FLOAT * (2 * dim + 3) + compute * dim
+
+
+def keep_attention(config, length, causal, queries, compute=FLOAT):
+    """Bytes that the attention of one transformer block keeps, for one image of `length` tokens.
+
+    Args:
+        config: `TransformerConfig`.
+        length: number of tokens.
+        causal: whether there is a mask; it is the batch's, and counted with each image here.
+        queries: number of queries whose attention weights are kept.
+        compute: bytes of a number where it may be bfloat16.
+    """
+    dim = config.dim
+    # Queries (scaled), keys and values; the heads' outputs, which the projection takes.
+    token = _norm(dim, compute) + compute * (3 * dim + dim)
+    weight = FLOAT  # softmax
+    if config.dropout or compute != FLOAT:
+        weight += compute  # after dropout, or after the cast
+    if config.dropout:
+        weight += MASK
+        token += MASK * dim  # of the residual
+    weights = queries * length * config.heads * weight
+    return length * token + weights + (MASK * queries * length if causal else 0)
+
+
+def keep_mlp(config, length, compute=FLOAT):
+    """Bytes that the MLP of one transformer block keeps, for one image of `length` tokens."""
+    # tanh-GELU of x: x, tanh, x / 2, 1 + tanh, and the product, which the last layer takes.
+    token = _norm(config.dim, compute) + compute * 5 * config.mlp_dim
+    if config.dropout:
+        token += MASK * (config.mlp_dim + config.dim)  # of the activation and of the residual
+    return length * token
+
+
+def keep_transformer(config, length, causal=False, compute=FLOAT):
+    """Bytes that a transformer keeps for one image, one number for each of `COLUMNS`."""
+    mlp = keep_mlp(config, length, compute)
+    whole = keep_attention(config, length, causal, length, compute) + mlp
+    without = keep_attention(config, length, causal, 0, compute) + mlp
+    inputs = compute * length * config.dim
+    return tuple(config.blocks * kept for kept in (whole, inputs, without, inputs))
+
+
+def differentiate_block(config, length, causal=False, query_block=QUERY_BLOCK, compute=FLOAT):
+    """Bytes that one block needs besides for an image while its gradient is computed.
+
+    That is what is computed again, and temporary arrays: first those of the MLP, all of the block
+    being there; then those of the attention, when what the MLP kept is gone. Stretches of queries
+    come one after the other, and each leaves gradients of all keys and values.
+    """
+    queries = min(query_block, length)
+    inputs = compute * length * config.dim
+    mlp = keep_mlp(config, length, compute)
+    hidden = HIDDEN_ARRAYS * compute * length * config.mlp_dim
+    row = WEIGHTS_ARRAYS * FLOAT * config.heads * length  # temporary arrays of one query's weights
+    none, some, whole = (
+        keep_attention(config, length, causal, n, compute) for n in (0, queries, length)
+    )
+    gradients = -(-length // queries) * 2 * inputs
+    return (
+        max(hidden, row * length - mlp),
+        max(whole + mlp + hidden, whole + row * length) - inputs,
+        max(hidden, some - none + row * queries + gradients - mlp),
+        max(none + mlp + hidden, some + row * queries + gradients) - inputs,
+    )
+
+
+def _keep_coder(config, length, fan_in, compute):
+    """Inputs of the embedding, transformer, and the tanh head's norm and hidden layer."""
+    ends = length * (compute * (fan_in + config.mlp_dim) + _norm(config.dim, compute))
+    return tuple(ends + kept for kept in keep_transformer(config, length, compute=compute))
+
+
+def keep_quantizer(config, losses, dim, length):
+    """Bytes that quantizer and its losses keep for one image of `length` features of `dim`."""
+    code_dim = config.code_dim
+    kept = dim  # features
+    if config.l2_normalize:
+        kept += code_dim + 1  # latents before, and their lengths
+        kept += (code_dim + 1) * bool(losses.codebook)  # codes before, and theirs
+    if config.rotation_trick:
+        kept += 3 * code_dim + 1  # three directions and the ratio of lengths
+    kept += code_dim * bool(losses.codebook) + code_dim * bool(losses.commitment)  # differences
+    if losses.entropy:
+        kept += 2 * config.codes + code_dim  # shares and their logarithms; latents
+    return FLOAT * length * kept
+
+
+def keep_pixel_losses(config, losses, image_size):
+    """Bytes that the decoder's sigmoid, l2 and logit-Laplace keep for one image."""
+    kept = config.output == "logit_laplace"
+    kept += bool(losses.l2)  # difference
+    kept += 4 * bool(losses.logit_laplace)  # distance, its size, 1 / b, log b before its bound
+    return FLOAT * 3 * math.prod(image_size) * kept
+
+
+def keep_perceptual(image_size):
+    """Bytes that the perceptual loss keeps for one reconstruction."""
+    height, width = (max(side, VGG16_MIN_SIDE) for side in image_size)
+    enlarged = (height, width) != tuple(image_size)
+    kept = 3 * math.prod(image_size) * enlarged  # what TensorFlow's gradient of resizing takes
+    for stage, (convolutions, channels) in enumerate(VGG16_STAGES):
+        if stage:
+            height, width = height // 2, width // 2
+            kept += height * width * VGG16_STAGES[stage - 1][1]  # after pooling
+        kept += height * width * channels * convolutions  # after each ReLU
+        kept += height * width * (channels + 1)  # difference of features; their length
+    return FLOAT * kept
+
+
+def keep_discriminator(config, image_size, batch):
+    """Bytes that the discriminator keeps for `batch` images: (a forward pass, R1).
+
+    R1 (every `r1_every` steps) is a forward pass, the gradient by its images, and the tensors that
+    this leaves behind to be differentiated once more.
+    """
+    sizes, widths = discriminator_layers(config, image_size)
+    pixels = [math.prod(size) for size in sizes]
+    group = next(size for size in (4, 3, 2, 1) if batch % size == 0)
+    last, width = pixels[-1] * widths[-1], widths[-1]
+    forward = 2 * widths[0] * pixels[0]  # before and after the activation
+    backward = (widths[0] + 3) * pixels[0]  # gradients at the activation and at the image
+    for i, (height, columns) in enumerate(sizes[:-1]):
+        fine, coarse = widths[i : i + 2]
+        forward += fine * pixels[i]  # first convolution
+        forward += fine * (height + 1) * (columns + 1)  # blurred for the second
+        forward += fine * pixels[i + 1]  # blurred for the skip
+        forward += 2 * coarse * pixels[i + 1]  # second convolution; the block's output
+        backward += fine * pixels[i] + 2 * coarse * pixels[i + 1]  # gradients at these
+    forward -= last  # the last output is kept as what it is concatenated to:
+    forward += last + pixels[-1]  # features and the minibatch deviation
+    forward += last  # differences from the mean of the group
+    forward += 2 * last + 2 * width  # before and after the activations of the last two layers
+    backward += 3 * last + width
+    deviations = batch // group * last
+    kernels, _ = count_discriminator(config, image_size)  # scaled at run time
+    return (
+        FLOAT * (batch * forward + deviations + kernels),
+        FLOAT * (batch * (forward + backward) + 2 * deviations + kernels),
+    )
+
+
+# Both stages ------------------------------------------------------------------------------------
+
+
+def _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations, at_once):
+    gradients *= 1 + (training.gradient_accumulation_steps > 1)  # the sum, and those of a part
+
+    def same(parameters):
+        return (FLOAT * parameters,) * len(COLUMNS)
+
+    of_a_step = {f"activations: {name}": kept for name, kept in activations.items()}
+    of_a_step["a gradient's arrays at once"] = tuple(batch * n for n in at_once)
+    rows = {
+        "weights": same(sum(trained.values())),
+        "optimizer's slots": same(slots),
+        "moving average of weights": same(averaged),
+        **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
+        "gradients": same(gradients),
+        **of_a_step,
+        "slack": tuple(round(SLACK * sum(n)) for n in zip(*of_a_step.values(), strict=True)),
+    }
+    column = training.rematerialize + 2 * bool(training.query_block)
+    return MemoryEstimate(batch, trained, rows, _query_block(training), column)
+
+
+def _slots(optimizer, parameters):
+    """Numbers that an optimizer keeps; without a factored moment's rows and columns, below 1%."""
+    return parameters * (1 if optimizer.second_moment == "factored" else 2)
+
+
+def _query_block(training):
+    return training.query_block or QUERY_BLOCK
+
+
+def _compute(training):
+    return HALF if training.precision == "mixed_bfloat16" else FLOAT
+
+
+def _cast(parameters, blocks, compute):
+    """{name: bytes} of the weights cast for a step; of one block where it is computed again."""
+    if compute == FLOAT:
+        return {}
+    whole, one = compute * parameters, compute * parameters // blocks
+    return {"weights in bfloat16": (whole, one, whole, one)}
+
+
+def _images_at_once(experiment, replicas):
+    return experiment.data.batch_size // replicas // experiment.training.gradient_accumulation_steps
+
+
+def estimate_vit_vqgan(experiment, replicas=1):
+    """Estimates what training the tokenizer takes.
+
+    Args:
+        experiment: `ViTVQGANExperiment`.
+        replicas: number of replicas, among which the batch is divided.
+
+    Returns:
+        `MemoryEstimate`.
+    """
+    config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
+    training, length = experiment.training, count_tokens(config, image_size)
+    batch, query_block = _images_at_once(experiment, replicas), _query_block(training)
+    compute = _compute(training)
+    trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
+    averaged = gradients = trained["tokenizer"]
+    slots = _slots(experiment.optimizer, trained["tokenizer"])
+
+    def same(kept):
+        return (kept,) * len(COLUMNS)
+
+    activations = {
+        "encoder": _keep_coder(config.encoder, length, 3 * config.patch_size**2, compute),
+        "quantizer": same(keep_quantizer(config.quantizer, losses, config.encoder.dim, length)),
+        "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim, compute),
+        "pixel losses": same(keep_pixel_losses(config, losses, image_size)),
+    }
+    blocks = [
+        differentiate_block(size, length, query_block=query_block, compute=compute)
+        for size in (config.encoder, config.decoder)
+    ]
+    at_once = tuple(map(max, *blocks))
+    frozen = {}
+    if losses.perceptual:
+        frozen["VGG16"] = count_vgg16()
+        activations["perceptual loss"] = same(keep_perceptual(image_size))
+    activations = {name: tuple(batch * n for n in kept) for name, kept in activations.items()}
+    activations |= _cast(averaged, config.encoder.blocks + config.decoder.blocks, compute)
+    if losses.adversarial:
+        trained["discriminator"] = sum(count_discriminator(experiment.discriminator, image_size))
+        slots += _slots(experiment.discriminator_optimizer, trained["discriminator"])
+        gradients += 2 * trained["discriminator"]  # of its loss, and of R1
+        forward, r1 = keep_discriminator(experiment.discriminator, image_size, batch)
+        # Real and fake; and the adversarial term's gradient by the reconstruction.
+        direction = FLOAT * 3 * batch * math.prod(image_size)
+        activations["discriminator"] = same(2 * forward + direction)
+        activations[f"R1, every {experiment.discriminator.r1_every} steps"] = same(r1)
+    return _estimate(
+        training, batch, trained, slots, averaged, frozen, gradients, activations, at_once
+    )
+
+
+def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
+    """Estimates what training VIM takes.
+
+    Args:
+        experiment: `VIMExperiment`.
+        tokenizer_config: `ViTVQGANConfig` of its tokenizer.
+        classes: number of classes.
+        replicas: number of replicas, among which the batch is divided.
+
+    Returns:
+        `MemoryEstimate`.
+    """
+    config, image_size = experiment.model, experiment.data.image_size
+    grid = tuple(side // tokenizer_config.patch_size for side in image_size)
+    codes, length = tokenizer_config.quantizer.codes, math.prod(grid)
+    training, batch = experiment.training, _images_at_once(experiment, replicas)
+    compute = _compute(training)
+    parameters = count_vim(config, grid, codes, classes)
+    tokenizer = sum(count_vit_vqgan(tokenizer_config, image_size).values())
+    size = config.transformer
+    ends = length * _norm(size.dim, compute)
+    # They, their gradient, and in bfloat16 a cast.
+    logits = length * codes * (2 * FLOAT + compute * (compute != FLOAT))
+    if size.dropout:
+        ends += MASK * length * size.dim  # after the embeddings
+    kept = keep_transformer(size, length, True, compute)
+    blocks = differentiate_block(size, length, True, _query_block(training), compute)
+    at_once = tuple(max(logits, block) for block in blocks)
+    activations = {
+        "transformer": tuple(batch * n for n in kept),
+        "embeddings and last norm": (batch * ends,) * len(COLUMNS),
+        **_cast(parameters, size.blocks, compute),
+    }
+    frozen = {"tokenizer": tokenizer}
+    trained = {"VIM": parameters}
+    slots = _slots(experiment.optimizer, parameters)
+    return _estimate(
+        training, batch, trained, slots, parameters, frozen, parameters, activations, at_once
+    )

@@ -1,0 +1,295 @@
+"""A folder of pictures: the first level of sub-folders names the classes.
+
+Opening reads every file's header. Where the pictures, reduced to a little more than training
+needs, fit into memory, each is decoded once, which also finds every broken file, and training
+never touches the disk again.
+"""
+
+import itertools
+import os
+import pathlib
+import unicodedata
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from vim_tf.data import decoding, hashing, image_headers, image_limits, progress, splits, transforms
+from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+MEMORY = 256 * 2**20  # bytes of reduced pictures that are held
+CHECKED = 4096  # up to so many files are decoded once at the start, even if they are not held
+LOOSE = "."  # the class of pictures beside the sub-folders
+_THREADS = 16
+_CHUNK = 256  # files a thread reads the headers of at a time
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The readable pictures of a folder.
+
+    Attributes:
+        root: the folder.
+        key: the config key it comes from.
+        names: paths relative to the root, with forward slashes, sorted.
+        headers: [n, 4] int64, the fields of `headers.Header`.
+        pictures: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held.
+    """
+
+    root: str
+    key: str
+    names: tuple[str, ...]
+    headers: np.ndarray
+    pictures: tuple[np.ndarray, ...] | None = None
+
+    def select(self, members):
+        """Returns the folder with the pictures where `members`, [n] bool, is true."""
+        pictures = self.pictures
+        if pictures is not None:
+            pictures = tuple(itertools.compress(pictures, members))
+        names = tuple(itertools.compress(self.names, members))
+        return replace(self, names=names, headers=self.headers[members], pictures=pictures)
+
+    def table(self):
+        """Returns the `FileTable` of the pictures."""
+        return FileTable.of(self.names, [os.path.join(self.root, name) for name in self.names])
+
+    def classes(self):
+        """Returns the sorted names of the classes; () without sub-folders."""
+        found = {_class_of(name) for name in self.names}
+        return () if found <= {LOOSE} else tuple(sorted(found))
+
+    def labels(self, class_names):
+        """Returns [n] int32, each picture's place in `class_names`; 0 if there are none."""
+        number = {name: label for label, name in enumerate(class_names)}
+        return np.array([number.get(_class_of(name), 0) for name in self.names], np.int32)
+
+
+def make_splits(config):
+    """Returns (class names, training split, validation split, tables of files) of a folder.
+
+    Args:
+        config: a `vim_tf.config.sections.DataConfig`; reads `path`, `validation_path`,
+            `validation_fraction`, `on_error`, `image_size` and `augmentation`.
+
+    Raises:
+        UserError: no folder, no pictures, a broken picture unless `on_error` is skip, or a
+            validation folder with other classes.
+    """
+    folder = open_folder(config.path, "data.path", config)
+    class_names, tables = folder.classes(), {"path": folder.table()}
+    if config.validation_path is not None:
+        held_out = open_folder(config.validation_path, "data.validation_path", config)
+        tables["validation_path"] = held_out.table()
+        different = set(class_names) ^ set(held_out.classes())
+        if different:
+            raise UserError(
+                f"data.validation_path {config.validation_path} must have the sub-folders of "
+                f"data.path {config.path}; only one of the two has pictures in: "
+                f"{', '.join(sorted(different)[:5])}"
+            )
+    else:
+        # Some file systems spell an accent as a character of its own; the split must not care.
+        names = [unicodedata.normalize("NFC", name) for name in folder.names]
+        hashes = hashing.hash_names(tf.constant(names)).numpy()
+        threshold = hashing.validation_threshold(
+            hashes, config.validation_fraction, f"data.path {config.path}"
+        )
+        folder, held_out = folder.select(hashes >= threshold), folder.select(hashes < threshold)
+    parts = [_make_split(part, class_names, config) for part in (folder, held_out)]
+    return class_names, *parts, tables
+
+
+def find_pictures(root, key):
+    """Returns the sorted paths of picture files relative to `root`, with forward slashes.
+
+    Follows links to folders; leaves out hidden files and folders.
+
+    Args:
+        root: a folder.
+        key: the config key it comes from, for the errors.
+
+    Raises:
+        UserError: no such folder, or no pictures in it.
+    """
+    if not os.path.isdir(root):
+        kind = "a file" if os.path.exists(root) else "not there"
+        raise UserError(f"{key} is {root}, which is {kind}; give a folder of pictures")
+    found, seen = [], set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back to a folder that was read
+            folders.clear()
+            continue
+        seen.add(real)
+        inside = pathlib.Path(folder).relative_to(root).as_posix()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                found.append(name if inside == "." else f"{inside}/{name}")
+    if not found:
+        raise UserError(
+            f"{key} is {root}, and no pictures are in it; files ending in "
+            f"{', '.join(EXTENSIONS)} are read"
+        )
+    return tuple(sorted(found))
+
+
+def open_folder(path, key, config):
+    """Returns the `Folder` at `path`, its broken files refused or left out.
+
+    Args:
+        path: the folder.
+        key: the config key it comes from, for the errors.
+        config: a `vim_tf.config.sections.DataConfig`.
+
+    Raises:
+        UserError: no folder, no readable pictures, or a broken one and `on_error` is stop.
+    """
+    root = os.path.expanduser(path)
+    names = find_pictures(root, key)
+    paths = [os.path.join(root, name) for name in names]
+    max_pixels = image_limits.pixel_limit(config.image_size)
+    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, on odd metadata
+        results = progress.report(
+            itertools.chain.from_iterable(
+                pool.map(lambda chunk: image_headers.read_headers(chunk, max_pixels), chunks)
+            ),
+            len(paths),
+            "pictures looked at",
+        )
+        found = list(results)
+    broken = {name: why for name, why in zip(names, found, strict=True) if isinstance(why, str)}
+    good = np.array([name not in broken for name in names])
+    rows = [header for header in found if not isinstance(header, str)]
+    table = np.zeros((len(names), 4), np.int64)
+    table[good] = np.reshape(rows, (-1, 4))
+    folder = _without(Folder(root, key, names, table), broken, config)
+    sizes = _reduced_sizes(folder, config)
+    held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
+    if not held and len(folder.names) > CHECKED:
+        return folder
+    pictures = _decode_all(folder, sizes, held, config)
+    damage = "damaged or cut short"
+    broken = {
+        name: damage
+        for name, picture in zip(folder.names, pictures, strict=True)
+        if picture.size == 0
+    }
+    folder = replace(folder, pictures=tuple(pictures) if held else None)
+    return _without(folder, broken, config)
+
+
+def _without(folder, broken, config):
+    if not broken:
+        return folder
+    first, why = next(iter(broken.items()))
+    count = f"{len(broken):,} of {len(folder.names):,} files cannot be read"
+    if config.on_error == "stop":
+        raise UserError(
+            f"picture {os.path.join(folder.root, first)} cannot be read: {why} ({count}); "
+            "remove it, or set data.on_error: skip"
+        )
+    if len(broken) == len(folder.names):
+        raise UserError(f"{folder.key} is {folder.root}: {count}, the first, {first}: {why}")
+    logging.warning("%s: %s and are left out; the first, %s: %s", folder.root, count, first, why)
+    return folder.select(np.array([name not in broken for name in folder.names]))
+
+
+def _reduced_sizes(folder, config):
+    """Sizes [n, 2] of which evaluation needs half a side, and no crop needs more than all."""
+    spare = max(2.0, 1 / transforms.smallest_window(config.augmentation))
+    scale = (np.array(config.image_size) / folder.headers[:, :2]).max(1) * spare  # [n]
+    scale = np.minimum(scale, 1.0)[:, np.newaxis]
+    return np.maximum(np.ceil(folder.headers[:, :2] * scale), 1).astype(np.int32)
+
+
+def _decode_all(folder, sizes, held, config):
+    """Decodes every picture once; an empty array stands for a broken one."""
+    load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
+    all_sizes = tf.constant(sizes)
+
+    def reduce(index):
+        picture, _ = load(index)
+        if not held:
+            return index, picture[:1, :1]
+        picture = tf.image.resize(picture, all_sizes[index], "bicubic", antialias=True)
+        return index, tf.cast(tf.round(tf.clip_by_value(picture, 0.0, 255.0)), tf.uint8)
+
+    count = len(folder.names)
+    dataset = tf.data.Dataset.range(count).map(reduce, tf.data.AUTOTUNE).ignore_errors()
+    pictures = [np.zeros([0, 0, 3], np.uint8)] * count
+    for index, picture in progress.report(dataset.as_numpy_iterator(), count, "pictures decoded"):
+        pictures[index] = picture
+    return pictures
+
+
+def _make_split(folder, class_names, config):
+    labels = folder.labels(class_names)
+    if folder.pictures is None:
+        paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
+        return splits.IndexedSplit(
+            size=len(folder.names),
+            load=_make_load(folder, labels, config),
+            describe=lambda index: paths[index],
+        )
+    shapes = np.array([picture.shape for picture in folder.pictures])
+    if (shapes == shapes[0]).all():
+        return splits.make_array_split(tf.constant(np.stack(folder.pictures)), tf.constant(labels))
+    # Pictures of many sizes lie one behind the other.
+    ends = np.cumsum(shapes.prod(1))
+    pixels = tf.constant(np.concatenate([picture.ravel() for picture in folder.pictures]))
+    starts, shapes, labels = (
+        tf.constant(ends - shapes.prod(1)),
+        tf.constant(shapes),
+        tf.constant(labels),
+    )
+
+    def load(index):
+        length = tf.reduce_prod(shapes[index])
+        picture = tf.slice(pixels, [starts[index]], [length])
+        picture = tf.reshape(picture, shapes[index])  # [h * w * 3] -> [h, w, 3]
+        return tf.ensure_shape(picture, [None, None, 3]), labels[index]
+
+    return splits.IndexedSplit(size=len(folder.names), load=load)
+
+
+def _make_load(folder, labels, config):
+    """Returns index -> (picture, label) that decodes the file, JPEG at a reduced size."""
+    paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
+    shrink = folder.headers[:, 0] / _reduced_sizes(folder, config)[:, 0]
+    reductions = np.select([shrink >= ratio for ratio in (8, 4, 2)], (8, 4, 2), 1)
+    reductions = tf.constant(reductions, tf.int32)
+    orientations = tf.constant(folder.headers[:, 2], tf.int32)
+    by_pillow = tf.constant(folder.headers[:, 3] == 1)
+    labels = tf.constant(labels)
+    max_pixels = image_limits.pixel_limit(config.image_size)
+
+    # Branches that no file takes are left out of the graph.
+    some_by_pillow, some_reduced = folder.headers[:, 3].any(), (shrink >= 2).any()
+
+    def load(index):
+        data = tf.io.read_file(paths[index])
+        reduction = reductions[index] if some_reduced else 1
+        if some_by_pillow:
+            picture = tf.cond(
+                by_pillow[index],
+                lambda: decoding.decode_by_pillow(data, max_pixels),
+                lambda: decoding.decode_picture(data, reduction, max_pixels),
+            )
+        else:
+            picture = decoding.decode_picture(data, reduction, max_pixels)
+        return decoding.orient(picture, orientations[index]), labels[index]
+
+    return load
+
+
+def _class_of(name):
+    return name.split("/")[0] if "/" in name else LOOSE

@@ -1,0 +1,155 @@
+"""MNIST's file format: grey pictures of one size and their labels, gzipped or not.
+
+The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension as a
+big-endian 32-bit integer, then the values (http://yann.lecun.com/exdb/mnist).
+"""
+
+import gzip
+import math
+import pathlib
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf.data import hashing, splits
+from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
+from vim_tf.messages import shorten
+
+MOST_DIMENSIONS = 8
+MOST_BYTES = 2**36  # of the values of a gzipped file
+MOST_GROWTH = 200  # values per byte of a gzipped file; MNIST has 5
+
+
+def make_splits(config):
+    """Returns (class names, training split, validation split, tables of files) of IDX files.
+
+    Args:
+        config: a `config.sections.DataConfig`; reads `path`, `split`, `validation_split` (the
+            prefixes of the file names) and `validation_fraction`.
+
+    Raises:
+        UserError: a file is missing, damaged or does not belong to the other.
+    """
+    pictures, labels = _read_pair(config.path, config.split)
+    if config.validation_split is not None:
+        held_out = _read_pair(config.path, config.validation_split)
+    else:
+        names = [f"{config.split}:{index}" for index in range(len(labels))]
+        hashes = hashing.hash_names(tf.constant(names)).numpy()
+        threshold = hashing.validation_threshold(
+            hashes, config.validation_fraction, f"data.path {config.path}"
+        )
+        held_out = pictures[hashes < threshold], labels[hashes < threshold]
+        pictures, labels = pictures[hashes >= threshold], labels[hashes >= threshold]
+    classes = 1 + max(int(labels.max()), int(held_out[1].max()))
+    return (
+        tuple(str(label) for label in range(classes)),
+        _make_split(pictures, labels),
+        _make_split(*held_out),
+        {"path": _table(config)},
+    )
+
+
+def read_idx(path):
+    """Returns the array of an IDX file of unsigned bytes, uint8.
+
+    Its header is compared with the size of the file before the values are read.
+
+    Args:
+        path: the file; gzipped if its name ends in .gz.
+
+    Raises:
+        UserError: not such a file, one cut short, or one that states more than it can hold.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"IDX file {path} is not there, or is no regular file")
+    size, zipped = path.stat().st_size, path.suffix == ".gz"
+    try:
+        with gzip.open(path) if zipped else open(path, "rb") as file:
+            shape, start = _read_header(file, path)
+            count = math.prod(shape)
+            if zipped:
+                _check_growth(path, size, count)
+            elif size - start != count:
+                raise _damaged(path, shape, f"{size - start:,}")
+            data = file.read(count + 1)
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
+        reason = shorten(str(error) or type(error).__name__)
+        raise UserError(f"IDX file {path} cannot be read: {reason}") from None
+    if len(data) != count:
+        raise _damaged(path, shape, f"{len(data):,}" if len(data) < count else "more")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_header(file, path):
+    """Returns (the shape, the bytes before the values)."""
+    data = file.read(4)
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise UserError(
+            f"{path} is no IDX file of unsigned bytes: it starts with {data.hex()}, not with 000008"
+        )
+    lengths = file.read(4 * data[3])
+    if data[3] > MOST_DIMENSIONS or len(lengths) < 4 * data[3]:
+        raise UserError(
+            f"IDX file {path} is damaged: its header says {data[3]} dimensions; the most are "
+            f"{MOST_DIMENSIONS}, of four bytes each"
+        )
+    return tuple(np.frombuffer(lengths, ">u4").tolist()), 4 + len(lengths)
+
+
+def _check_growth(path, size, count):
+    """Refuses a gzipped file that states more values than images in it can become."""
+    if count > MOST_BYTES or (count > 2**26 and count > MOST_GROWTH * size):
+        raise UserError(
+            f"IDX file {path} says {count:,} values and has {size:,} bytes; the most are "
+            f"{MOST_GROWTH} times as many values as bytes, and 64 GiB"
+        )
+
+
+def _damaged(path, shape, found):
+    return UserError(
+        f"IDX file {path} is damaged: its header says {' x '.join(map(str, shape))} values, "
+        f"but it holds {found}"
+    )
+
+
+def _read_pair(folder, prefix):
+    pictures_path = _find(folder, f"{prefix}-images-idx3-ubyte")
+    labels_path = _find(folder, f"{prefix}-labels-idx1-ubyte")
+    pictures, labels = read_idx(pictures_path), read_idx(labels_path)
+    if pictures.ndim != 3 or 0 in pictures.shape:
+        raise UserError(
+            f"{pictures_path} must hold [n, height, width] pictures; "
+            f"its shape is {list(pictures.shape)}"
+        )
+    if labels.shape != pictures.shape[:1]:
+        raise UserError(
+            f"{labels_path} holds {len(labels):,} labels, but {pictures_path.name} holds "
+            f"{len(pictures):,} pictures; they must belong together"
+        )
+    return pictures, labels
+
+
+def _find(folder, name):
+    folder = pathlib.Path(folder).expanduser()
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    prefixes = sorted(path.name.split("-images-")[0] for path in folder.glob("*-images-idx3-*"))
+    found = f"prefixes found there: {', '.join(prefixes)}" if prefixes else "no IDX files are there"
+    raise UserError(f"data.path {folder} has no file {name} or {name}.gz; {found}")
+
+
+def _table(config):
+    """The `FileTable` of the files that a config names."""
+    prefixes = [config.split, *([config.validation_split] if config.validation_split else [])]
+    names = [f"{p}-{kind}-ubyte" for p in prefixes for kind in ("images-idx3", "labels-idx1")]
+    return FileTable.of(names, [_find(config.path, name) for name in names])
+
+
+def _make_split(pictures, labels):
+    pictures = tf.constant(pictures[..., np.newaxis])  # [n, h, w, 1]
+    return splits.make_array_split(pictures, tf.constant(labels.astype(np.int32)))

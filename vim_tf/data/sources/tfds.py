@@ -1,0 +1,85 @@
+"""Any image data set of tensorflow-datasets that has been prepared on this machine.
+
+Its TFRecord files are read as `records` reads any: in an order of our own, so that a run can be
+resumed from its step.
+"""
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from vim_tf.data import image_limits
+from vim_tf.data.sources import records
+from vim_tf.errors import UserError
+
+
+def make_splits(config):
+    """Returns (class names, training split, validation split, tables of files) of a tfds data set.
+
+    Args:
+        config: a `config.sections.DataConfig`; reads `name`, `path` (the data_dir), `split` and
+            `validation_split` (names or slices such as "train[:90%]"), `validation_fraction`.
+
+    Raises:
+        UserError: unknown or not prepared, no such split, or no feature "image".
+    """
+    builder = _open_builder(config)
+    known = dict(builder.info.features.items())
+    if not isinstance(known.get("image"), tfds.features.Image):
+        raise UserError(
+            f"data.name {config.name} has no feature image; "
+            f"its features are {', '.join(sorted(known))}"
+        )
+    labelled = isinstance(known.get("label"), tfds.features.ClassLabel)
+    names = tuple(known["label"].names) if labelled else ()
+    wanted = {"image": True, "label": True} if labelled else {"image": True}
+    features = tfds.decode.PartialDecoding(wanted).extract_features(builder.info.features)
+
+    def parse(record):
+        example = features.deserialize_example(
+            record, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+        return example["image"], tf.cast(example.get("label", 0), tf.int32)
+
+    files = _files(builder, config.split, "data.split")
+    max_pixels = image_limits.pixel_limit(config.image_size)
+    if config.validation_split is not None:
+        held_out = _files(builder, config.validation_split, "data.validation_split")
+        parts = [records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)]
+        return names, *parts, {"name": records.table_of([*files, *held_out])}
+    what = f"data.name {config.name}"
+    pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
+    return names, *pair, {"name": records.table_of(files)}
+
+
+def _open_builder(config):
+    place = f" --data_dir {config.path}" if config.path else ""
+    try:
+        builder = tfds.builder(config.name, data_dir=config.path)
+    except (ValueError, AssertionError, ImportError) as error:  # tfds raises all of these
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"data.name is {config.name}; tensorflow-datasets cannot open it: {reason} "
+            "Its names are listed at https://www.tensorflow.org/datasets/catalog"
+        ) from error
+    if not builder.is_prepared():
+        raise UserError(
+            f"data.name {config.name} is not prepared in {builder.data_dir}; "
+            f"run: tfds build {config.name}{place}"
+        )
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"data.name {config.name} is stored as {builder.info.file_format.value}, which is not "
+            f"read; run: tfds build {config.name} --file_format tfrecord{place}"
+        )
+    return builder
+
+
+def _files(builder, split, key):
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{key} is {split}; the splits of {builder.name} are {', '.join(builder.info.splits)}, "
+            'and slices of them such as "train[:90%]"'
+        ) from error
+    return [records.RecordFile(str(part.filename), part.skip, part.take) for part in instructions]

@@ -1,0 +1,1 @@
+"""Strategies, replicas, workers and compilation."""

@@ -1,0 +1,1 @@
+"""Images and curves for people."""

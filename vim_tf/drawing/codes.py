@@ -1,0 +1,129 @@
+"""What the codes of a tokenizer look like: the patches that have them."""
+
+import numpy as np
+from keras import ops
+
+from vim_tf.drawing import grids
+from vim_tf.evaluation.image_sources import RunPictures
+from vim_tf.generation.image_generator import to_uint8
+from vim_tf.models.patches import patchify
+
+SHOWN = 192  # codes in the picture
+EXAMPLES = 4  # patches of each
+OUTSIDE = 255  # what is beyond a picture's border
+PAPER = 150  # grey, because many codes are white
+
+
+class CodePatches:
+    """Gathers the patches of each code, a batch of pictures at a time; memory O(K).
+
+    Args:
+        codes: number of codes K.
+        patch_size: side P of a patch.
+        grid: rows and columns of patches in a picture.
+        seed: any integer; decides which patches are the examples.
+
+    Attributes:
+        counts: int64 [K], patches that have each code.
+        examples: uint8 [K,EXAMPLES,3P,3P,3]: patches with one patch around them, each of another
+            picture, drawn evenly from all pictures that have the code.
+        pictures: int64 [K], pictures that have each code; of `examples`, as many are filled.
+    """
+
+    def __init__(self, codes, patch_size, grid, seed=0):
+        self.counts = np.zeros(codes, "int64")
+        self.pictures = np.zeros(codes, "int64")
+        side = 3 * patch_size
+        self.examples = np.full((codes, EXAMPLES, side, side, 3), OUTSIDE, "uint8")
+        self._sums = np.zeros((codes, patch_size**2 * 3))
+        self._patch_size, self._grid = patch_size, grid
+        self._random = np.random.default_rng(seed % 2**32)
+
+    def add(self, images, tokens):
+        """Adds pictures.
+
+        Args:
+            images: uint8 [B,H,W,3].
+            tokens: int [B,N], those of `images`.
+        """
+        patches = np.asarray(patchify(images, self._patch_size))  # [B,N,3P^2]
+        flat = tokens.ravel()
+        # Whole numbers in float64: the sums are exact.
+        order = np.argsort(flat, kind="stable")
+        codes, starts = np.unique(flat[order], return_index=True)
+        rows = patches.reshape(len(flat), -1)[order].astype("float64")
+        self._sums[codes] += np.add.reduceat(rows, starts)
+        self.counts += np.bincount(flat, minlength=len(self.counts))
+        for image, row in zip(images, tokens, strict=True):
+            self._draw_examples(image, row)
+
+    def _draw_examples(self, image, tokens):
+        """Reservoir sampling: picture n of a code takes a random one of n places, if it is there.
+
+        J. Vitter, "Random sampling with a reservoir", algorithm R.
+        """
+        # A random order decides which of a picture's patches of one code it is.
+        order = self._random.permutation(len(tokens))
+        codes, first = np.unique(tokens[order], return_index=True)
+        self.pictures[codes] += 1
+        slots = self._random.integers(self.pictures[codes])
+        slots = np.where(self.pictures[codes] <= EXAMPLES, self.pictures[codes] - 1, slots)
+        kept = slots < EXAMPLES
+        size = self._patch_size
+        border = ((size, size), (size, size), (0, 0))
+        padded = np.pad(image, border, constant_values=OUTSIDE)
+        for code, slot, place in zip(codes[kept], slots[kept], order[first[kept]], strict=True):
+            top, left = (size * x for x in divmod(place, self._grid[1]))
+            self.examples[code, slot] = padded[top : top + 3 * size, left : left + 3 * size]
+
+    def means(self, codes):
+        """Mean patches of some codes that are used: float64 [n,P,P,3] from 0 to 255."""
+        means = self._sums[codes] / self.counts[codes, None]
+        return means.reshape(-1, self._patch_size, self._patch_size, 3)
+
+
+def fade_around(windows, size):
+    """Windows uint8 [...,3P,3P,3] with all but the patch of side P in the middle made paler."""
+    faded = (0.4 * windows + 0.6 * 220).round().astype("uint8")
+    middle = np.s_[..., size:-size, size:-size, :]
+    faded[middle] = windows[middle]
+    return faded
+
+
+def view_codes(run, split, seed, batch_size):
+    """Draws the most used codes of a run's tokenizer.
+
+    Args:
+        run: a `TrainedRun`.
+        split: "validation" or "train", whose pictures are tokenized, all of them.
+        seed: decides which patches are the examples.
+        batch_size: pictures tokenized at once.
+
+    Returns:
+        uint8 [h,w,3].
+    """
+    tokenizer = run.tokenizer
+    size, codes = tokenizer.config.patch_size, tokenizer.config.quantizer.codes
+    patches = CodePatches(codes, size, tokenizer.grid, seed)
+    source = RunPictures(run.data, split)
+    for images in source.float_batches(batch_size):
+        patches.add(to_uint8(images), ops.convert_to_numpy(tokenizer.tokenize(images)))
+    used = np.flatnonzero(patches.counts)
+    shown = used[np.argsort(-patches.counts[used], kind="stable")][:SHOWN]
+    means = patches.means(shown).round().astype("uint8").repeat(3, axis=1).repeat(3, axis=2)
+    examples = fade_around(patches.examples[shown], size)
+    cells = np.concatenate([means[:, None], examples], axis=1)  # [n,1+EXAMPLES,3P,3P,3]
+    zoom = grids.zoom_to(36, cells.shape[2:4])
+    strips = np.stack([grids.image_grid(cell, len(cell), zoom, PAPER) for cell in cells])
+    shares = patches.counts[shown] / patches.counts.sum()
+    texts = [f"{code}: {share:.2%}" for code, share in zip(shown, shares, strict=True)]
+    return grids.with_title(
+        grids.captioned_grid(strips, texts, columns=8),
+        [
+            f"{len(shown)} of {len(used):,} codes that {patches.counts.sum():,} patches of "
+            f"{split} pictures use, of {codes:,} in the codebook; the most used first, with their "
+            "number and share of the patches.",
+            f"Of each: the mean of its patches, and {EXAMPLES} of them from different pictures, "
+            "amid the paler patches around them.",
+        ],
+    )

@@ -1,0 +1,122 @@
+"""The training pictures nearest to samples: has a model learnt pictures by heart?"""
+
+import numpy as np
+
+from vim_tf.drawing import grids
+from vim_tf.drawing.spread_images import spread_pictures
+from vim_tf.evaluation.image_sources import RunPictures, Samples
+from vim_tf.generation.image_generator import ImageGenerator
+
+NEIGHBOURS = 3
+SHOWN = 40  # samples in the picture
+BATCH = 256  # training pictures compared at a time
+
+
+def nearest_pictures(images, batches, count=NEIGHBOURS):
+    """Finds the nearest pictures of a stream to each of `images` by pixels, mirrored ones too.
+
+    A picture and its mirror image are two pictures. Distances are exact, being sums of squared
+    whole numbers in float64; of equally near ones, the one that comes first is nearer.
+
+    Args:
+        images: uint8 [M,H,W,3].
+        batches: yields uint8 [B,H,W,3]; one is held at a time, beside `count` pictures for each
+            of `images`.
+        count: neighbours of each.
+
+    Returns:
+        (uint8 [M,count,H,W,3], float64 [M,count]), the nearest first: pictures and their root mean
+        square distances a pixel value, from 0 to 255. Fewer than `count` where the stream has
+        fewer, mirrored ones counted.
+    """
+    flat = images.reshape(len(images), -1).astype("float64")  # [M,D]
+    own = np.einsum("md,md->m", flat, flat)
+    squared = np.empty((len(images), 0))
+    found = np.empty((len(images), 0, *images.shape[1:]), "uint8")
+    for batch in batches:
+        batch = np.concatenate([batch, batch[:, :, ::-1]])
+        rows = batch.reshape(len(batch), -1).astype("float64")  # [2B,D]
+        new = own[:, None] + np.einsum("bd,bd->b", rows, rows) - 2 * (flat @ rows.T)  # [M,2B]
+        known = squared.shape[1]
+        candidates = np.concatenate([squared, new], axis=1)
+        order = np.argsort(candidates, axis=1, kind="stable")[:, :count]
+        squared = np.take_along_axis(candidates, order, axis=1)
+        better = np.empty((*order.shape, *images.shape[1:]), "uint8")
+        old, fresh = np.nonzero(order < known), np.nonzero(order >= known)
+        better[old] = found[old[0], order[old]]
+        better[fresh] = batch[order[fresh] - known]
+        found = better
+    return found, np.sqrt(squared / flat.shape[1])
+
+
+def compare_distances(samples, held_out):
+    """Holds distances to the nearest training picture, of samples and of held-out pictures.
+
+    Args:
+        samples: [M].
+        held_out: [V].
+
+    Returns:
+        dict: `median` of `samples` and of `held_out`; `samples_nearer_than_any_held_out`, a number.
+    """
+    return {
+        "median": {"samples": float(np.median(samples)), "held_out": float(np.median(held_out))},
+        "samples_nearer_than_any_held_out": int(np.sum(samples < np.min(held_out))),
+    }
+
+
+def view_neighbours(run, count, seed, batch_size, settings):
+    """Draws samples beside their nearest training pictures, the most suspicious first.
+
+    Args:
+        run: a `TrainedRun` of stage 2.
+        count: number of samples, the classes in turn; of held-out pictures, as many if there are.
+        seed: of the samples.
+        batch_size: samples drawn at once.
+        settings: of `VIM.generate`.
+
+    Returns:
+        (uint8 [h,w,3], report), a dict that JSON can hold.
+
+    Raises:
+        UserError: a seed or a setting that is out of range.
+    """
+    generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
+    source = Samples(generator, count, None, seed, settings)
+    samples = np.concatenate(list(source.batches(batch_size)))
+    held_out, _ = spread_pictures(run.data, "validation", count)
+    training = RunPictures(run.data, "train")
+    found, distances = nearest_pictures(
+        np.concatenate([samples, held_out]), training.batches(BATCH)
+    )
+    nearest = {"samples": distances[:count, 0], "held_out": distances[count:, 0]}
+    report = {
+        "run": str(run.path),
+        "models": run.hashes(),
+        "samples": source.description | {"count": count},
+        "training_pictures": training.count,
+        "held_out_pictures": len(held_out),
+        **compare_distances(**nearest),
+        "distances": {name: np.round(values, 3).tolist() for name, values in nearest.items()},
+    }
+    return _draw(samples, found[:count], distances[:count], report), report
+
+
+def _draw(samples, found, distances, report):
+    first = np.argsort(distances[:, 0], kind="stable")[:SHOWN]
+    zoom = grids.zoom_to(64, samples.shape[1:3])
+    sheet = np.concatenate([samples[first][:, None], found[first]], axis=1)  # [n,1+count,H,W,3]
+    strips = [grids.image_grid(row, len(row), zoom) for row in sheet]
+    texts = [f"distance {distances[i, 0]:.1f}" for i in first]
+    picture = grids.captioned_grid(np.stack(strips), texts, columns=4)
+    median, near = report["median"], report["samples_nearer_than_any_held_out"]
+    return grids.with_title(
+        picture,
+        [
+            f"{len(first)} of {len(samples)} samples, the nearest to training first, each followed "
+            f"by its {found.shape[1]} nearest of {report['training_pictures']:,} training pictures "
+            "(mirrored ones too).",
+            f"Median distance in grey levels: samples {median['samples']:.1f}, held-out pictures "
+            f"{median['held_out']:.1f}. Nearer than any held-out picture: {near} samples.",
+        ],
+    )

@@ -1,0 +1,213 @@
+"""From pictures to figures: features batch by batch, then what two sets of them say.
+
+Memory: FID, sFID and the Inception Score need O(features^2) whatever the number of pictures; KID,
+precision and recall need every feature and keep them in a file.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vim_tf import command_line
+from vim_tf.errors import UserError
+from vim_tf.evaluation.image_sources import hash_images
+from vim_tf.metrics.feature_file import FeatureSpool
+from vim_tf.metrics.fid import FeatureStatistics, frechet_distance
+from vim_tf.metrics.inception_score import InceptionScore
+from vim_tf.metrics.kid import kid
+from vim_tf.metrics.precision_recall import NEIGHBOURS, precision_recall
+
+METRICS = ("fid", "sfid", "is", "kid", "pr")
+NEED_FEATURES = {"kid", "pr"}  # of every picture; statistics are enough for the others
+KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
+SPLITS = 10  # of the Inception Score
+
+
+@dataclass
+class Measured:
+    """What is known of a set of pictures; each part None where no metric needs it.
+
+    Attributes:
+        count: number of pictures N; None for statistics that do not say.
+        sha256: of the pictures, see `picture_sources.hash_images`; None for statistics of a file.
+        pooled: `FeatureStatistics` of the pooled features.
+        spatial: `FeatureStatistics` of the spatial features.
+        score: `InceptionScore`.
+        spool: finished `FeatureSpool`, the pooled features of all pictures.
+    """
+
+    count: Any = None
+    sha256: Any = None
+    pooled: Any = None
+    spatial: Any = None
+    score: Any = None
+    spool: Any = None
+
+
+def available_metrics(text, extractor):
+    """Parses `--metrics`.
+
+    Args:
+        text: names of `METRICS` separated by commas; None takes all that the network gives.
+        extractor: the feature network; None for none.
+
+    Returns:
+        A tuple in the order of `METRICS`.
+
+    Raises:
+        UserError: an unknown name, or sfid of a network without spatial features.
+    """
+    if extractor is None:
+        return ()
+    if text is None:
+        return tuple(m for m in METRICS if m != "sfid" or extractor.spatial_dim)
+    wanted = command_line.choose_names("--metrics", text, METRICS)
+    if "sfid" in wanted and not extractor.spatial_dim:
+        raise UserError(
+            f"--metrics has sfid, which needs the spatial features of the Inception graph; "
+            f"{extractor.path} has none"
+        )
+    return tuple(wanted)
+
+
+def check_counts(what, count, reference_count, metrics, extractor, allow_small_n):
+    """Raises UserError if there are too few pictures for the metrics.
+
+    Args:
+        what: name of the pictures that are judged.
+        count: their number.
+        reference_count: number of the reference's pictures; None if unknown.
+        metrics: of `METRICS`.
+        extractor: the feature network.
+        allow_small_n: let FID and sFID pass with fewer than twice as many pictures as features.
+    """
+    sides = {what: count, "reference pictures": reference_count}
+    sides = {name: number for name, number in sides.items() if number is not None}
+    dims = {"fid": extractor.dim, "sfid": extractor.spatial_dim}
+    for metric in [metric for metric in metrics if metric in dims]:
+        for name, number in sides.items():
+            if number < 2 * dims[metric] and not (allow_small_n and number >= 2):
+                raise UserError(
+                    f"{metric} of {number:,} {name} with {dims[metric]:,} features: at least twice "
+                    f"as many pictures, {2 * dims[metric]:,}, are needed, since the covariance of "
+                    "fewer is noise and the figure too high by an amount that depends on the model "
+                    "(arXiv 1911.07023); give more pictures, take kid by --metrics, or insist by "
+                    "--allow-small-n"
+                )
+    for metric, least in (("is", SPLITS), ("kid", 2), ("pr", NEIGHBOURS + 1)):
+        # The Inception Score is of what is judged, alone.
+        for name, number in sides.items() if metric != "is" else [(what, count)]:
+            if metric in metrics and number < least:
+                raise UserError(
+                    f"{metric} of {number} {name}: at least {least} are needed; give more, "
+                    "or leave it out of --metrics"
+                )
+
+
+def measure(source, extractor, metrics, batch_size, what):
+    """Runs all pictures of a source through the network once.
+
+    Args:
+        source: as in `picture_sources`.
+        extractor: the feature network; None if there are no metrics.
+        metrics: of `METRICS`; () only counts and hashes.
+        batch_size: pictures at once.
+        what: name of the pictures, for the progress bar and errors.
+
+    Returns:
+        A `Measured`; its files are gone when it is.
+
+    Raises:
+        UserError: NaN or infinite features, or fewer pictures than the source said.
+    """
+    found, digest = Measured(count=0), hashlib.sha256()
+    if "fid" in metrics:
+        found.pooled = FeatureStatistics(extractor.dim)
+    if "sfid" in metrics:
+        found.spatial = FeatureStatistics(extractor.spatial_dim)
+    if "is" in metrics:
+        found.score = InceptionScore(extractor.classes, SPLITS)
+    if NEED_FEATURES & set(metrics):
+        found.spool = FeatureSpool(extractor.dim)
+    with tqdm(total=source.count, unit="img", desc=what, disable=None) as bar:
+        for images in source.batches(batch_size):
+            hash_images(digest, images)
+            if metrics:
+                _take_in(found, extractor(images), extractor, what)
+            found.count += len(images)
+            bar.update(len(images))
+    if found.count < source.count:
+        raise UserError(
+            f"{found.count:,} of {source.count:,} {what} came; the others cannot be decoded: "
+            "remove them"
+        )
+    found.sha256 = digest.hexdigest()
+    return found
+
+
+def _take_in(found, features, extractor, what):
+    bad = ~np.isfinite(features.pooled).all(1)
+    if bad.any():
+        number = found.count + int(np.argmax(bad))
+        raise UserError(
+            f"--extractor {extractor.path} gives NaN or infinite features for picture {number:,} "
+            f"(from 0) of the {what}; its weights are damaged, or it is no network for pictures"
+        )
+    if found.pooled is not None:
+        found.pooled.update(features.pooled)
+    if found.spatial is not None:
+        found.spatial.update(features.spatial)
+    if found.score is not None:
+        found.score.update(features.probabilities)
+    if found.spool is not None:
+        found.spool.append(features.pooled)
+
+
+def compare(candidate, reference, metrics, extractor, prefix=""):
+    """Makes the figures of two measured sets.
+
+    Args:
+        candidate: the `Measured` that is judged.
+        reference: the `Measured` it is held against.
+        metrics: of `METRICS`.
+        extractor: the feature network, for the figures' names.
+        prefix: "r", "g" or "", in front of FID.
+
+    Returns:
+        (figures {name: float}, {name: why it is missing}, the metrics' settings for the protocol).
+    """
+    suffix = f"[{extractor.name}]" if extractor.name else ""
+    figures, missing, settings = {}, {}, {}
+    statistics = {"fid": "pooled", "sfid": "spatial"}
+    for metric, name in (("fid", f"{prefix}FID"), ("sfid", "sFID")):
+        if metric not in metrics:
+            continue
+        pair = [getattr(side, statistics[metric]) for side in (candidate, reference)]
+        if None in pair:
+            missing[name + suffix] = "the reference has no statistics of spatial features"
+        else:
+            figures[name + suffix] = float(frechet_distance(*pair))
+    if "is" in metrics:
+        settings["inception_score_splits"] = SPLITS
+        figures[f"IS{suffix}"], figures[f"IS{suffix} std"] = map(float, candidate.score.result())
+    for metric in [metric for metric in metrics if metric in NEED_FEATURES]:
+        names = {"kid": ("KID", "KID std"), "pr": ("precision", "recall")}[metric]
+        names = [f"KID{suffix} std" if name == "KID std" else name + suffix for name in names]
+        if reference.spool is None:
+            missing |= dict.fromkeys(names, "the reference has statistics and no pictures")
+            continue
+        a, b = candidate.spool.finish(), reference.spool.finish()
+        if metric == "kid":
+            smaller = min(len(a), len(b))
+            # Subsets that are the whole set would all be the same one, of deviation 0.
+            size = KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else max(2, smaller // 2)
+            drawn = {"subsets": KID_SUBSETS, "subset_size": size, "seed": KID_SEED}
+            values, settings["kid"] = kid(a, b, **drawn), drawn
+        else:
+            values = precision_recall(reference=b, samples=a, neighbours=NEIGHBOURS)
+            settings["precision_recall_neighbours"] = NEIGHBOURS
+        figures |= zip(names, map(float, values), strict=True)
+    return figures, missing, settings

@@ -1,0 +1,290 @@
+"""Where evaluated pictures come from: folders, .npz files, a run's data and a run's samples.
+
+A source has `count` (pictures, known before any is decoded), `batches(batch_size)`, which yields
+uint8 [B,h,w,3] in a fixed order each time it is called, and `description`, a dict for the protocol.
+None holds more than a batch of pictures.
+"""
+
+import contextlib
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from vim_tf.data import decoding, image_headers, image_limits, transforms
+from vim_tf.data.sources import folder
+from vim_tf.errors import UserError
+from vim_tf.generation.image_generator import to_uint8
+from vim_tf.generation.rejection import accept
+from vim_tf.messages import shorten
+from vim_tf.npz_files import open_npz
+
+LABEL_MODES = ("balanced", "unconditional")
+MOST_PIXELS = 2**24  # of an image in an .npz, whose bytes may be packed a thousandfold
+
+
+def hash_images(digest, images):
+    """Updates a hashlib digest by uint8 [B,h,w,3]: each picture's height, width and pixels.
+
+    So the same pictures have the same hash in a folder of PNG, in an .npz and in a run.
+    """
+    size = np.array(images.shape[1:3], "<i8").tobytes()
+    for image in images:
+        digest.update(size + np.ascontiguousarray(image).tobytes())
+
+
+def open_pictures(path, argument, image_size=None, limit=None):
+    """Opens a folder of pictures or an .npz of them.
+
+    Args:
+        path: the folder, or the file.
+        argument: the command's argument that gave it, for errors.
+        image_size: (H, W) to resize and crop a folder's pictures to, see `FolderPictures`; those
+            of an .npz are taken as they are.
+        limit: take the first so many; None takes all.
+
+    Raises:
+        UserError: neither is there, or it holds something else or fewer pictures than `limit`.
+    """
+    if os.path.isdir(path):
+        source = FolderPictures(path, argument, image_size)
+    else:
+        source = NpzPictures(path, argument)
+    if limit is not None:
+        if limit > source.count:
+            raise UserError(
+                f"--n is {limit:,}, but {argument} {path} holds {source.count:,} pictures; "
+                "give more pictures, or a smaller --n"
+            )
+        source.count = limit
+    return source
+
+
+class FolderPictures:
+    """Pictures of a folder and its sub-folders, in the order of their paths.
+
+    Turned as their EXIF orientation says, on white where transparent, by Pillow's decoders.
+
+    Args:
+        path: the folder.
+        argument: the command's argument that gave it, for errors.
+        image_size: (H, W): the shorter side is resized (antialiased) and the centre cut out, as
+            the evaluation of a training does; None takes pictures as they are, of one size all.
+
+    Raises:
+        UserError: no folder, no pictures, a file that is none, or mixed sizes without `image_size`.
+    """
+
+    def __init__(self, path, argument, image_size=None):
+        self._root, self._argument, self._image_size = str(path), argument, image_size
+        self._names = folder.find_pictures(self._root, argument)
+        paths = [os.path.join(self._root, name) for name in self._names]
+        self._max_pixels = image_limits.pixel_limit(image_size)
+        found = image_headers.read_headers(paths, self._max_pixels, whole=image_size is None)
+        for file, header in zip(paths, found, strict=True):
+            if isinstance(header, str):
+                raise UserError(f"{argument}: {file} cannot be read: {header}; remove it")
+        first = found[0]
+        for name, header in zip(self._names, found, strict=True):
+            if image_size is None and header[:2] != first[:2]:
+                raise UserError(
+                    f"{argument} {path} has pictures of mixed sizes: {self._names[0]} is "
+                    f"{first.height} x {first.width} and {name} is {header.height} x "
+                    f"{header.width}; give --image-size to resize and crop all to one"
+                )
+        self._orientations = [header.orientation for header in found]
+        self.count = len(self._names)
+        size = list(image_size or first[:2])
+        crop = "none" if image_size is None else "shorter side resized, centre"
+        self.description = {"kind": "folder", "path": str(path), "size": size, "crop": crop}
+
+    def batches(self, batch_size):
+        """Yields uint8 [B,H,W,3]; UserError for a picture that is damaged or cut short."""
+        for start in range(0, self.count, batch_size):
+            stop = min(start + batch_size, self.count)
+            yield np.stack([self._load(place) for place in range(start, stop)])
+
+    def _load(self, place):
+        path = os.path.join(self._root, self._names[place])
+        try:
+            with open(path, "rb") as file:
+                picture = tf.constant(
+                    image_headers.decode_with_pillow(file.read(), self._max_pixels)
+                )
+        except Exception as error:  # Pillow raises whatever comes up on damaged files
+            raise UserError(
+                f"{self._argument}: {path} cannot be decoded ({error}); remove it"
+            ) from None
+        picture = decoding.orient(picture, self._orientations[place])
+        if self._image_size is None:
+            return picture.numpy()
+        return to_uint8(transforms.transform_for_evaluation(picture, self._image_size))
+
+
+class NpzPictures:
+    """Pictures in the array `arr_0` of an .npz, uint8 [N,h,w,3], as the ADM suite writes them.
+
+    Read batch by batch; the array is never in memory as a whole.
+
+    Args:
+        path: the file.
+        argument: the command's argument that gave it, for errors.
+
+    Raises:
+        UserError: no such file, or one of another format.
+    """
+
+    def __init__(self, path, argument):
+        self._path, self._argument = str(path), argument
+        if not os.path.isfile(path):
+            raise UserError(
+                f"{argument} is {path}, which is not there; give a folder of pictures or an .npz"
+            )
+        with _open_array(self._path, argument) as (_, shape):
+            self.count = shape[0]
+        size = list(shape[1:3])
+        self.description = {"kind": "npz", "path": str(path), "size": size, "crop": "none"}
+
+    def batches(self, batch_size):
+        """Yields uint8 [B,h,w,3]; UserError for a file that is damaged."""
+        with _open_array(self._path, self._argument) as (file, shape):
+            for start in range(0, self.count, batch_size):
+                rows = min(batch_size, self.count - start)
+                data = file.read(rows * int(np.prod(shape[1:])))
+                yield np.frombuffer(data, "uint8").reshape(rows, *shape[1:])
+
+
+@contextlib.contextmanager
+def _open_array(path, argument):
+    """Gives (`arr_0` as a file at its first byte, its shape), checked."""
+    needs = "an .npz with arr_0, uint8 [N,h,w,3], is needed"
+    with open_npz(path, f"{argument} {path}", needs) as archive:
+        if "arr_0" not in archive.names:
+            names = shorten(", ".join(sorted(archive.names)[:5]))
+            raise UserError(f"{argument} {path} holds {names or 'nothing'}; {needs}")
+        with archive.open("arr_0") as (file, shape, dtype):
+            if dtype != np.uint8 or shape[3:] != (3,) or 0 in shape:
+                shown = shorten(str(list(shape)))
+                raise UserError(f"{argument} {path}: arr_0 is {dtype} {shown}; {needs}")
+            if shape[1] * shape[2] > MOST_PIXELS:
+                raise UserError(
+                    f"{argument} {path} has images of {shape[1]:,} x {shape[2]:,} pixels; the most "
+                    f"are {MOST_PIXELS:,}"
+                )
+            yield file, shape
+
+
+class RunPictures:
+    """A split of the data a run was trained on, centre-cropped as its evaluation does.
+
+    Args:
+        data: the `vim_tf.data.images.ImageData`.
+        split: "validation" or "train".
+        limit: take the first so many; None takes all.
+    """
+
+    def __init__(self, data, split="validation", limit=None):
+        self._data, self._split = data, split
+        size = data.validation_size if split == "validation" else data.train_size
+        if limit is not None and limit > size:
+            raise UserError(f"--n is {limit:,}, but the run's {split} data hold {size:,} pictures")
+        self.count = limit or size
+        self.description = {
+            "kind": f"the run's {split} pictures",
+            "source": data.config.source,
+            "path": data.config.path,
+            "size": list(data.config.image_size),
+            "crop": "shorter side resized, centre",
+        }
+
+    def float_batches(self, batch_size):
+        """Yields float32 [B,H,W,3] in [-1,1]."""
+        left = self.count
+        for batch in self._data.evaluation(self._split, batch_size):
+            yield batch["image"][:left]
+            left -= min(left, batch_size)
+            if not left:
+                return
+
+    def batches(self, batch_size):
+        """Yields uint8 [B,H,W,3]."""
+        return map(to_uint8, self.float_batches(batch_size))
+
+
+class Samples:
+    """Pictures that a trained VIM generates; picture i depends on (seed, i) and its label alone.
+
+    Args:
+        generator: the `ImageGenerator`.
+        count: number of pictures N.
+        label_mode: "balanced" has the classes in turn, so that their counts differ by one at most;
+            "unconditional" gives no label. None is balanced for a model with classes.
+        seed: an integer.
+        settings: of `VIM.generate`: temperature, top_k, top_p, guidance_scale.
+        classifier: a `KerasClassifier` that keeps the best samples of each class, see `rejection`.
+        acceptance: share that it keeps.
+
+    Attributes:
+        labels: [N] int32, or None.
+
+    Raises:
+        UserError: a label mode that the model does not have, or a classifier of other classes.
+    """
+
+    def __init__(
+        self,
+        generator,
+        count,
+        label_mode=None,
+        seed=0,
+        settings=None,
+        classifier=None,
+        acceptance=None,
+    ):
+        classes = len(generator.class_names)
+        mode = label_mode or ("balanced" if classes else "unconditional")
+        if mode not in LABEL_MODES:
+            raise UserError(f"--label-mode is {mode}; allowed are {', '.join(LABEL_MODES)}")
+        if mode == "balanced" and not classes:
+            raise UserError("--label-mode is balanced, but the run was trained without labels")
+        self.count, self._generator, self._settings = count, generator, settings or {}
+        self.labels = np.arange(count, dtype="int32") % classes if mode == "balanced" else None
+        self._seed, self._classifier, self._acceptance = seed, classifier, acceptance
+        self.description = {
+            "kind": "samples",
+            "size": list(generator.tokenizer.image_size),
+            "crop": "none",
+            "label_mode": mode,
+            "seed": seed,
+            **self._settings,
+        }
+        if classifier is not None:
+            if self.labels is None:
+                raise UserError(
+                    "--reject keeps samples by the probability of their class, and "
+                    "--label-mode is unconditional; leave one of them out"
+                )
+            classifier.check_classes(generator.class_names, "--reject")
+            self.description |= {"rejected_by": classifier.sha256, "acceptance": acceptance}
+
+    def batches(self, batch_size):
+        """Yields uint8 [B,H,W,3]; UserError for a seed or a setting that is out of range."""
+        if self._classifier is not None:
+            return self._accepted_batches(batch_size)
+        return self._generator.generate_batches(
+            self.labels, self.count, batch_size, self._seed, **self._settings
+        )
+
+    def _accepted_batches(self, batch_size):
+        accepted = accept(
+            self._generator,
+            self._classifier,
+            self.labels,
+            self._acceptance,
+            self._seed,
+            batch_size,
+            **self._settings,
+        )
+        self.description["acceptance_rate"] = accepted.rate
+        for start in range(0, self.count, batch_size):
+            yield self._generator.decode(accepted.tokens[start : start + batch_size])

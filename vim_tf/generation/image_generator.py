@@ -1,0 +1,163 @@
+"""From labels to pictures: VIM and its tokenizer in one object."""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vim_tf.distribution.compilation import compiled
+from vim_tf.errors import UserError
+from vim_tf.generation.litert_vim import LiteVIM
+from vim_tf.runs.load import load, load_tokenizer
+from vim_tf.runs.run import find_preset
+from vim_tf.sampling.sample import row_seeds
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class ImageGenerator:
+    """Generates pictures.
+
+    Attributes:
+        vim: the `VIM`, or a `LiteVIM`, which generates likewise.
+        tokenizer: the `ViTVQGAN` whose tokens it was trained on.
+        class_names: name of class i at place i; empty if it was trained without labels.
+    """
+
+    vim: Any
+    tokenizer: Any
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def load(cls, run_or_preset_dir):
+        """Loads a stage-2 run or preset with its tokenizer; UserError if it is none."""
+        vim = load(run_or_preset_dir)
+        if type(vim).__name__ != "VIM":
+            raise UserError(
+                f"{run_or_preset_dir} holds a {type(vim).__name__}, which generates nothing; "
+                "give the folder of a run of experiment vim"
+            )
+        return cls.around(vim, run_or_preset_dir)
+
+    @classmethod
+    def around(cls, vim, run_or_preset_dir):
+        """As `load`, for a `VIM` that was loaded from there already."""
+        folder = find_preset(run_or_preset_dir)
+        tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+        trained_on = vim.metadata.get("tokenizer_hash", tokenizer.model_hash())
+        if trained_on != tokenizer.model_hash():
+            raise UserError(
+                f"{folder / TOKENIZER_FOLDER} is the tokenizer {tokenizer.model_hash()[:16]}, and "
+                f"this VIM was trained on tokens of {trained_on[:16]}: their tokens mean different "
+                "things; take a whole copy of the preset"
+            )
+        # A preset of VIM.save_to_preset may come without names.
+        names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
+        if len(names) != vim.classes:
+            raise UserError(
+                f"{folder} names {len(names):,} classes, and its VIM has {vim.classes:,}; take a "
+                "whole copy of the preset, or train again"
+            )
+        if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
+            raise UserError(f"{folder}: VIM and tokenizer have other codes, or another grid")
+        return cls(vim, tokenizer, names)
+
+    def with_litert(self, path):
+        """The same, but sampled by a generator_*.tflite of its export, see `LiteVIM`.
+
+        Raises:
+            UserError: no such file, or of other weights.
+        """
+        vim = LiteVIM(path)
+        ours = self.vim.model_hash(), self.vim.grid, self.vim.codes, self.vim.classes
+        if (vim.weights, vim.grid, vim.codes, vim.classes) != ours:
+            raise UserError(f"{path} was exported from another model; export this run again")
+        return replace(self, vim=vim)
+
+    def save(self, preset_dir, metadata=None):
+        """Writes VIM's preset with the tokenizer's inside."""
+        metadata = {
+            **(metadata or {}),
+            "class_names": list(self.class_names),
+            "tokenizer_hash": self.tokenizer.model_hash(),
+        }
+        self.vim.save_to_preset(preset_dir, metadata)
+        self.tokenizer.save_to_preset(preset_dir / TOKENIZER_FOLDER)
+
+    def label_number(self, label):
+        """Returns the number of a class given by number or by name; UserError if unknown."""
+        if label in self.class_names:
+            return self.class_names.index(label)
+        try:
+            number = int(label)
+        except ValueError:
+            number = -1
+        if not 0 <= number < len(self.class_names):
+            if not self.class_names:
+                raise UserError(f"label {label} given, but this model was trained without labels")
+            names = ", ".join(f"{i} {name}" for i, name in enumerate(self.class_names[:20]))
+            more = " ..." if len(self.class_names) > 20 else ""
+            raise UserError(f"label {label} is none of the model's classes: {names}{more}")
+        return number
+
+    def generate(self, labels=None, n=None, batch_size=64, callback=None, seed=0, **settings):
+        """Generates pictures.
+
+        Args:
+            labels: class numbers, one a picture; None for unconditional pictures.
+            n: number of pictures when `labels` is None.
+            batch_size: pictures sampled at once; does not change them.
+            callback: called as `callback(done, total)` with pictures counted.
+            seed: from -2^31 to 2^32 - 1; picture i is a function of (seed, i), its label and the
+                settings.
+            **settings: temperature, top_k, top_p, guidance_scale; see `VIM.generate`.
+
+        Returns:
+            uint8 [n,H,W,3].
+
+        Raises:
+            UserError: a value out of range.
+        """
+        n = len(labels) if labels is not None else n
+        images = []
+        for batch in self.generate_batches(labels, n, batch_size, seed, **settings):
+            images.append(batch)
+            if callback:
+                callback(sum(map(len, images)), n)
+        return np.concatenate(images)
+
+    def generate_batches(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+        """As `generate`, but yields uint8 [B,H,W,3], for more pictures than fit into memory."""
+        for tokens in self.generate_tokens(labels, n, batch_size, seed, **settings):
+            yield self.decode(tokens)
+
+    def decode(self, tokens):
+        """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]."""
+        return to_uint8(self._decode(np.asarray(tokens, "int32")))
+
+    @functools.cached_property
+    def _decode(self):
+        return compiled(self.tokenizer.decode_tokens, self.tokenizer.variables, rows=True)
+
+    def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+        """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
+        n = len(labels) if labels is not None else n
+        if not -(2**31) <= seed < 2**32:
+            raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
+        seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
+        for start in range(0, n, batch_size):
+            rows = slice(start, min(start + batch_size, n))
+            tokens = self.vim.generate(  # [B,N]
+                labels=None if labels is None else np.asarray(labels[rows], "int32"),
+                n=rows.stop - rows.start,
+                seed=seeds[rows],
+                **settings,
+            )
+            yield np.asarray(tokens)
+
+
+def to_uint8(images):
+    """Images [...] in [-1,1] -> NumPy uint8 of the same shape."""
+    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype("uint8")

@@ -1,0 +1,243 @@
+"""Features that linear probes read: those of every block of a VIM, worked out once and kept.
+
+<run>/features/<split>-<key>/    the key is of the weights and of where the pictures come from
+    block_0.npy ...              float16 [M,D], mean over the tokens of a block's output; 0 is the
+                                 embeddings
+    tokenizer.npy                float16 [M,d], mean over the tokens of the tokenizer's encoder
+    pixels.npy                   float16 [M,h*w*c] in [-1,1], the picture itself, small
+    labels.npy                   int32 [M]
+    complete.json                what the key stands for; written last
+"""
+
+import hashlib
+import json
+import shutil
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from vim_tf import fingerprints, formats
+from vim_tf.config.checks import MOST_BLOCKS
+from vim_tf.distribution.compilation import compiled
+from vim_tf.distribution.workers import Workers
+from vim_tf.errors import UserError
+from vim_tf.files import hash_file, write_atomically
+from vim_tf.stages.make_token_cache import describe_options
+
+COMPLETE_FILE = "complete.json"
+ADVICE = "delete its folder to work the features out anew"
+COMPLETE_SCHEMA = formats.json_object(
+    pictures={"type": "integer", "minimum": 0},
+    blocks={"type": "integer", "minimum": 0, "maximum": MOST_BLOCKS},
+    pixels={"type": "string"},
+    files={"type": "object", "additionalProperties": {"type": "string"}},
+    models={"type": "object"},
+    images=fingerprints.SCHEMA,
+    options={"type": "object"},
+    split={"type": "string"},
+)
+BATCH_SIZE = 64
+PIXELS_SIDE = 32  # pictures are made smaller for the baseline of pixels, whose weights grow with it
+
+
+class ProbeFeatures(NamedTuple):
+    """Features of one split; arrays lie in files.
+
+    Attributes:
+        arrays: {"block_0": float16 [M,D], ..., "tokenizer": ..., "pixels": ...}.
+        labels: int32 [M].
+        pixels: what the pixels are, in words.
+    """
+
+    arrays: dict[str, Any]
+    labels: np.ndarray
+    pixels: str
+
+
+def open_features(run, split):
+    """Opens the features of a split of a run's data, or works them out, one pass for all blocks.
+
+    Pictures are resized and centre-cropped, as in evaluation; VIM gets the null label. The devices
+    of the strategy in scope share them, and its workers, of whom each must call this.
+
+    Args:
+        run: the `TrainedRun`, of stage 2.
+        split: "train" or "validation".
+
+    Returns:
+        `ProbeFeatures`.
+
+    Raises:
+        UserError: features that are too large for float16.
+    """
+    run.data.read_contents()
+    identity = {
+        "models": run.hashes(),
+        "images": run.data.fingerprint(),
+        "options": describe_options(run.experiment.data),
+        "split": split,
+    }
+    text = json.dumps([formats.NUMBERS["features"], identity], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = run.path / "features" / f"{split}-{key}"
+    workers = Workers(tf.distribute.get_strategy())
+    if not workers.chiefs((folder / COMPLETE_FILE).exists()):
+        _write(run, split, folder, identity, workers)
+    complete = _read_complete(folder, identity)
+    names = ["tokenizer", "pixels", *(f"block_{i}" for i in range(complete["blocks"] + 1))]
+    rows = slice(complete["pictures"])
+    arrays = {name: _open_array(folder, name, complete)[rows] for name in names}
+    labels = np.array(_open_array(folder, "labels", complete)[rows])
+    return ProbeFeatures(arrays, labels, complete["pixels"])
+
+
+def _read_complete(folder, identity):
+    path = folder / COMPLETE_FILE
+    complete = formats.read_json(path, "features", ADVICE, COMPLETE_SCHEMA)
+    for key, value in json.loads(json.dumps(identity)).items():
+        if complete[key] != value:
+            raise UserError(f"{path} is of other {key}; {ADVICE}")
+    return complete
+
+
+def _open_array(folder, name, complete):
+    """Opens one of the arrays, whose hash is compared before anything is read from it."""
+    path = folder / f"{name}.npy"
+    if not path.is_file() or hash_file(path) != complete["files"].get(path.name):
+        raise UserError(f"{path} is missing or damaged; {ADVICE}")
+    return np.load(path, mmap_mode="r")
+
+
+def without_copied_channels(train, test):
+    """Takes the pixels of grey pictures once, where both splits hold no other.
+
+    Args:
+        train: `ProbeFeatures`.
+        test: those of the other split.
+
+    Returns:
+        The two, with a third of the pixels if all are grey.
+    """
+    splits = (train, test)
+    for split in splits:
+        channels = split.arrays["pixels"].reshape(len(split.labels), -1, 3)
+        if np.any(channels != channels[..., :1]):
+            return splits
+    return tuple(
+        split._replace(
+            arrays=split.arrays | {"pixels": split.arrays["pixels"][:, ::3]},
+            pixels=f"{split.pixels}, grey",
+        )
+        for split in splits
+    )
+
+
+def _write(run, split, folder, identity, workers):
+    blocks = len(run.vim.transformer.blocks)
+    words, small = _smaller(run.data.config.image_size)
+
+    def features_of(images):
+        features = run.tokenizer.encoder(images, training=False)  # [B,N,d]
+        tokens = run.tokenizer.quantizer(features).tokens
+        return {
+            "tokenizer": tf.reduce_mean(features, 1),
+            "blocks": run.vim.block_features(tokens),  # [B,blocks+1,D]
+        }
+
+    variables = [*run.tokenizer.variables, *run.vim.variables]
+    compute = compiled(features_of, variables, rows=True, xla=True)
+
+    def work_out(batch):
+        found = {name: value.numpy() for name, value in compute(batch["image"]).items()}
+        stacked = found.pop("blocks")
+        found |= {f"block_{i}": stacked[:, i] for i in range(blocks + 1)}
+        found["pixels"] = small(batch["image"])
+        narrow = {name: _narrow(values, name) for name, values in found.items()}
+        return narrow | {"labels": batch["label"].numpy()}
+
+    size = run.data.train_size if split == "train" else run.data.validation_size
+    rows = _rows_of_workers(size, workers.count)
+    if workers.is_chief:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    workers.wait()
+    part = folder / f"part_{workers.index}" if workers.count > 1 else folder
+    batches = run.data.evaluation(split, BATCH_SIZE).shard(workers.count, workers.index)
+    done = _fill(part, map(work_out, batches), len(rows[workers.index]), split)
+    done = int(workers.sum(done))
+    if workers.is_chief:
+        if workers.count > 1:
+            _merge(folder, size, rows)
+        files = {path.name: hash_file(path) for path in sorted(folder.glob("*.npy"))}
+        complete = {"pictures": done, "blocks": blocks, "pixels": words, "files": files, **identity}
+        write_atomically(folder / COMPLETE_FILE, formats.to_json("features", complete))
+    workers.wait()
+
+
+def _rows_of_workers(size, count):
+    """Returns the pictures [m] of each worker; they take whole batches in turn."""
+    rows = np.arange(size)
+    return [rows[rows // BATCH_SIZE % count == worker] for worker in range(count)]
+
+
+def _fill(folder, batches, size, split):
+    """Writes {name: [B,...]} of each batch behind one another; returns the number of rows."""
+    folder.mkdir(exist_ok=True)
+    arrays, done = {}, 0
+    with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:
+        for batch in batches:
+            rows = slice(done, done + len(batch["labels"]))
+            for name, values in batch.items():
+                if name not in arrays:
+                    arrays[name] = _create(folder, name, (size, *values.shape[1:]), values.dtype)
+                arrays[name][rows] = values
+            bar.update(rows.stop - done)
+            done = rows.stop
+    for array in arrays.values():
+        array.flush()
+    return done
+
+
+def _create(folder, name, shape, dtype):
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
+
+
+def _merge(folder, size, rows_of_workers):
+    """Puts what the workers wrote into one file a name; picture by picture if none was skipped."""
+    parts = [folder / f"part_{worker}" for worker in range(len(rows_of_workers))]
+    for path in sorted(parts[0].glob("*.npy")):
+        first = np.load(path, mmap_mode="r")
+        whole = _create(folder, path.stem, (size, *first.shape[1:]), first.dtype)
+        for part, rows in zip(parts, rows_of_workers, strict=True):
+            if (part / path.name).exists():  # not if a worker had no batch
+                whole[rows] = np.load(part / path.name, mmap_mode="r")
+        whole.flush()
+    for part in parts:
+        shutil.rmtree(part)
+
+
+def _narrow(values, name):
+    with np.errstate(over="ignore"):
+        narrow = values.astype("float16")
+    if not np.isfinite(narrow).all():
+        raise UserError(
+            f"{name} has features up to {np.abs(values).max():.3g}, which float16 cannot hold; its "
+            "weights are damaged, or were trained too hard"
+        )
+    return narrow
+
+
+def _smaller(image_size):
+    """Returns (what they are in words, images [B,H,W,3] -> pixels [B,P])."""
+    scale = min(1, PIXELS_SIDE / max(image_size))
+    size = tuple(max(1, round(side * scale)) for side in image_size)
+
+    def flatten(images):
+        if scale < 1:
+            images = tf.image.resize(images, size, "area")
+        return images.numpy().reshape(len(images), -1)
+
+    words = f"pixels, {size[0]} x {size[1]}" + (" (made smaller)" if scale < 1 else "")
+    return words, flatten

@@ -1,0 +1,1 @@
+"""Metrics of features and images, in NumPy; imports no model."""

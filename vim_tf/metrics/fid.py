@@ -1,0 +1,237 @@
+"""Frechet distance of features: FID (arXiv 1706.08500), and sFID (arXiv 2103.03841) on others.
+
+Everything is float64, and means and covariances are gathered in O(D^2) memory.
+"""
+
+import io
+
+import numpy as np
+
+from vim_tf.errors import UserError
+from vim_tf.files import write_atomically
+from vim_tf.metrics.feature_checks import check_features
+from vim_tf.npz_files import open_npz
+
+MOST_FEATURES = 16_384  # a covariance of so many takes 2 GiB
+MOST_VALUE = 1e100  # of a mean or a covariance; the square of a larger one is beyond float64
+
+
+class FeatureStatistics:
+    """Count, mean and covariance of features that come batch by batch.
+
+    Rows are gathered into blocks of D rows; each block's mean and its products around that mean are
+    then combined with what was there (Chan, Golub and LeVeque, 1983). So large means cost no
+    digits, and the result depends on the rows alone, not on how they were cut into batches.
+
+    Args:
+        dim: number of features D, at most `MOST_FEATURES`.
+
+    Raises:
+        UserError: more features.
+    """
+
+    def __init__(self, dim):
+        if dim > MOST_FEATURES:
+            raise UserError(
+                f"statistics of {dim:,} features are asked for; their covariance would have "
+                f"{dim:,}^2 values: leave fid and sfid out of --metrics, or give a network of at "
+                f"most {MOST_FEATURES:,} features"
+            )
+        self.dim = dim
+        self._count = 0  # of the rows in _mean and _scatter; None: read from a file that has none
+        self._mean = np.zeros(dim)
+        self._scatter = np.zeros((dim, dim))  # sum of products around the mean
+        self._covariance = None  # as read from a file without a count
+        self._block = np.empty((dim, dim))
+        self._waiting = 0  # rows in _block
+
+    def update(self, features):
+        """Takes in rows [B,D] of any real dtype.
+
+        Raises:
+            ValueError: another shape.
+            UserError: NaN or infinity (the row is named), or statistics whose count is unknown.
+        """
+        self._refuse_unknown_count()
+        features = check_features(features, self.dim, self.count)
+        while len(features):
+            rows = features[: self.dim - self._waiting]
+            self._block[self._waiting : self._waiting + len(rows)] = rows
+            self._waiting += len(rows)
+            features = features[len(rows) :]
+            if self._waiting == self.dim:
+                self._flush()
+
+    def merge(self, other):
+        """Takes in all that `other`, statistics of the same D, has seen; a replica's, say.
+
+        Raises:
+            UserError: another D, or a count that is unknown.
+        """
+        self._refuse_unknown_count()
+        other._refuse_unknown_count()
+        _refuse_other_dim(self, other)
+        self._flush()
+        other._flush()
+        self._combine(other._count, other._mean, other._scatter)
+
+    @property
+    def count(self):
+        """Rows so far; None after `load` of a file without a count."""
+        return None if self._count is None else self._count + self._waiting
+
+    @property
+    def mean(self):
+        """Mean [D] float64; needs one row."""
+        self._need(1, "mean")
+        self._flush()
+        return self._mean.copy()
+
+    @property
+    def covariance(self):
+        """Covariance [D,D] float64, divided by count - 1 as np.cov does; needs two rows."""
+        if self._covariance is not None:
+            return self._covariance.copy()
+        self._need(2, "covariance")
+        self._flush()
+        return self._scatter / (self._count - 1)
+
+    def save(self, path, spatial=None, **about):
+        """Writes an .npz with the keys of the ADM suite, `mu` and `sigma`, and `count` beside them.
+
+        Args:
+            path: the file; an older one is replaced.
+            spatial: `FeatureStatistics` of the spatial features, for sFID: ADM's `mu_s`, `sigma_s`.
+            **about: strings and numbers to write beside them, such as what they were made of.
+        """
+        arrays = {"mu": self.mean, "sigma": self.covariance}
+        if self.count is not None:
+            arrays["count"] = np.int64(self.count)
+        if spatial is not None:
+            arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
+        data = io.BytesIO()
+        np.savez(data, **arrays, **about)
+        write_atomically(path, data.getvalue())
+
+    @classmethod
+    def load(cls, path, spatial=False):
+        """Reads what `save` or the ADM suite wrote.
+
+        Args:
+            path: an .npz with `mu` [D] and `sigma` [D,D]; `count` may be missing, and then nothing
+                can be added to the statistics.
+            spatial: read `mu_s` and `sigma_s` instead, the statistics for sFID.
+
+        Returns:
+            `FeatureStatistics`.
+
+        Raises:
+            UserError: no such file, another format, or values that are no mean and covariance.
+        """
+        names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
+        needs = f"reference statistics are an .npz with {names[0]} [D] and {names[1]} [D, D]"
+        with open_npz(path, path, needs) as file:
+            missing = [name for name in names if name not in file.names]
+            if missing:
+                raise UserError(f"{path} has no {' and no '.join(missing)}; {needs}")
+            shape, other = (file.header(name)[0] for name in names)
+            if len(shape) != 1 or other != 2 * shape or not 1 <= shape[0] <= MOST_FEATURES:
+                raise UserError(
+                    f"{path} has {names[0]} of the shape {shape} and {names[1]} of the shape "
+                    f"{other}; they must be [D] and [D, D], with D at most {MOST_FEATURES:,}"
+                )
+            mean, covariance = (np.asarray(file.read(name), "float64") for name in names)
+            count = file.read_integer("count")
+        if not all(np.abs(part).max() < MOST_VALUE for part in (mean, covariance)):
+            raise UserError(
+                f"{path} holds NaN, infinity or values above {MOST_VALUE}; make the statistics anew"
+            )
+        if count is not None and not 0 <= count <= 2**53:
+            raise UserError(f"{path} is of {count} pictures; make the statistics anew")
+        if np.abs(covariance - covariance.T).max() > 1e-5 * np.abs(covariance).max():
+            raise UserError(f"{names[1]} in {path} is not symmetric, so it is no covariance")
+        statistics = cls(len(mean))
+        statistics._mean = mean
+        statistics._count = count
+        if count is None or count < 2:
+            statistics._count, statistics._covariance = None, covariance
+        else:
+            statistics._scatter = covariance * (count - 1)
+        return statistics
+
+    def _need(self, rows, what):
+        if self._count is not None and self.count < rows:
+            raise UserError(
+                f"the {what} of {self.count} features was asked for; it needs at least {rows}"
+            )
+
+    def _refuse_unknown_count(self):
+        if self._count is None:
+            raise UserError(
+                "nothing can be added to statistics whose file does not say of how many pictures "
+                "they are; make them anew from the pictures"
+            )
+
+    def _flush(self):
+        if self._waiting:
+            block = self._block[: self._waiting]
+            mean = block.mean(axis=0)
+            block -= mean
+            # NumPy sees the transpose of the same array and computes one triangle only.
+            self._combine(self._waiting, mean, block.T @ block)
+            self._waiting = 0
+
+    def _combine(self, count, mean, scatter):
+        if not count:
+            return
+        total = self._count + count
+        delta = mean - self._mean
+        self._scatter += scatter
+        self._scatter += np.outer(delta * (self._count * count / total), delta)
+        self._mean += delta * (count / total)
+        self._count = total
+
+
+def frechet_distance(a, b):
+    """Squared Frechet distance of the normal distributions with the moments of `a` and `b`.
+
+    |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)), where the last trace is the sum of
+    the square roots of the eigenvalues of the symmetric R^T C_b R with C_a = R R^T. These are real
+    and, rounding aside, not negative also where covariances are singular; SciPy's square root of
+    the product, which others take, is complex there.
+
+    Args:
+        a: `FeatureStatistics`.
+        b: `FeatureStatistics` of the same features.
+
+    Returns:
+        float, 0 or above. FID if the features are those of the FID Inception network.
+
+    Raises:
+        UserError: another D, or fewer than two rows.
+    """
+    _refuse_other_dim(a, b)
+    covariance_a, covariance_b = a.covariance, b.covariance
+    root = _root(covariance_a)
+    eigenvalues = np.linalg.eigvalsh(root.T @ covariance_b @ root)
+    of_product = np.sum(np.sqrt(np.maximum(eigenvalues, 0.0)))
+    difference = a.mean - b.mean
+    traces = np.trace(covariance_a) + np.trace(covariance_b)
+    return max(0.0, float(difference @ difference + traces - 2.0 * of_product))
+
+
+def _root(covariance):
+    """R [D,D] with covariance = R R^T."""
+    try:
+        return np.linalg.cholesky(covariance)  # a tenth of the time of the other way
+    except np.linalg.LinAlgError:  # singular: fewer pictures than features, or dead features
+        values, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def _refuse_other_dim(a, b):
+    if a.dim != b.dim:
+        raise UserError(
+            f"statistics of {a.dim} and of {b.dim} features cannot be compared; both must come "
+            "from the same layer of the same network"
+        )

@@ -1,0 +1,1 @@
+"""Run folders, checkpoints, and opening what a run wrote."""

@@ -1,0 +1,223 @@
+"""Checkpoints of a run's whole state. One that was cut short or damaged never counts.
+
+<folder>/step_00001200/
+    state.index, state.data-...    tf.train.Checkpoint's files
+    manifest.json                  what they must be; written last, and without it they are nothing
+<folder>/best.json                 step and value of the best evaluation
+
+Paths may be in a bucket, gs://...
+"""
+
+import re
+import sys
+import tempfile
+from collections import Counter
+
+import tensorflow as tf
+from etils import epath
+
+from vim_tf import fingerprints, formats
+from vim_tf.distribution.workers import Workers
+from vim_tf.errors import DamagedError, UserError
+from vim_tf.files import measure_file, write_atomically
+from vim_tf.runs.failpoints import failpoint
+from vim_tf.versions import installed_versions
+
+MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
+ADVICE = "train again in another --workdir"
+_WHOLE = {"type": "integer", "minimum": 0}
+
+
+def _pair(first, second):
+    return {"type": "array", "prefixItems": [first, second], "minItems": 2, "maxItems": 2}
+
+
+MANIFEST_SCHEMA = formats.json_object(
+    step=_WHOLE,
+    made_from={"oneOf": [{"type": "null"}, fingerprints.MADE_FROM_SCHEMA]},
+    # [shape, dtype] and [bytes, SHA-256]
+    variables={
+        "type": "object",
+        "additionalProperties": _pair({"type": "array", "items": _WHOLE}, {"type": "string"}),
+    },
+    files={"type": "object", "additionalProperties": _pair(_WHOLE, {"type": "string"})},
+    versions={"type": "object"},
+)
+BEST_SCHEMA = formats.json_object(step=_WHOLE, value={"type": "number"})
+COMPARED = ("model", "discriminator")  # items whose weights a checkpoint must have, each by name
+
+
+class Checkpoints:
+    """The checkpoints in a folder: the last few, and that of the best evaluation.
+
+    The chief of several workers writes them. The others take part in `save` and `restore`.
+
+    Args:
+        items: {name: Keras model, optimizer, tf.Variable or list of these}, the state.
+        folder: where they are; need not exist yet.
+        keep: how many of the last are kept.
+        workers: the `Workers`; None for those of the strategy in scope.
+        say: function of a line for the user.
+        made_from: the `MadeFrom` of the training; None keeps and compares nothing.
+    """
+
+    def __init__(self, items, folder, keep, workers=None, say=None, made_from=None):
+        self._items, self._keep = items, keep
+        self._workers = workers or Workers(tf.distribute.get_strategy())
+        self._checkpoint = tf.train.Checkpoint(**items)
+        self._folder = epath.Path(folder)
+        self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
+        self._made_from = made_from
+
+    def steps(self):
+        """Returns the steps of all complete checkpoints, ascending."""
+        found = [path.parent.name for path in self._folder.glob(f"step_*/{MANIFEST}")]
+        return sorted(int(name[5:]) for name in found if re.fullmatch("step_[0-9]{8,18}", name))
+
+    def save(self, step):
+        """Saves the state under a step, unless it is there already; removes old ones."""
+        step = int(step)
+        is_new = not (self.path(step) / MANIFEST).exists()
+        if self._workers.chiefs(is_new):
+            if self._workers.is_chief:
+                self._write(step)
+            else:
+                # What it writes is not needed, but the chief's counters are sums over all workers.
+                with tempfile.TemporaryDirectory() as folder:
+                    self._checkpoint.write(f"{folder}/{STATE}")
+        if self._workers.is_chief:
+            failpoint("before_removal")
+            self._remove_old()
+        self._workers.wait()
+
+    def _write(self, step):
+        folder = self.path(step)
+        if folder.exists():  # a save that was cut short
+            folder.rmtree()
+        folder.mkdir(parents=True)
+        failpoint("before_state")
+        self._checkpoint.write(str(folder / STATE))
+        failpoint("before_manifest")
+        if self._made_from is not None:
+            self._made_from.keep()
+        manifest = {
+            "step": step,
+            "made_from": self._made_from and self._made_from.describe(),
+            "variables": self._shapes(),
+            "files": {path.name: measure_file(path) for path in folder.iterdir()},
+            "versions": installed_versions(),
+        }
+        write_atomically(folder / MANIFEST, formats.to_json("checkpoint", manifest))
+
+    def restore(self):
+        """Restores the newest checkpoint that is whole.
+
+        Returns:
+            Its step; None if there is none.
+
+        Raises:
+            UserError: it is of another architecture or another format, or was made from other
+                images or by another tokenizer than those of now.
+        """
+        step = self._find_newest() if self._workers.is_chief else None
+        step = self._workers.chiefs(-1 if step is None else step)
+        if step < 0:
+            return None
+        self._read(self.path(step))
+        return step
+
+    def _find_newest(self):
+        """The step of the newest checkpoint that is whole; None if there is none."""
+        for step in reversed(self.steps()):
+            folder = self.path(step)
+            try:
+                damage = _find_damage(folder, _read_manifest(folder))
+            except DamagedError as error:
+                damage = str(error)
+            if not damage:
+                return step
+            self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is taken")
+            # It does not count any more, and its step can be saved again.
+            (folder / MANIFEST).replace(folder / f"damaged_{MANIFEST}")
+        return None
+
+    def best(self):
+        """Returns (step, value) of the best evaluation so far, or None."""
+        try:
+            best = formats.read_json(self._folder / BEST, "checkpoint", ADVICE, BEST_SCHEMA)
+        except (FileNotFoundError, DamagedError):
+            return None
+        return best["step"], best["value"]
+
+    def mark_best(self, step, value):
+        """Keeps the checkpoint of a step until another is better."""
+        best = {"step": int(step), "value": value}
+        write_atomically(self._folder / BEST, formats.to_json("checkpoint", best))
+
+    def path(self, step):
+        """Returns the folder of the checkpoint of a step."""
+        return self._folder / f"step_{step:08}"
+
+    def _remove_old(self):
+        best = self.best()
+        for step in self.steps()[: -self._keep]:
+            if best is None or step != best[0]:
+                # The manifest first: half of a checkpoint must not look like one.
+                (self.path(step) / MANIFEST).unlink()
+                self.path(step).rmtree()
+
+    def _shapes(self):
+        """{name of a weight: [shape, dtype]} of the networks, each weight by a name of its own."""
+        shapes, seen = {}, Counter()
+        for item in COMPARED:
+            for weight in self._items[item].weights if item in self._items else ():
+                # Keras numbers layers by how many the process has made; that says nothing.
+                path = "/".join(re.sub(r"_\d+$", "", part) for part in weight.path.split("/"))
+                name = f"{item}/{path}"
+                seen[name] += 1
+                name += f" ({seen[name]})" if seen[name] > 1 else ""
+                shapes[name] = [list(weight.shape), weight.dtype]
+        return shapes
+
+    def _read(self, folder):
+        if not folder.exists():
+            raise UserError(
+                f"the chief's checkpoint {folder} is not there on this worker; give a --workdir on "
+                "a disk that all workers share"
+            )
+        manifest = _read_manifest(folder)
+        if None not in (self._made_from, manifest["made_from"]):
+            self._made_from.check(f"checkpoint {folder}", manifest["made_from"])
+        ours, theirs = self._shapes(), manifest["variables"]
+        for name in dict.fromkeys([*ours, *theirs]):
+            if ours.get(name) != theirs.get(name):
+                described = [
+                    f"{' x '.join(map(str, found[name][0])) or 'a number'} of {found[name][1]}"
+                    if name in found
+                    else "missing"
+                    for found in (theirs, ours)
+                ]
+                raise UserError(
+                    f"checkpoint {folder} is of another architecture: {name} is {described[0]} "
+                    f"there and {described[1]} here; give another --workdir, or the config and the "
+                    "version of vim_tf that it was made with"
+                )
+        self._checkpoint.read(str(folder / STATE)).assert_consumed()
+
+
+def _read_manifest(folder):
+    return formats.read_json(folder / MANIFEST, "checkpoint", ADVICE, MANIFEST_SCHEMA)
+
+
+def _find_damage(folder, manifest):
+    """What is wrong with a checkpoint's files, in words; None if nothing is."""
+    for name, identity in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        size, sha256 = measure_file(path)
+        if size != identity[0]:
+            return f"{name} has {size:,} of its {identity[0]:,} bytes"
+        if sha256 != identity[1]:
+            return f"{name} has changed"
+    return None

@@ -1,0 +1,238 @@
+"""Run folders: what a training writes, where, and how it is found again.
+
+<run>/config.yaml        the resolved config; `--config <run>/config.yaml` repeats the run
+<run>/checkpoints/       full training state, the last few and the best
+<run>/preset/            the averaged weights, for everything but training
+<run>/preset_best/       those of the best evaluation
+<run>/lock               the process that trains
+<run>/images.npz         names, sizes, times and hashes of the files that it is trained on
+<run>/metrics.jsonl      one JSON object a report: step, kind ("train", "evaluation"), numbers
+<run>/tensorboard/       the same for TensorBoard, with pictures and histograms
+<run>/pictures/          PNG files
+
+A run can be in a bucket, gs://...: there a preset is replaced file by file, its config.json last,
+and there is no lock.
+"""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+
+from etils import epath
+
+from vim_tf.buckets import is_in_bucket
+from vim_tf.config import loader
+from vim_tf.errors import UserError
+from vim_tf.files import write_atomically
+
+PRESET_CONFIG = "config.json"
+
+
+class Run:
+    """The folder of one training run.
+
+    Args:
+        path: the folder; need not exist yet.
+    """
+
+    def __init__(self, path):
+        self.path = epath.Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.checkpoint_dir = self.path / "checkpoints"
+        self.preset_dir = self.path / "preset"
+        self.best_preset_dir = self.path / "preset_best"
+        self.lock_path = self.path / "lock"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.tensorboard_dir = self.path / "tensorboard"
+        self.picture_dir = self.path / "pictures"
+
+    def check(self, experiment):
+        """Raises UserError if this folder belongs to a run of another config or is no run.
+
+        A run that never came to its first step, for a mistake in its config, is in nobody's way.
+        """
+        if self.config_path.exists():
+            if not self.checkpoint_dir.exists():
+                return
+            lines = loader.diff(self.load_experiment(), experiment)
+            if lines:
+                raise UserError(
+                    f"{self.path} is a run of another config ({'; '.join(lines)}); "
+                    "give another --workdir, or the old config to resume it"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or self._holds_more_than_a_lock()):
+            raise UserError(
+                f"{self.path} exists and is no run of vim_tf; give a new or empty --workdir"
+            )
+
+    def start(self, experiment):
+        """Makes the folder and writes the config."""
+        self.check(experiment)
+        self._make_folder()
+        try:
+            # The config first: a folder with anything else in it is taken for no run.
+            write_atomically(self.config_path, loader.to_yaml(experiment, of_run=True))
+            self.picture_dir.mkdir(exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _make_folder(self):
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error):
+        return UserError(
+            f"{self.path} cannot be written ({error.strerror}); give another --workdir"
+        )
+
+    def _holds_more_than_a_lock(self):
+        return any(path != self.lock_path for path in self.path.iterdir())
+
+    def load_experiment(self, overrides=()):
+        """Returns the config of this run, with `--set` overrides; UserError if there is none."""
+        if not self.config_path.exists():
+            raise UserError(f"{self.path} is no run: it has no config.yaml; give a run's folder")
+        return loader.load_config([self.config_path], overrides, of_run=True)
+
+    def save_preset(self, save, best=False):
+        """Calls `save(folder)` and then puts that folder in the place of the preset.
+
+        Args:
+            save: writes a preset.
+            best: it is that of the best evaluation so far.
+        """
+        place = self.best_preset_dir if best else self.preset_dir
+        if is_in_bucket(place):
+            with tempfile.TemporaryDirectory() as folder:
+                save(Path(folder))
+                _copy_preset(Path(folder), place)
+            return
+        new, old = place.with_name(f"{place.name}.new"), place.with_name(f"{place.name}.old")
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        save(new)
+        if place.exists():
+            os.replace(place, old)
+        os.replace(new, place)
+        shutil.rmtree(old, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self):
+        """Keeps other processes from training in this folder.
+
+        The operating system frees the lock when its process ends in any way. It may not know of
+        processes on other machines; then the name of the machine in the file counts. In a bucket
+        there is no lock.
+
+        Raises:
+            UserError: another process has it.
+        """
+        if is_in_bucket(self.path):
+            yield
+            return
+        import fcntl  # not on Windows, where everything but training works
+
+        self._make_folder()
+        with open(self.lock_path, "a+") as file:
+            file.seek(0)
+            holder, _, machine = file.read().strip().partition(" on ")
+            here = socket.gethostname()
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"{self.path} is being trained by {holder} on {machine}; let it end, or give "
+                    "another --workdir"
+                ) from None
+            if machine not in ("", here):
+                raise UserError(
+                    f"{self.path} is being trained by {holder} on {machine}, as {self.lock_path} "
+                    f"says; this is {here}. If that process is gone, remove the file"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {here}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                # Not removed: another process may have it open already.
+                file.truncate(0)
+
+    def append_metrics(self, step, kind, values):
+        """Adds one line to metrics.jsonl."""
+        line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
+        if is_in_bucket(self.metrics_path):  # nothing can be appended to there
+            before = self.metrics_path.read_text() if self.metrics_path.exists() else ""
+            self.metrics_path.write_text(before + line)
+            return
+        with open(self.metrics_path, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a run was killed while it wrote
+                    line = "\n" + line
+            file.write(line.encode())
+
+    def read_metrics(self):
+        """Returns metrics.jsonl as a list of dicts; of a step that was repeated, the last."""
+        if not self.metrics_path.exists():
+            return []
+        records = {}
+        for line in self.metrics_path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed while it wrote
+            records[record["step"], record["kind"]] = record
+        return sorted(records.values(), key=lambda record: record["step"])
+
+
+def find_preset(path):
+    """Returns the preset folder of a run folder or of a preset folder, on a disk.
+
+    That of a bucket is copied into a temporary folder, which lives as long as the process.
+
+    Raises:
+        UserError: neither is there, or the run has not saved a preset yet.
+    """
+    path = epath.Path(path)
+    # The old one remains if a run was killed between.
+    for folder in (path, path / "preset", path / "preset.old"):
+        if (folder / PRESET_CONFIG).exists():
+            return _fetch_preset(folder) if is_in_bucket(folder) else folder
+    if (path / "config.yaml").exists():
+        raise UserError(f"{path} has saved no preset yet; let its training run on")
+    raise UserError(f"{path} is neither a run nor a preset; give the --workdir of a training")
+
+
+def _copy_preset(source, target):
+    """Copies a preset; while that goes on there is none, because its config.json comes last."""
+    (target / PRESET_CONFIG).unlink(missing_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name == PRESET_CONFIG):
+        if path.is_dir():
+            _copy_preset(path, target / path.name)
+        elif path.is_file():
+            (target / path.name).write_bytes(path.read_bytes())
+
+
+@functools.cache
+def _temporary_folder():
+    """A folder that is removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="vim_tf_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _fetch_preset(folder):
+    """Copies a preset of a bucket onto a disk; returns where it is."""
+    place = Path(tempfile.mkdtemp(dir=_temporary_folder()))
+    _copy_preset(folder, place)
+    return place

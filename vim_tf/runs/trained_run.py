@@ -1,0 +1,153 @@
+"""Opening a run for use: its models in float32, and the pictures that it was trained on."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vim_tf import fingerprints, formats
+from vim_tf.buckets import is_in_bucket
+from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import normalize
+from vim_tf.errors import UserError
+from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.models.precision import computing_in
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.runs.load import load
+from vim_tf.runs.run import Run
+
+PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
+# Of what `vim_tf.probe` writes, what is read here.
+PROBE_SCHEMA = {
+    "type": "object",
+    "properties": {"block": {"type": "integer"}, "models": {"type": "object"}},
+    "required": ["block", "models"],
+}
+MOVED = "give the images of its training, by --set data.path=... if they have moved"
+COMPARED = 16  # held-out pictures that each format is held against Keras on
+
+
+class HeldOut(NamedTuple):
+    """Held-out pictures and what the tokenizer makes of them, all NumPy.
+
+    Attributes:
+        pictures: uint8 [n,H,W,3].
+        images: the same, float32 in [-1,1].
+        tokens: int32 [n,N].
+        decoded: float32 [n,H,W,3] in [-1,1], what Keras decodes from the tokens.
+    """
+
+    pictures: Any
+    images: Any
+    tokens: Any
+    decoded: Any
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's averaged weights and what they were trained on.
+
+    Attributes:
+        path: the run's folder.
+        experiment: its config, for the pictures.
+        tokenizer: the `ViTVQGAN`.
+        vim: the `VIM`; None for a run of stage 1.
+        class_names: name of class i at place i; () where there are no labels.
+        other_images: whether `data` may be images that the run was not trained on.
+    """
+
+    path: Path
+    experiment: Any
+    tokenizer: Any
+    vim: Any
+    class_names: tuple[str, ...]
+    other_images: bool = False
+
+    @property
+    def steps(self):
+        """(Steps that the saved weights had, steps that the config asks for)."""
+        metadata = (self.vim or self.tokenizer).metadata
+        return metadata.get("steps", 0), self.experiment.training.steps
+
+    def hashes(self):
+        """Returns the weights' SHA-256 by model."""
+        models = {"tokenizer": self.tokenizer, "vim": self.vim}
+        return {name: model.model_hash() for name, model in models.items() if model}
+
+    @property
+    def probed_block(self):
+        """The block that `vim_tf.probe` chose for these weights, from 0; None if there is none."""
+        path = self.path / PROBE_FOLDER / PROBE_FILE
+        if self.vim is None or not path.exists():
+            return None
+        result = formats.read_json(path, "probe", "delete it and probe again", PROBE_SCHEMA)
+        return result["block"] if result["models"] == self.hashes() else None
+
+    @functools.cached_property
+    def data(self):
+        """The `ImageData` that the run was trained on, opened on first use.
+
+        Raises:
+            UserError: the images there are others, unless `other_images`.
+        """
+        data = make_image_dataset(self.experiment.data, self.experiment.seed)
+        made_from = ((self.vim or self.tokenizer).metadata or {}).get("made_from")
+        if made_from is not None and not self.other_images:
+            formats.check_schema(made_from, fingerprints.MADE_FROM_SCHEMA, self.path, MOVED)
+            found = data.difference(made_from["images"], fingerprints.load(self.path))
+            if found is not None:
+                raise fingerprints.made_from_other_images(self.path, found, MOVED)
+        return data
+
+    @functools.cached_property
+    def held_out(self):
+        """The `HeldOut` of the first `COMPARED` pictures, worked out on first use."""
+        pictures = self.pictures(COMPARED)
+        images = normalize(pictures)
+        tokens = self.tokenizer.tokenize(images)
+        decoded = self.tokenizer.decode_tokens(tokens)
+        return HeldOut(pictures, *map(np.asarray, (images, tokens, decoded)))
+
+    def pictures(self, count, split="validation"):
+        """Returns the first `count` pictures of a split: uint8 [n,H,W,3], n <= count."""
+        batch = next(iter(self.data.evaluation(split, batch_size=count)))
+        return to_uint8(batch["image"])
+
+
+def open_run(path, overrides=(), other_images=False):
+    """Opens a run of either stage, in float32 whatever precision it was trained in.
+
+    Args:
+        path: the folder of a run.
+        overrides: "data.key=value" strings, for pictures that have moved since the training.
+        other_images: let them be images that the run was not trained on.
+
+    Raises:
+        UserError: no run, no or damaged weights, or an override that is not of the data.
+    """
+    for override in overrides:
+        if not override.startswith("data."):
+            raise UserError(
+                f"--set {override} would change the trained model; only keys of the data can be "
+                "set here, such as data.path=..."
+            )
+    if is_in_bucket(path):
+        raise UserError(f"{path} is in a bucket; copy the run to a disk and give its folder there")
+    run = Run(path)
+    experiment = run.load_experiment(overrides)
+    with computing_in("float32"):
+        model = load(run.path)
+        if not isinstance(model, ViTVQGAN | VIM):
+            raise UserError(
+                f"{run.path} is a run of experiment {experiment.experiment}; give one of "
+                "experiment vit_vqgan or vim"
+            )
+        if isinstance(model, ViTVQGAN):
+            tokenizer, vim, names = model, None, ()
+        else:
+            generator = ImageGenerator.around(model, run.path)
+            tokenizer, vim, names = generator.tokenizer, generator.vim, generator.class_names
+    return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names), other_images)

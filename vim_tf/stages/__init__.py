@@ -1,0 +1,1 @@
+"""One experiment of each kind, from a config to a training."""

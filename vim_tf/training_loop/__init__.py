@@ -1,0 +1,1 @@
+"""The training loop, its reports, warnings and stop signals."""

@@ -1,0 +1,307 @@
+"""The custom training loop: orbit's, around the trainers' one step.
+
+restore the newest checkpoint that is whole, if there is one
+until the last step:
+    train `log_every` steps in one graph call      -> report
+    every `evaluate_every` steps: evaluate          -> report, pictures, preset
+    every `checkpoint_every` steps: save everything
+a number that is not finite: back to the last checkpoint, on with the data in another order
+SIGTERM or Ctrl-C: save everything and leave
+
+Several workers do the same in step; the chief alone evaluates, reports and writes.
+"""
+
+import contextlib
+import functools
+import io
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from vim_tf.distribution.replicas import over_replicas, share_batches
+from vim_tf.distribution.workers import Workers
+from vim_tf.errors import Interrupted, UserError
+from vim_tf.runs.checkpoints import Checkpoints
+from vim_tf.training_loop.reporter import Reporter
+from vim_tf.training_loop.stop_signal import StopSignal
+from vim_tf.training_loop.training_warnings import Diagnosis
+
+MOST_ROLLBACKS = 3
+
+
+class NotFinite(Exception):
+    """A loss or a gradient became NaN or infinite."""
+
+
+class Stopped(Exception):
+    """A stop was asked for."""
+
+
+class TrainLoop(orbit.StandardTrainer):
+    """orbit's inner loop: `strategy.run` of the trainer's step, up to `steps` times in one graph.
+
+    It ends early when `stop` is set on any worker, or when a number is not finite any more.
+
+    Args:
+        trainer: a `Trainer`.
+        strategy: the strategy that it was made in.
+        batches: the data set as the strategy distributes it, see `replicas.share_batches`.
+        images_per_epoch: number of training images.
+        stop: bool tf.Variable of this worker; None for never.
+    """
+
+    def __init__(self, trainer, strategy, batches, images_per_epoch, stop=None):
+        super().__init__(batches)
+        self.trainer = trainer
+        self.strategy = strategy
+        self.images_per_epoch = images_per_epoch
+        self.workers = Workers(strategy)
+        self.stop = tf.Variable(False, trainable=False) if stop is None else stop
+        self.stopped = tf.Variable(False, trainable=False)  # `stop`, as all workers agree
+
+    def _whole_epoch(self):
+        return self.trainer.images_counted >= self.images_per_epoch
+
+    def create_train_loop_fn(self):
+        """As orbit's, with a look at the two reasons to end before each step."""
+
+        @tf.autograph.experimental.do_not_convert
+        def loop(iterator, steps):
+            def goes_on(done, stopped):
+                return (done < steps) & ~stopped & (self.trainer.bad_step < 0)
+
+            def step(done, _):
+                self.train_step(iterator)
+                return done + 1, self.workers.any(self.stop.read_value())
+
+            start = [tf.zeros_like(steps), self.workers.any(self.stop.read_value())]
+            self.stopped.assign(tf.while_loop(goes_on, step, start)[1])
+
+        return tf.function(loop)
+
+    def train_loop_begin(self):
+        """Starts new means; usage of the codebook counts at least a whole epoch."""
+        self.trainer.reset_logs(self._whole_epoch())
+
+    def train_step(self, iterator):
+        """One step on every replica."""
+        self.strategy.run(self.trainer.train_step, args=(next(iterator),))
+
+    def train_loop_end(self):
+        """Returns the means of the steps since `train_loop_begin`.
+
+        Raises:
+            NotFinite: a number was not finite.
+            Stopped: `stop` was set on a worker.
+        """
+        found = self.trainer.not_finite()
+        if found is not None:
+            raise NotFinite(found)
+        if self.stopped.numpy():
+            raise Stopped
+        results = self.trainer.train_results()
+        if not self._whole_epoch():
+            results = {k: v for k, v in results.items() if k not in self.trainer.epoch_logs}
+        return results
+
+
+class EvaluationLoop(orbit.AbstractEvaluator):
+    """Evaluates the averaged weights on a finite dataset; the replicas of this process share it.
+
+    Args:
+        trainer: a `Trainer`.
+        strategy: the strategy that it was made in.
+        dataset: finite batches, dicts.
+    """
+
+    def __init__(self, trainer, strategy, dataset):
+        self.trainer = trainer
+        self.dataset = dataset
+        names = sorted(dataset.element_spec)
+        with strategy.scope():
+            evaluate = over_replicas(
+                lambda *rows: trainer.evaluate_batch(dict(zip(names, rows, strict=True)))
+            )
+        self.evaluate_batch = lambda batch: evaluate(*(batch[name] for name in names))
+
+    def evaluate(self, num_steps):
+        """Returns the trainer's summary of all batches, or of the first `num_steps`."""
+        num_steps = int(num_steps)
+        dataset = self.dataset if num_steps < 0 else self.dataset.take(num_steps)
+        batches = [tf.nest.map_structure(np.asarray, self.evaluate_batch(b)) for b in dataset]
+        names = batches[0]
+        return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
+
+
+def make_checkpoints(trainer, run, workers, made_from=None):
+    """Returns the `Checkpoints` of a trainer's whole state in a run's folder."""
+    items, keep = trainer.checkpoint_items(), trainer.experiment.training.keep_checkpoints
+    return Checkpoints(items, run.checkpoint_dir, keep, workers, made_from=made_from)
+
+
+def train(stage, run, strategy, on_start=None):
+    """Trains a stage up to its last step, resuming from the run's last checkpoint.
+
+    Args:
+        stage: a `builders.Stage`.
+        run: the `Run`, started.
+        strategy: the `tf.distribute` strategy in whose scope the trainer was made.
+        on_start: called with the step at which training begins.
+
+    Returns:
+        The last evaluation, as a dict of floats; {} on a worker that is not the chief.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or a checkpoint of another
+            architecture, or made from other images or by another tokenizer.
+    """
+    trainer = stage.trainer
+    config = trainer.experiment.training
+    workers = Workers(strategy)
+    checkpoints = make_checkpoints(trainer, run, workers, stage.made_from)
+    checkpoints.restore()
+    first_step = int(trainer.step.numpy())
+    if on_start:
+        on_start(first_step)
+    reporter = Reporter(run, first_step, config.steps, trainer.experiment.data.batch_size)
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopSignal(reporter.say))
+        held.enter_context(contextlib.closing(reporter))
+        if workers.is_chief:
+            held.enter_context(contextlib.closing(stage.made_from))
+            stage.made_from.start()
+        training = _Training(stage, run, strategy, checkpoints, reporter, stop)
+        # The controller prints its log lines; the reporter, on standard error, says the same.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return training.run(first_step)
+
+
+class _Training:
+    """What `train` does from the first step on."""
+
+    def __init__(self, stage, run, strategy, checkpoints, reporter, stop):
+        self.stage, self.run_folder, self.strategy = stage, run, strategy
+        self.trainer, self.config = stage.trainer, stage.trainer.experiment.training
+        self.checkpoints, self.reporter = checkpoints, reporter
+        start = self.trainer.adversarial_start
+        self.diagnosis = Diagnosis(
+            self.trainer.experiment, None if start is None else lambda: int(start.numpy())
+        )
+        self.loop = TrainLoop(
+            self.trainer, strategy, self._batches(), stage.images_per_epoch, stop.requested
+        )
+        self.workers = self.loop.workers
+        summary_dir = str(run.tensorboard_dir) if self.workers.is_chief else None
+        self.controller = orbit.Controller(
+            global_step=self.trainer.step,
+            trainer=self.loop,
+            evaluator=EvaluationLoop(self.trainer, strategy, stage.evaluation_dataset),
+            strategy=strategy,
+            train_actions=[self._report_training],
+            eval_actions=[self._report_evaluation],
+            steps_per_loop=self.config.log_every,
+            summary_dir=summary_dir,
+        )
+
+    def _batches(self):
+        place = int(self.trainer.step.numpy()), int(self.trainer.rollbacks.numpy())
+        make = functools.partial(self.stage.train_dataset, *place)
+        return share_batches(self.strategy, make, self.trainer.experiment.data.batch_size)
+
+    def run(self, step):
+        """Trains from `step` on; returns the last evaluation."""
+        config, results = self.config, None
+        if step and self._is_due(step, config.evaluate_every):
+            results = self._evaluate(step)  # it may have been killed before it was
+        while step < config.steps:
+            stops = [(step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)]
+            target = min(*stops, config.steps)
+            try:
+                self.controller.train(target, checkpoint_at_completion=False)
+            except NotFinite as found:
+                step = self._roll_back(str(found))
+                continue
+            except Stopped:
+                step = int(self.trainer.step.numpy())
+                self.checkpoints.save(step)
+                raise Interrupted(
+                    f"stopped at step {step} and saved; the same command goes on from there"
+                ) from None
+            step = target
+            if self._is_due(step, config.checkpoint_every):
+                self.checkpoints.save(step)
+            if self._is_due(step, config.evaluate_every):
+                results = self._evaluate(step)
+        self.workers.wait()  # one that leaves is taken for one that died
+        return results
+
+    def _is_due(self, step, every):
+        return step % every == 0 or step == self.config.steps
+
+    def _evaluate(self, step):
+        """Returns the evaluation, as a dict of floats; the chief alone makes one."""
+        results, is_best, start = {}, False, 0
+        name, sign = self.trainer.judged_by
+        if self.workers.is_chief:
+            results = self.controller.evaluate(self.config.evaluate_batches or -1)
+            results = {name: float(value) for name, value in results.items()}
+            best = self.checkpoints.best()
+            is_best = best is None or sign * results[name] > sign * best[1]
+            start = self.trainer.after_evaluation(step, results)
+        self._start_discriminator(self.workers.chiefs(start))
+        if self.workers.chiefs(is_best):
+            self.checkpoints.save(step)
+            if self.workers.is_chief:
+                self.run_folder.save_preset(self.stage.save, best=True)
+                self.checkpoints.mark_best(step, results[name])
+        return results
+
+    def _start_discriminator(self, step):
+        variable = self.trainer.adversarial_start
+        if variable is not None and step != int(variable.numpy()):
+            variable.assign(step)
+            self.reporter.say(f"the discriminator takes part from step {step} on")
+
+    def _roll_back(self, found):
+        rollbacks = int(self.trainer.rollbacks.numpy()) + 1
+        advice = (
+            "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the pictures of "
+            "the data"
+        )
+        if rollbacks > MOST_ROLLBACKS:
+            raise UserError(f"{found}, after {MOST_ROLLBACKS} new beginnings; {advice}")
+        step = self.checkpoints.restore()
+        if step is None:
+            raise UserError(f"{found}, before the first checkpoint; {advice}")
+        self.trainer.rollbacks.assign(rollbacks)
+        self.trainer.forget_not_finite()
+        self.loop.train_dataset = self._batches()
+        self.reporter.restart(step)
+        self.reporter.say(
+            f"{found}: back to step {step}, on with the data in another order "
+            f"({rollbacks} of {MOST_ROLLBACKS} times)"
+        )
+        return step
+
+    def _report(self, values, report, diagnose):
+        step = int(self.trainer.step.numpy())
+        values = {k: float(v) for k, v in values.items()}
+        report(step, values)
+        for line in diagnose(step, values):
+            self.reporter.say(line)
+
+    def _report_training(self, values):
+        if self.workers.is_chief:
+            self._report(values, self.reporter.train, self.diagnosis.training)
+
+    def _report_evaluation(self, values):
+        self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
+        writer = self.controller.eval_summary_manager.summary_writer()
+        with writer.as_default(int(self.trainer.step.numpy())):
+            for name, picture in self.stage.draw(self.run_folder).items():
+                tf.summary.image(name, picture[None])
+            for name, values in self.trainer.histograms().items():
+                tf.summary.histogram(name, values)
+        self.run_folder.save_preset(self.stage.save)
