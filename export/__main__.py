@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from vim_tf import command_line
+from vim_tf.config import checks
 from vim_tf.data import image_limits
 from vim_tf.errors import UserError
 from vim_tf.export.release import FOLDERS, Release, check_target
@@ -56,8 +57,8 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    formats = command_line.choose_names("--formats", arguments.formats, list(FOLDERS))
-    command_line.check_positive(arguments, "max_pixels")
+    formats = checks.choose("--formats", command_line.split_names(arguments.formats), list(FOLDERS))
+    command_line.check_positive(vars(arguments), "max_pixels")
     if arguments.max_pixels is not None and arguments.max_pixels > image_limits.MOST:
         raise UserError(
             f"--max-pixels is {arguments.max_pixels}; it must be at most {image_limits.MOST:,}"

@@ -25,10 +25,10 @@ def check_target(out):
     """Raises UserError if `out` holds anything but earlier exports."""
     out = Path(out)
     if out.exists() and not out.is_dir():
-        raise UserError(f"--to {out} is a file; give a folder")
+        raise UserError(f"{out} is a file; give a folder")
     if out.exists() and any(out.iterdir()) and not (out / REPORTS).is_dir():
         raise UserError(
-            f"--to {out} is not empty and holds no earlier export; give a new or empty folder"
+            f"{out} is not empty and holds no earlier export; give a new or empty folder"
         )
 
 
@@ -53,7 +53,7 @@ class Release:
             self._staging.mkdir()
         except OSError as error:
             raise UserError(
-                f"--to {out} cannot be written ({error.strerror}); give another folder"
+                f"{out} cannot be written ({error.strerror}); give another folder"
             ) from None
 
     def _claim(self):

@@ -86,6 +86,37 @@ def test_the_walk_sees_the_tree():
     assert {"keras", "vim_tf.errors"} <= reachable("vim_tf.models.vit_vqgan")
 
 
+# Low to high: a package imports itself and those before it, also inside functions.
+ORDER = (
+    *("errors", "versions", "messages", "files", "formats", "fingerprints"),
+    *("npz_files", "config", "losses", "sampling", "distribution", "data", "metrics"),
+    *("costs", "models", "runs", "trainers", "generation", "training_loop", "evaluation"),
+    *("export", "drawing", "stages", "linear_probe", "command_line"),
+)
+
+
+def package(name):
+    """The entry of `ORDER` that a module belongs to; None for `vim_tf` itself."""
+    return name.split(".")[1] if "." in name else None
+
+
+def test_the_order_names_every_package():
+    found = {package(name) for name in set(SOURCES) - COMMAND_LINES} - {None}
+    assert sorted(found) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", sorted(set(SOURCES) - COMMAND_LINES - {"vim_tf"}))
+def test_no_import_goes_upwards(name):
+    place = ORDER.index(package(name))
+    wrong = [
+        module
+        for module in IMPORTS[name]
+        if within(module, ["vim_tf"])
+        and package(module) not in (None, package(name), *ORDER[:place])
+    ]
+    assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
 def test_nothing_imports_a_command_line():
     assert "vim_tf.train" in COMMAND_LINES
     for name in SOURCES:

@@ -13,11 +13,12 @@ import scipy.linalg
 
 from vim_tf import evaluate
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution import strategies
 from vim_tf.errors import UserError
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.lpips import open_lpips
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.generation.rejection import accept
 from vim_tf.metrics.image_metrics import ssim
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -95,7 +96,7 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
         "logit-laplace": logit_laplace(tokenizer, images),
     }
     assert figures == pytest.approx(expected, rel=1e-4)
-    assert result["missing"] == {"LPIPS": "its weights are not given; give --lpips"}
+    assert result["missing"] == {"LPIPS": "its weights are not given; give lpips"}
     assert "lpips" not in result["settings"]
     assert result["models"] == {"tokenizer": tokenizer.model_hash()}
     assert (result["extractor"], result["reference"]) == (None, None)
@@ -142,7 +143,7 @@ def test_pictures_too_small_for_lpips(tiny, tmp_path, run, lpips_file):
     folder.start(experiment)
     tokenizer = ViTVQGAN(experiment.model, experiment.data.image_size)
     folder.save_preset(tokenizer.save_to_preset)
-    with pytest.raises(UserError, match="LPIPS of pictures of 12 x 12 .* leave out --lpips"):
+    with pytest.raises(UserError, match="LPIPS of pictures of 12 x 12 .* leave out lpips"):
         run("reconstruction", folder.path, "--lpips", lpips_file)
     assert not (tmp_path / "x.json").exists()
 
@@ -270,10 +271,10 @@ def test_replicas_share_the_work(
     alone = run(kind, own_runs["vim"], *given, out="alone.json")
     asked = []
     monkeypatch.setattr(
-        strategies, "make_strategy", lambda arguments: asked.append(arguments) or two_replicas
+        strategies, "make_strategy", lambda **given: asked.append(given) or two_replicas
     )
     shared = run(kind, own_runs["vim"], *given, "--strategy", "mirrored", "--cpu-replicas", "2")
-    assert (asked[0].strategy, asked[0].cpu_replicas) == ("mirrored", 2)
+    assert asked == [{"strategy": "mirrored", "cpu_replicas": 2}]
     assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-4)
     assert shared["pictures"] == alone["pictures"]  # their hashes, too
 
@@ -303,15 +304,15 @@ def pictures_of_8_bits(own_runs):
     [
         ("generation", "vim", [], "no feature network is given"),
         ("generation", "vim", ["--extractor", "x.pb"], "x.pb, which is not there"),
-        ("reconstruction", "vim", ["--metrics", "fid"], "need a network: give --extractor"),
+        ("reconstruction", "vim", ["--metrics", "fid"], "need a network: give extractor"),
         (
             "reconstruction",
             "vim",
             ["--n", "11"],
-            "--n is 11, but the run's validation data hold 10",
+            "n is 11, but the run's validation data hold 10",
         ),
         ("reconstruction", "vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
-        ("reconstruction", "vim", ["--lpips", "vgg.pth"], "--lpips is vgg.pth, which is no file"),
+        ("reconstruction", "vim", ["--lpips", "vgg.pth"], "lpips is vgg.pth, which is no file"),
         ("reconstruction", "vim", ["--batch-size", "0"], "--batch-size is 0"),
         ("reconstruction", "vim", ["--cpu-replicas", "65"], "--cpu-replicas is 65; at most 64"),
         ("reconstruction", "vim", ["--cpu-replicas", "0"], "--cpu-replicas is 0"),
@@ -329,10 +330,10 @@ def pictures_of_8_bits(own_runs):
             "generation",
             "vim",
             ["CLASSIFIER", "--n", "9", "--reject", "x", "--acceptance", "0.5"],
-            "--reject is x, which is no classifier",
+            "reject is x, which is no classifier",
         ),
         ("generation", "vim", ["CLASSIFIER", "--n", "9", "--reject", "x"], "go together"),
-        ("reconstruction", "vim", ["CLASSIFIER", "--extractor-hash", "0"], "not 0 as --extractor-"),
+        ("reconstruction", "vim", ["CLASSIFIER", "--extractor-hash", "0"], "not 0 as extractor_"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -372,7 +373,7 @@ def test_arguments_are_checked_at_once(arguments, message, tmp_path):
         "try:\n    command_line.run(evaluate.main)\n"
         "finally:\n    assert 'tensorflow' not in sys.modules\n"
     )
-    given = [sys.executable, "-c", code, "images", "--a", "a", "--b", "b", *arguments]
+    given = [sys.executable, "-c", code, "images", "--images", "a", "--reference", "b", *arguments]
     result = subprocess.run(given, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 2
     assert message in result.stderr

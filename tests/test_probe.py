@@ -195,7 +195,7 @@ def test_the_head_in_batches(vim_run, tmp_path, two_replicas, monkeypatch, repli
         alone = {split: open_features(run, split) for split in ("train", "validation")}
         shutil.rmtree(vim_run / "features")  # open ones stay readable
         asked = []
-        monkeypatch.setattr(probing, "make_strategy", lambda e: asked.append(e) or two_replicas)
+        monkeypatch.setattr(probing, "strategy_of", lambda e: asked.append(e) or two_replicas)
         given += ["--strategy", "mirrored", "--cpu-replicas", "2"]
     probe.main(given)
     found = json.loads((tmp_path / "p" / "probe.json").read_text())

@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from vim_tf import views
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import attention as attention_views
 from vim_tf.drawing import codes as code_views
 from vim_tf.drawing.neighbours import nearest_pictures
 from vim_tf.drawing.spread_images import spread_pictures
 from vim_tf.errors import UserError
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.runs import trained_run
 from vim_tf.runs.run import Run
 from vim_tf.runs.trained_run import open_run

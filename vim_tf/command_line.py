@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import get_args
 
-from vim_tf.config.checks import MOST_CPU_REPLICAS
+from vim_tf.config import checks
 from vim_tf.config.sections import OneProcess
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.messages import LONGEST_MESSAGE, shorten
@@ -73,10 +73,12 @@ def add_sampling(parser):
     )
 
 
+SAMPLING = ("temperature", "top_k", "top_p", "guidance_scale")
+
+
 def sampling_settings(arguments):
     """Returns temperature, top_k, top_p and guidance_scale of parsed arguments, as a dict."""
-    names = ("temperature", "top_k", "top_p", "guidance_scale")
-    return {name: getattr(arguments, name) for name in names}
+    return {name: getattr(arguments, name) for name in SAMPLING}
 
 
 def add_rejection(parser):
@@ -92,50 +94,35 @@ def add_rejection(parser):
     )
 
 
-def check_rejection(arguments):
+def check_rejection(options):
     """Raises UserError unless --reject and --acceptance are given together, and in range."""
-    reject, acceptance = arguments.reject, arguments.acceptance
-    if acceptance is not None and not 0 < acceptance <= 1:
-        raise UserError(f"--acceptance is {acceptance}; it must be above 0 and at most 1")
-    if (reject is None) != (acceptance is None):
-        raise UserError(
-            "--reject and --acceptance go together: --reject CLASSIFIER --acceptance 0.5"
-        )
+    checks.rejection(options["reject"], options["acceptance"])
 
 
-def check_replicas(arguments):
+def check_replicas(options):
     """Raises UserError if --cpu-replicas is not a number of replicas that a CPU can have."""
-    check_positive(arguments, "cpu_replicas")
-    if arguments.cpu_replicas > MOST_CPU_REPLICAS:
+    check_positive(options, "cpu_replicas")
+    if options["cpu_replicas"] > checks.MOST_CPU_REPLICAS:
         raise UserError(
-            f"--cpu-replicas is {arguments.cpu_replicas}; at most {MOST_CPU_REPLICAS} is allowed"
+            f"--cpu-replicas is {options['cpu_replicas']}; at most {checks.MOST_CPU_REPLICAS} is "
+            "allowed"
         )
 
 
-def check_positive(arguments, *names):
-    """Raises UserError for an argument that is given and below 1."""
+def take_devices(options):
+    """Takes --strategy and --cpu-replicas out of options; returns them for `make_strategy`."""
+    return {name: options.pop(name) for name in ("strategy", "cpu_replicas")}
+
+
+def check_positive(options, *names):
+    """Raises UserError for an option {name: value} that is given and below 1."""
     for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+        checks.at_least_one(**{f"--{name.replace('_', '-')}": options.get(name)})
 
 
-def choose_names(option, text, allowed):
-    """Parses an option that names some of `allowed`, separated by commas.
-
-    Returns:
-        A list in the order of `allowed`, each once.
-
-    Raises:
-        UserError: none is named, or another name is.
-    """
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in allowed:
-            raise UserError(f"{option} has {name}; allowed are {', '.join(allowed)}")
-    if not names:
-        raise UserError(f"{option} is empty; name some of {', '.join(allowed)}")
-    return [name for name in allowed if name in names]
+def split_names(text):
+    """Returns the names in "fid, kid" as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def check_new_file(path, suffix):

@@ -1,11 +1,13 @@
 """Evaluates a run or pictures: `python -m vim_tf.evaluate generation --run runs/x --out x.json`."""
 
 import argparse
+import dataclasses
 import re
+import shlex
 import sys
 
 from vim_tf import command_line
-from vim_tf.evaluation.protocol import format_table, write_result
+from vim_tf.evaluation.protocol import write_result
 
 
 def parse_arguments(arguments=None):
@@ -61,11 +63,13 @@ def parse_arguments(arguments=None):
     _add_out(kind)
 
     kind = kinds.add_parser("images", help="one set of pictures against another")
-    kind.add_argument("--a", required=True, metavar="PATH", help="judged: a folder or an .npz")
+    kind.add_argument("--images", required=True, metavar="PATH", help="a folder or an .npz")
     kind.add_argument(
-        "--b", required=True, metavar="PATH", help="the reference: a folder, or an .npz of "
-        "pictures or of statistics"
-    )  # fmt: skip
+        "--reference",
+        required=True,
+        metavar="PATH",
+        help="a folder, or an .npz of pictures or of statistics",
+    )
     kind.add_argument("--n", type=int, help="the first N pictures of each (default: all)")
     kind.add_argument(
         "--image-size",
@@ -75,10 +79,7 @@ def parse_arguments(arguments=None):
     )
     _add_common(kind, "needed")
 
-    parsed = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    parsed.command = ["python", "-m", "vim_tf.evaluate", *given]
-    return parsed
+    return parser.parse_args(arguments)
 
 
 def _add_run(parser):
@@ -133,12 +134,18 @@ def _size(text):
 
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
-    arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size")
-    command_line.check_replicas(arguments)
-    if arguments.kind in ("generation", "classification"):
-        command_line.check_rejection(arguments)
-    out = command_line.check_new_file(arguments.out, ".json")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = vars(parse_arguments(words))
+    command_line.check_positive(options, "n", "batch_size")
+    command_line.check_replicas(options)
+    if "reject" in options:
+        command_line.check_rejection(options)
+    out = command_line.check_new_file(options.pop("out"), ".json")
+    if options.get("metrics") is not None:
+        options["metrics"] = command_line.split_names(options["metrics"])
+    if "set" in options:
+        options["overrides"] = options.pop("set")
+    kind, devices = options.pop("kind"), command_line.take_devices(options)
 
     from vim_tf.distribution.strategies import make_strategy
     from vim_tf.evaluation import runner
@@ -150,10 +157,11 @@ def main(arguments=None):
         "classification": evaluate_classification,
         "images": runner.evaluate_images,
     }
-    with make_strategy(arguments).scope():
-        result = evaluations[arguments.kind](arguments)
-    write_result(out, result)
-    sys.stdout.write(f"{format_table(result)}\n{result['markdown']}\n\n{out}\n")
+    with make_strategy(**devices).scope():
+        result = evaluations[kind](**options)
+    command = shlex.join(["python", "-m", "vim_tf.evaluate", *words])
+    write_result(out, dataclasses.replace(result, command=command).to_dict())
+    sys.stdout.write(f"{result}\n\n{out}\n")
 
 
 if __name__ == "__main__":

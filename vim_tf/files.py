@@ -8,9 +8,12 @@ from pathlib import Path
 
 from etils import epath
 
-from vim_tf.buckets import is_in_bucket
-
 _PART = 2**24  # bytes read at once
+
+
+def is_in_bucket(path):
+    """Whether a path is a URL such as gs://bucket/run; nothing there can be renamed or locked."""
+    return "://" in os.fspath(path)
 
 
 def write_atomically(path, data):

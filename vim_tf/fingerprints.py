@@ -15,9 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from etils import epath
 
-from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import UserError
-from vim_tf.files import write_atomically
+from vim_tf.files import is_in_bucket, write_atomically
 from vim_tf.formats import json_object
 from vim_tf.messages import shorten
 

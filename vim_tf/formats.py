@@ -14,8 +14,8 @@ import stat
 
 from etils import epath
 
-from vim_tf.buckets import is_in_bucket
 from vim_tf.errors import DamagedError, UserError
+from vim_tf.files import is_in_bucket
 from vim_tf.messages import shorten
 from vim_tf.versions import VERSION
 

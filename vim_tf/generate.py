@@ -39,9 +39,9 @@ def parse_arguments(arguments=None):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size", "zoom", "per_class")
-    command_line.check_replicas(arguments)
-    command_line.check_rejection(arguments)
+    command_line.check_positive(vars(arguments), "n", "batch_size", "zoom", "per_class")
+    command_line.check_replicas(vars(arguments))
+    command_line.check_rejection(vars(arguments))
     if arguments.litert is not None and arguments.strategy != "one_device":
         raise UserError(
             f"--litert uses all cores by itself, --strategy {arguments.strategy} cannot share it; "
@@ -52,7 +52,7 @@ def main(arguments=None):
     from vim_tf.distribution.strategies import make_strategy
     from vim_tf.drawing import grids
 
-    with make_strategy(arguments).scope():
+    with make_strategy(arguments.strategy, arguments.cpu_replicas).scope():
         images, names = _generate(arguments)
     if arguments.per_class:
         rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])

@@ -36,3 +36,16 @@ def show(value):
     except (RecursionError, ValueError):  # nested too deeply, or a number of 4,300 digits
         text = f"a value of type {type(value).__name__}, too long to show"
     return shorten(text)
+
+
+def reason_of(error):
+    """Returns the one line that says most of what TensorFlow, Keras or zipfile raised."""
+    text = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")  # Keras writes bold
+    lines = [line.strip() for line in text.splitlines()]
+    deepest = [line for line in lines if line.startswith("Exception encountered: ")]
+    if deepest:  # where Keras puts the reason behind the config of each layer around it
+        return shorten(deepest[-1].removeprefix("Exception encountered: "))
+    # What Keras and TensorFlow put before it.
+    empty = ("Exception encountered", "Graph execution", "Detected at node", "<stack", "File ")
+    lines = [line for line in lines if line and not line.startswith(empty)]
+    return shorten(lines[0] if lines else type(error).__name__)

@@ -8,8 +8,7 @@ import zipfile
 import numpy as np
 
 from vim_tf.errors import UserError
-from vim_tf.evaluation.network_files import reason_of
-from vim_tf.messages import shorten
+from vim_tf.messages import reason_of, shorten
 
 MOST_TEXT = 1_000  # characters
 

@@ -35,11 +35,11 @@ def main(arguments=None):
             "which takes all of its GPUs"
         )
 
-    from vim_tf.distribution.strategies import make_strategy
+    from vim_tf.distribution.strategies import strategy_of
     from vim_tf.stages import builders
     from vim_tf.stages.make_token_cache import open_or_make_cache
 
-    strategy = make_strategy(experiment.training)
+    strategy = strategy_of(experiment.training)
     tokenizer, data = builders.open_sources(experiment, strategy)
     with strategy.scope():
         cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)

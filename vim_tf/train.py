@@ -94,12 +94,12 @@ def main(arguments=None):
 
 
 def _train(experiment, run):
-    from vim_tf.distribution.strategies import describe_devices, make_strategy
+    from vim_tf.distribution.strategies import describe_devices, strategy_of
     from vim_tf.distribution.workers import Workers
     from vim_tf.stages import builders
     from vim_tf.training_loop import loop
 
-    strategy = make_strategy(experiment.training)
+    strategy = strategy_of(experiment.training)
     workers = Workers(strategy)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
 
@@ -128,11 +128,13 @@ def _train(experiment, run):
 
 def _predict(experiment, arguments):
     from vim_tf.costs.step_time import predict
+    from vim_tf.runs.run import find_tokenizer_config
 
     if not arguments.dry_run or None in (arguments.flops, arguments.bandwidth):
         raise UserError("--dry-run, --flops and --bandwidth go together, to predict a training")
     hardware = arguments.flops, arguments.bandwidth, arguments.devices
-    sys.stdout.write(f"{predict(experiment, *hardware).format()}\n")
+    found = predict(experiment, *hardware, find_tokenizer_config(experiment))
+    sys.stdout.write(f"{found.format()}\n")
 
 
 def _probe(experiment, arguments):

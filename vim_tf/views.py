@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from vim_tf import command_line
+from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run
 
@@ -56,7 +57,7 @@ def choose_views(folder, text):
         )
     if text is None:
         return VIEWS[kind]
-    views = command_line.choose_names("--views", text, tuple(FILES))
+    views = checks.choose("--views", command_line.split_names(text), tuple(FILES))
     for view in views:
         if view not in VIEWS[kind]:
             raise UserError(
@@ -69,7 +70,7 @@ def choose_views(folder, text):
 def main(arguments=None):
     """The command line; raises UserError for a user's mistake."""
     arguments = parse_arguments(arguments)
-    command_line.check_positive(arguments, "n", "batch_size")
+    command_line.check_positive(vars(arguments), "n", "batch_size")
     views = choose_views(arguments.run, arguments.views)
     names = [name for view in views for name in FILES[view]]
     paths = command_line.check_new_files(arguments.out, names)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from vim_tf import formats
+from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
 from vim_tf.export.plain_models import DECODE, write_decoder
 from vim_tf.export.report import Measurement, at_least, at_most, compare_images
-from vim_tf.generation.image_generator import to_uint8
 
 VERSION = "4.22.0"
 PIP_LINE = f"pip install --no-deps tensorflowjs=={VERSION} six importlib-resources"

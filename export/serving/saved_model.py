@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import vim_tf
 from vim_tf import formats
-from vim_tf.data.transforms import normalize
+from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.export.report import (
     Measurement,
     at_least,
@@ -19,7 +19,6 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
-from vim_tf.generation.image_generator import to_uint8
 
 PROTOCOL_FILE = "protocol.json"
 CLASS_NAMES_FILE = "class_names.txt"

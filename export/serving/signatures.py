@@ -63,7 +63,7 @@ class Signatures:
             blocks = len(vim.transformer.blocks)
             self.block = default_block(blocks) if block is None else block
             if not 1 <= self.block <= blocks:
-                raise UserError(f"--embed-block is {block}; this model has blocks 1 to {blocks}")
+                raise UserError(f"embed_block is {block}; this model has blocks 1 to {blocks}")
 
     @property
     def variables(self):

@@ -195,7 +195,7 @@ def test_an_override_of_text_is_taken_as_it_stands(load, path):
 def test_a_wrong_type_names_key_value_and_type(refuse, key, value, expected):
     override = f"{key}={value}"
     by_override = refuse("experiment: vim", overrides=[override])
-    assert by_override.startswith(f"--set {override}: {expected}")
+    assert by_override.startswith(f"override {override}: {expected}")
     *sections, last = key.split(".")
     opening = "".join(f"{section}: {{" for section in sections)
     text = f"experiment: vim\n{opening}{last}: {value}{'}' * len(sections)}\n"
@@ -235,13 +235,13 @@ def test_an_unknown_key(refuse, text, message):
 
 def test_an_unknown_key_in_an_override(refuse):
     assert refuse("experiment: vim", overrides=["data.nam=x"]) == (
-        "--set data.nam=x: unknown key data.nam; did you mean data.name?"
+        "override data.nam=x: unknown key data.nam; did you mean data.name?"
     )
     assert refuse("experiment: vim", overrides=["dta.name=x"]) == (
-        "--set dta.name=x: unknown key dta; did you mean data?"
+        "override dta.name=x: unknown key dta; did you mean data?"
     )
     assert refuse("experiment: vim", overrides=["seed.x=1"]) == (
-        "--set seed.x=1: seed is no section; it is a whole number"
+        "override seed.x=1: seed is no section; it is a whole number"
     )
 
 
@@ -265,13 +265,13 @@ def test_the_same_key_in_two_files_is_no_duplicate(load):
 @pytest.mark.parametrize("override", ["seed", "=3", ""])
 def test_an_override_without_key_or_value_sign(refuse, override):
     assert refuse("experiment: vim", overrides=[override]) == (
-        f"--set {override}: expected section.key=value"
+        f"override {override}: expected section.key=value"
     )
 
 
 def test_an_override_without_a_value(refuse):
     assert refuse("experiment: vim", overrides=["data.path="]) == (
-        "--set data.path=: the value is missing; to unset a key write data.path=null"
+        "override data.path=: the value is missing; to unset a key write data.path=null"
     )
     assert "only a comment" in refuse("experiment: vim", overrides=["seed=# 3"])
 

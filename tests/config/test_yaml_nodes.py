@@ -62,7 +62,7 @@ def test_where_a_node_stands():
     node = yaml_nodes.compose("a: 1\nb: 2", "a.yaml")
     assert [yaml_nodes.source(value) for _, value in node.value] == ["a.yaml:1", "a.yaml:2"]
     override = yaml_nodes.override_source("b=2")
-    assert yaml_nodes.source(yaml_nodes.compose("2", override)) == "--set b=2"
+    assert yaml_nodes.source(yaml_nodes.compose("2", override)) == "override b=2"
 
 
 def test_what_is_dumped_is_read_again():
@@ -130,7 +130,7 @@ def test_what_a_config_may_not_hold(text, message):
 
 def test_an_override_is_refused_by_its_text():
     name = yaml_nodes.override_source("a=&x 1")
-    assert refuse("&x 1", name) == "--set a=&x 1: the anchor &x is not allowed; leave it out"
+    assert refuse("&x 1", name) == "override a=&x 1: the anchor &x is not allowed; leave it out"
     assert yaml_nodes.override_source("a=" + "x" * 300).endswith("x... (302 characters)")
 
 

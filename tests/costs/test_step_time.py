@@ -11,6 +11,7 @@ from vim_tf import train
 from vim_tf.costs.step_time import predict
 from vim_tf.errors import UserError
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.runs.run import find_tokenizer_config
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
@@ -48,7 +49,8 @@ def graph_of(trainer, batch):
 
 
 def predicted(experiment, **hardware):
-    return predict(experiment, **{"flops": 1e12, "bandwidth": 1e12, **hardware})
+    hardware = {"flops": 1e12, "bandwidth": 1e12, **hardware}
+    return predict(experiment, **hardware, tokenizer_config=find_tokenizer_config(experiment))
 
 
 @pytest.mark.parametrize("remat", ["false", "true"])
@@ -120,8 +122,8 @@ def test_the_paper_is_predicted_without_tensorflow():
     [
         (["--dry-run", "--flops", "1e12"], "--dry-run, --flops and --bandwidth go together"),
         (["--flops", "1e12", "--bandwidth", "1e12"], "--dry-run, --flops and --bandwidth go"),
-        (["--dry-run", "--flops", "0", "--bandwidth", "1"], "--flops is 0.0; it must be above 0"),
-        (["--dry-run", "--flops", "-1", "--bandwidth", "1"], "--flops is -1.0; it must be above 0"),
+        (["--dry-run", "--flops", "0", "--bandwidth", "1"], "flops is 0.0; it must be above 0"),
+        (["--dry-run", "--flops", "-1", "--bandwidth", "1"], "flops is -1.0; it must be above 0"),
         (["--dry-run", "--flops", "1", "--bandwidth", "1", "--devices", "3"], "a multiple of 3"),
     ],
 )
@@ -131,5 +133,5 @@ def test_mistakes_are_one_line(tiny_configs, arguments, message):
 
 
 def test_a_classifier_is_not_predicted(tiny):
-    with pytest.raises(UserError, match="of vit_vqgan and vim, and this is classifier"):
+    with pytest.raises(UserError, match="vit_vqgan and vim are predicted, and this is classifier"):
         predicted(tiny("classifier"))

@@ -15,7 +15,7 @@ import yaml
 
 from vim_tf.config import loader
 from vim_tf.distribution.replicas import share_batches
-from vim_tf.distribution.strategies import make_strategy
+from vim_tf.distribution.strategies import strategy_of
 from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
 from vim_tf.training_loop.loop import TrainLoop
 
@@ -137,7 +137,7 @@ def main(stage, way, out, mutant=None):
     """Trains and writes everything."""
     folder = out.parent
     experiment = make_experiment(stage, way, folder)
-    strategy = make_strategy(experiment.training)
+    strategy = strategy_of(experiment.training)
     if mutant:
         mutate(mutant)
     with strategy.scope():

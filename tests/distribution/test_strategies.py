@@ -9,12 +9,12 @@ import vim_tf
 from vim_tf.config.experiments import LinearProbeExperiment
 from vim_tf.config.sections import TrainingConfig
 from vim_tf.distribution import strategies
-from vim_tf.distribution.strategies import describe_devices, make_strategy
+from vim_tf.distribution.strategies import describe_devices, make_strategy, strategy_of
 from vim_tf.errors import UserError
 
 
 def test_one_device(two_replicas):
-    one = make_strategy(TrainingConfig())
+    one = make_strategy()
     assert type(one) is tf.distribute.OneDeviceStrategy
     assert one.num_replicas_in_sync == 1
 
@@ -22,9 +22,9 @@ def test_one_device(two_replicas):
 def test_determinism_is_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(True))
-    make_strategy(TrainingConfig())
+    strategy_of(TrainingConfig())
     assert not asked
-    make_strategy(TrainingConfig(deterministic=True))
+    strategy_of(TrainingConfig(deterministic=True))
     assert asked
 
 
@@ -34,10 +34,10 @@ def test_mirrored_takes_logical_cpus(monkeypatch):
     monkeypatch.setattr(
         tf.distribute, "MirroredStrategy", lambda devices=None: asked.append(devices)
     )
-    make_strategy(TrainingConfig(strategy="mirrored", cpu_replicas=2))
+    strategy_of(TrainingConfig(strategy="mirrored", cpu_replicas=2))
     assert asked == [["CPU:0", "CPU:1"]]
     monkeypatch.setattr(strategies, "_gpus", lambda: ["GPU"])
-    make_strategy(TrainingConfig(strategy="mirrored"))
+    strategy_of(TrainingConfig(strategy="mirrored"))
     assert asked[1] is None
 
 
@@ -47,7 +47,7 @@ def test_a_tpu_takes_its_name(monkeypatch):
     monkeypatch.setattr(resolvers, "connect", staticmethod(lambda name: ("resolver", name)))
     monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda resolver: ("strategy", resolver))
     for settings in (TrainingConfig, LinearProbeExperiment):
-        made = make_strategy(settings(strategy="tpu", tpu="mine"))
+        made = strategy_of(settings(strategy="tpu", tpu="mine"))
         assert made == ("strategy", ("resolver", "mine"))
 
 
@@ -70,7 +70,7 @@ def test_a_tpu_that_is_not_there(monkeypatch, error):
     with pytest.raises(
         UserError, match=r"^strategy is tpu, tpu is local, and no TPU is found there \("
     ):
-        make_strategy(TrainingConfig(strategy="tpu"))
+        strategy_of(TrainingConfig(strategy="tpu"))
 
 
 def test_versions_devices_and_replicas_are_named(two_replicas):

@@ -198,11 +198,11 @@ HEAD = """
 import sys
 import numpy as np
 from vim_tf.config.sections import SGDHeadConfig
-from vim_tf.distribution.strategies import make_strategy
+from vim_tf.distribution.strategies import strategy_of
 from vim_tf.config.experiments import LinearProbeExperiment
 from vim_tf.linear_probe.sgd_head import train_head
 
-strategy = make_strategy(LinearProbeExperiment(strategy=sys.argv[1]))
+strategy = strategy_of(LinearProbeExperiment(strategy=sys.argv[1]))
 random = np.random.default_rng(0)
 features = random.normal(1000, 1, (101, 12)).astype("float32")
 config = SGDHeadConfig("sgd", 3.0, batch_size=100, epochs=10, warmup_epochs=2)

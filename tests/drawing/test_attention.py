@@ -13,10 +13,10 @@ from vim_tf.config.sections import (
     ViTVQGANConfig,
 )
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import attention as attention_views
 from vim_tf.drawing import grids as pictures
 from vim_tf.drawing.attention import maps_of_encoder, maps_of_vim, query_places, shown_blocks
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 

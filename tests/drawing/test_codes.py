@@ -8,9 +8,9 @@ import pytest
 
 from vim_tf.config.sections import DataConfig, QuantizerConfig, TransformerConfig, ViTVQGANConfig
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import codes as code_views
 from vim_tf.drawing.codes import EXAMPLES, OUTSIDE, CodePatches, fade_around
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.models.vit_vqgan import ViTVQGAN
 
 CODES, SIZE, GRID = 7, 2, (3, 4)

@@ -8,9 +8,9 @@ from sklearn.neighbors import NearestNeighbors
 
 from vim_tf.config.sections import DataConfig
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import neighbours
 from vim_tf.drawing.neighbours import compare_distances, nearest_pictures
-from vim_tf.generation.image_generator import to_uint8
 
 
 def random_pictures(n, seed, height=4, width=6):

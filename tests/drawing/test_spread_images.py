@@ -3,8 +3,8 @@ import pytest
 
 from vim_tf.config.sections import DataConfig
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing.spread_images import spread_pictures
-from vim_tf.generation.image_generator import to_uint8
 
 
 @pytest.mark.parametrize(

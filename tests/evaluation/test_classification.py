@@ -113,7 +113,7 @@ def test_hits_are_counted_by_class(tiny_classifier):
     [
         ("vit_vqgan", [], "run of stage 1, which generates nothing"),
         ("vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
-        ("vim", ["--acceptance", "0.5"], "--reject and --acceptance go together"),
+        ("vim", ["--acceptance", "0.5"], "they go together"),
         ("vim", ["--n", "2", "--top-p", "0"], "top_p is 0"),
     ],
 )
@@ -125,5 +125,5 @@ def test_mistakes_are_one_line(run, tiny_classifier, tmp_path, of, arguments, me
 
 
 def test_a_classifier_is_needed(run, tmp_path):
-    with pytest.raises(UserError, match="--classifier is .*none, which is no classifier"):
+    with pytest.raises(UserError, match="classifier is .*none, which is no classifier"):
         run(tmp_path / "none")

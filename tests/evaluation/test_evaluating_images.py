@@ -33,7 +33,7 @@ def scene(tmp_path, write_frozen_graph):
 
 
 def run(scene, *more, a="a.npz", b="b.npz", out="x.json", extractor="net.pb"):
-    given = ["--a", scene / a, "--b", scene / b, "--out", scene / out]
+    given = ["--images", scene / a, "--reference", scene / b, "--out", scene / out]
     given += ["--extractor", scene / extractor, *more]
     evaluate.main(["images", *map(str, given)])
     return json.loads((scene / out).read_text())
@@ -69,7 +69,7 @@ def test_every_figure_by_its_definition(scene, capsys):
 
 def test_the_protocol(scene):
     result = run(scene, "--resize", "legacy", "--n", "29", "--batch-size", "8")
-    assert result["command"].startswith("python -m vim_tf.evaluate images --a ")
+    assert result["command"].startswith("python -m vim_tf.evaluate images --images ")
     assert result["pictures"]["count"] == result["reference"]["count"] == 29
     expected = hashlib.sha256()
     for image in pictures(0)[:29]:
@@ -107,8 +107,8 @@ def test_a_real_inception_is_called_by_no_name(scene, write_frozen_graph):
 def test_metrics_are_chosen(scene):
     assert set(run(scene, "--metrics", "fid")["figures"]) == {"FID[net]"}
     for given, message in (
-        ("fid,xyz", "--metrics has xyz; allowed are fid, sfid, is, kid, pr"),
-        (",", "--metrics is empty"),
+        ("fid,xyz", "metrics has xyz; allowed are fid, sfid, is, kid, pr"),
+        (",", "metrics is empty"),
     ):
         with pytest.raises(UserError, match=message):
             run(scene, "--metrics", given, out="y.json")
@@ -116,14 +116,14 @@ def test_metrics_are_chosen(scene):
 
 def test_too_few_pictures_are_refused_and_why(scene):
     np.savez(scene / "few.npz", pictures(0, 11))
-    with pytest.raises(UserError, match="fid of 11 pictures with 6 features: .* 12, .*1911.07023"):
+    with pytest.raises(UserError, match="fid of 11 images with 6 features: .* 12, .*1911.07023"):
         run(scene, a="few.npz")
     with pytest.raises(UserError, match="sfid of 11 reference pictures with 14 features"):
         run(scene, "--metrics", "sfid", b="few.npz")
     assert not (scene / "x.json").exists()
     assert "FID[net]" in run(scene, "--allow-small-n", a="few.npz")["figures"]
     np.savez(scene / "fewer.npz", pictures(0, 9))
-    with pytest.raises(UserError, match="is of 9 pictures: at least 10"):
+    with pytest.raises(UserError, match="is of 9 images: at least 10"):
         run(scene, "--metrics", "is", a="fewer.npz", out="y.json")
     assert "IS[net]" in run(scene, "--metrics", "is", b="fewer.npz", out="y.json")["figures"]
     np.savez(scene / "one.npz", pictures(0, 1))
@@ -150,7 +150,7 @@ def test_nan_features_name_the_picture(scene, monkeypatch):
             return features
 
     monkeypatch.setattr(runner, "open_extractor", lambda *_: Broken())
-    with pytest.raises(UserError, match="net.pb gives NaN or .* for picture 20 .* of the pictures"):
+    with pytest.raises(UserError, match="net.pb gives NaN or .* for picture 20 .* of the images"):
         run(scene, "--batch-size", "8")
 
 
@@ -158,12 +158,12 @@ def test_folders_are_cropped_to_one_size(scene):
     for i, image in enumerate(pictures(0)):
         (scene / "a").mkdir(exist_ok=True)
         Image.fromarray(image[: 20 - i % 2]).save(scene / "a" / f"{i:02}.png")
-    with pytest.raises(UserError, match="mixed sizes.*give --image-size"):
+    with pytest.raises(UserError, match="mixed sizes.*give image_size"):
         run(scene, "--metrics", "fid", a="a")
     result = run(scene, "--metrics", "fid", "--image-size", "8x12", a="a")
     assert result["pictures"]["size"] == [8, 12]
     assert result["reference"]["size"] == [20, 24]
-    with pytest.raises(UserError, match="neither --a nor --b is a folder"):
+    with pytest.raises(UserError, match="neither images nor reference is a folder"):
         run(scene, "--image-size", "8", out="y.json")
 
 
@@ -289,7 +289,7 @@ def test_statistics_of_another_format_are_made_anew(scene, monkeypatch, changes,
         assert arrays["format"] == formats.NUMBERS["statistics"]
         assert str(arrays["written_by"]) == formats.WRITTEN_BY
     rewrite(kept, **changes, mu=np.ones(6))
-    with pytest.raises(UserError, match=f"--b .*{kept.name} has {found}.*: make it anew"):
+    with pytest.raises(UserError, match=f"reference .*{kept.name} has {found}.*: make it anew"):
         run(scene, b=kept.name, out="y.json")
     # As kept ones they are not there; a newer version has another name for its own.
     assert run(scene, *STATISTICS, out="z.json")["figures"] == expected
@@ -317,5 +317,5 @@ def test_statistics_of_something_else_are_refused(scene):
     with pytest.raises(UserError, match="was made with resize adm, and now it is clean"):
         run(scene, "--resize", "clean", b=kept.name)
     np.savez(scene / "d.npz", features=np.zeros((3, 4)))
-    with pytest.raises(UserError, match="--b .*d.npz holds features; an .npz with arr_0"):
+    with pytest.raises(UserError, match="reference .*d.npz holds features; an .npz with arr_0"):
         run(scene, b="d.npz")

@@ -63,7 +63,7 @@ def test_a_graph_that_writes_a_module_is_refused(net, monkeypatch):
     assert (folder / "argparse.py").read_text() == "print('not argparse')"
     (folder / "argparse.py").unlink()
     refused(path, r"has the operation WriteFile \(node attack\), which is not among the")
-    refused(path, "has the SHA-256 .*, not 12ab as --extractor-hash says", expected_hash="12ab")
+    refused(path, "has the SHA-256 .*, not 12ab as extractor_hash says", expected_hash="12ab")
     assert [entry.name for entry in folder.iterdir()] == ["net.pb"]
 
 

@@ -210,7 +210,7 @@ def test_statistics(tmp_path):
     pooled.save(path, spatial, extractor="ab", resize="adm", **about)
 
     def read(path):
-        open_reference(path, "--b", Network)
+        open_reference(path, "reference", Network)
 
     try_all(path, path.read_bytes(), change_any, read, 1000)
 
@@ -221,7 +221,7 @@ def test_images(tmp_path):
     np.savez_compressed(path, IMAGES)
 
     def read(path):
-        list(open_pictures(path, "--a").batches(2))
+        list(open_pictures(path, "images").batches(2))
 
     try_all(path, path.read_bytes(), change_any, read, 1000)
 

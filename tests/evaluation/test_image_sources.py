@@ -8,9 +8,10 @@ from PIL import Image
 
 from vim_tf.data import transforms
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
 from vim_tf.evaluation.image_sources import RunPictures, Samples, hash_images, open_pictures
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator
 
 
 def pictures(count=5, height=12, width=16):
@@ -31,7 +32,7 @@ def all_of(source, batch_size=2):
 
 
 def test_a_folder_in_the_order_of_its_paths(folder):
-    source = open_pictures(folder, "--a")
+    source = open_pictures(folder, "images")
     assert source.count == 5
     assert [len(batch) for batch in source.batches(2)] == [2, 2, 1]
     np.testing.assert_array_equal(all_of(source), pictures())
@@ -47,16 +48,16 @@ def test_pictures_are_turned_and_put_on_white(folder):
     Image.fromarray(image).save(folder / "a" / "0.png", exif=turn)
     clear = np.zeros((12, 16, 4), "uint8")
     Image.fromarray(clear).save(folder / "a" / "1.png")
-    found = all_of(open_pictures(folder, "--a"))
+    found = all_of(open_pictures(folder, "images"))
     np.testing.assert_array_equal(found[0], np.rot90(image, -1))
     assert (found[1] == 255).all()
 
 
 def test_mixed_sizes_need_a_crop(folder):
     Image.fromarray(pictures(1, 20, 10)[0]).save(folder / "b" / "4.png")
-    with pytest.raises(UserError, match=r"a/0.png is 12 x 16 and b/4.png is 20 x 10; give --im"):
-        open_pictures(folder, "--a")
-    source = open_pictures(folder, "--a", image_size=(6, 8))
+    with pytest.raises(UserError, match=r"a/0.png is 12 x 16 and b/4.png is 20 x 10; give im"):
+        open_pictures(folder, "images")
+    source = open_pictures(folder, "images", image_size=(6, 8))
     expected = to_uint8(transforms.transform_for_evaluation(tf.constant(pictures()[:4]), (6, 8)))
     np.testing.assert_array_equal(all_of(source)[:4], expected)
     assert source.description["crop"] == "shorter side resized, centre"
@@ -65,18 +66,18 @@ def test_mixed_sizes_need_a_crop(folder):
 def test_non_images_and_damaged_ones_are_named(folder):
     whole = (folder / "a" / "1.png").read_bytes()
     (folder / "a" / "1.png").write_bytes(whole[:-60])
-    with pytest.raises(UserError, match="--b: .*1.png cannot be decoded"):
-        all_of(open_pictures(folder, "--b"))
+    with pytest.raises(UserError, match="reference: .*1.png cannot be decoded"):
+        all_of(open_pictures(folder, "reference"))
     (folder / "a" / "0.png").write_text("text")
-    with pytest.raises(UserError, match="--b: .*/a/0.png cannot be read: it is no picture"):
-        open_pictures(folder, "--b")
+    with pytest.raises(UserError, match="reference: .*/a/0.png cannot be read: it is no picture"):
+        open_pictures(folder, "reference")
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(UserError, match="--a is .*, and no pictures are in it"):
-        open_pictures(tmp_path, "--a")
-    with pytest.raises(UserError, match="--a is .*/x, which is not there"):
-        open_pictures(tmp_path / "x", "--a")
+    with pytest.raises(UserError, match="images is .*, and no pictures are in it"):
+        open_pictures(tmp_path, "images")
+    with pytest.raises(UserError, match="images is .*/x, which is not there"):
+        open_pictures(tmp_path / "x", "images")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -84,7 +85,7 @@ def test_an_npz_is_read_in_pieces(tmp_path, save, monkeypatch):
     save(tmp_path / "x.npz", pictures())
     # Neither asks NumPy for the array as a whole.
     monkeypatch.setattr(np, "load", None)
-    source = open_pictures(tmp_path / "x.npz", "--a")
+    source = open_pictures(tmp_path / "x.npz", "images")
     assert source.count == 5
     assert [len(batch) for batch in source.batches(3)] == [3, 2]
     np.testing.assert_array_equal(all_of(source), pictures())
@@ -105,7 +106,7 @@ def test_an_npz_is_read_in_pieces(tmp_path, save, monkeypatch):
 def test_an_npz_of_another_format(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(UserError, match=message):
-        open_pictures(tmp_path / "x.npz", "--a")
+        open_pictures(tmp_path / "x.npz", "images")
 
 
 def test_a_damaged_npz(tmp_path):
@@ -114,18 +115,20 @@ def test_a_damaged_npz(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:1000])
     with pytest.raises(UserError, match="is no .npz that can be read"):
-        open_pictures(path, "--a")
+        open_pictures(path, "images")
     path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
     with pytest.raises(UserError, match="can be read .*CRC"):
-        all_of(open_pictures(path, "--a"))
+        all_of(open_pictures(path, "images"))
 
 
 def test_the_first_n(folder, tmp_path):
     np.savez(tmp_path / "x.npz", pictures())
     for path in (folder, tmp_path / "x.npz"):
-        np.testing.assert_array_equal(all_of(open_pictures(path, "--a", limit=3)), pictures()[:3])
-        with pytest.raises(UserError, match="--n is 6, but --a .* holds 5 pictures"):
-            open_pictures(path, "--a", limit=6)
+        np.testing.assert_array_equal(
+            all_of(open_pictures(path, "images", limit=3)), pictures()[:3]
+        )
+        with pytest.raises(UserError, match="n is 6, but images .* holds 5 pictures"):
+            open_pictures(path, "images", limit=6)
 
 
 def test_the_same_pictures_have_the_same_hash(folder, tmp_path):
@@ -133,7 +136,7 @@ def test_the_same_pictures_have_the_same_hash(folder, tmp_path):
     found = set()
     for path, batch_size in itertools.product((folder, tmp_path / "x.npz"), (1, 3)):
         digest = hashlib.sha256()
-        for images in open_pictures(path, "--a").batches(batch_size):
+        for images in open_pictures(path, "images").batches(batch_size):
             hash_images(digest, images)
         found.add(digest.hexdigest())
     expected = hashlib.sha256()
@@ -155,7 +158,7 @@ def test_the_pictures_of_a_run(tiny):
     source = RunPictures(data, "train", limit=5)
     train = np.concatenate([batch["image"] for batch in data.evaluation("train")])
     np.testing.assert_array_equal(np.concatenate(list(source.float_batches(4))), train[:5])
-    with pytest.raises(UserError, match="--n is 25, but the run's train data hold 24 pictures"):
+    with pytest.raises(UserError, match="n is 25, but the run's train data hold 24 pictures"):
         RunPictures(data, "train", limit=25)
 
 
@@ -182,9 +185,9 @@ def test_classes_are_balanced(generator):
 def test_label_modes_that_cannot_be(generator):
     without = ImageGenerator(generator.vim, generator.tokenizer, ())
     assert Samples(without, 3).description["label_mode"] == "unconditional"
-    with pytest.raises(UserError, match="--label-mode is balanced, but the run was trained witho"):
+    with pytest.raises(UserError, match="label_mode is balanced, but the run was trained witho"):
         Samples(without, 3, "balanced")
-    with pytest.raises(UserError, match="--label-mode is random; allowed are balanced, uncond"):
+    with pytest.raises(UserError, match="label_mode is random; allowed are balanced, uncond"):
         Samples(generator, 3, "random")
     with pytest.raises(UserError, match="seed is 4294967296; it must be from"):
         next(Samples(generator, 3, seed=2**32).batches(2))

@@ -65,9 +65,9 @@ def test_pictures_of_its_size_or_of_any_are_not_resized(tmp_path, images, monkey
 
 def test_what_keras_cannot_do_is_refused(tmp_path):
     save_classifier(tmp_path / "net.keras")
-    with pytest.raises(UserError, match="--resize is adm.*allowed are clean and legacy"):
+    with pytest.raises(UserError, match="resize is adm.*allowed are clean and legacy"):
         open_extractor(tmp_path / "net.keras", "adm")
-    with pytest.raises(UserError, match="--resize is best; allowed are adm, clean, legacy"):
+    with pytest.raises(UserError, match="resize is best; allowed are adm, clean, legacy"):
         open_extractor(tmp_path / "net.keras", "best")
     keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]).save(tmp_path / "c.keras")
     with pytest.raises(UserError, match=r"has the shapes .*\(None, 6, 6, 2\); give a functional"):
@@ -106,10 +106,10 @@ def test_what_it_is_called_by_is_what_it_was(tiny_classifier, tmp_path):
 def test_what_is_no_classifier_is_refused(tiny_runs, tmp_path):
     (tmp_path / "d.keras").write_bytes(b"no model")
     for path, message in (
-        (tmp_path / "d.keras", "--reject .*d.keras cannot be loaded as a Keras model"),
-        (tmp_path / "none.keras", "--reject is .*none.keras, which is no classifier; give the"),
+        (tmp_path / "d.keras", "reject .*d.keras cannot be loaded as a Keras model"),
+        (tmp_path / "none.keras", "reject is .*none.keras, which is no classifier; give the"),
         (tmp_path, "is neither a run nor a preset"),
-        (tiny_runs["vim"], "--reject .*vim holds a VIM; give a run of experiment classifier"),
+        (tiny_runs["vim"], "reject .*vim holds a VIM; give a run of experiment classifier"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             open_classifier(path, "--reject")

@@ -159,7 +159,7 @@ def test_other_weights_are_refused(write, changes, message):
     path = write(changes)
     with pytest.raises(UserError, match=message) as caught:
         open_lpips(path)
-    assert f"--lpips {path}" in str(caught.value)
+    assert f"lpips {path}" in str(caught.value)
     assert "docs/evaluation.md" in str(caught.value)
     assert "\n" not in str(caught.value)
 

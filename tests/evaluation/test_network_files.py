@@ -4,7 +4,8 @@ import os
 import pytest
 
 from vim_tf.errors import UserError
-from vim_tf.evaluation.network_files import read_network, reason_of
+from vim_tf.evaluation.network_files import read_network
+from vim_tf.messages import reason_of
 
 
 def test_a_file_is_read_and_hashed(tmp_path):
@@ -13,7 +14,7 @@ def test_a_file_is_read_and_hashed(tmp_path):
     sha256 = hashlib.sha256(b"network").hexdigest()
     assert read_network(path, "--net") == (b"network", sha256)
     assert read_network(path, "--net", sha256.upper())[1] == sha256
-    with pytest.raises(UserError, match=f"--net .*net has the SHA-256 {sha256}, not 0x+... .3,000"):
+    with pytest.raises(UserError, match=f"net .*net has the SHA-256 {sha256}, not 0x+... .3,000"):
         read_network(path, "--net", "0" + "x" * 2999)
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vim_tf.data.transforms import normalize
+from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.export.serving import saved_model, serving_kit, warmup
 from vim_tf.export.serving.signatures import Signatures
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.runs.trained_run import open_run
 
 HERE = Path(__file__).parent

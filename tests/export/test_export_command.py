@@ -118,8 +118,8 @@ def test_an_export_that_breaks_off_leaves_nothing(tiny_runs, tmp_path, monkeypat
         (["--formats", "saved_model,onnx"], "--formats has onnx; allowed are saved_model, tflite,"),
         (["--formats", ","], "--formats is empty; name some of saved_model, tflite, tfjs"),
         (["--max-pixels", "0"], "--max-pixels is 0; it must be 1 or more"),
-        (["--embed-block", "9"], "--embed-block is 9; this model has blocks 1 to 1"),
-        (["--set", "seed=1"], "--set seed=1 would change the trained model"),
+        (["--embed-block", "9"], "embed_block is 9; this model has blocks 1 to 1"),
+        (["--set", "seed=1"], "override seed=1 would change the trained model"),
         (["--set", "data.path=/nowhere"], "data.path is /nowhere, which is not there"),
     ],
 )

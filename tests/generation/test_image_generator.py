@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 import vim_tf
+from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.sampling.sample import row_seeds
 
 LABELS = [0, 1, 1, 0, 1, 0, 0]

@@ -32,7 +32,7 @@ class Judge:
         self.probabilities = np.random.default_rng(0).uniform(size=(1000, 3))
 
     def check_classes(self, names, argument):
-        assert (names, argument) == (Numbered.class_names, "--reject")
+        assert (names, argument) == (Numbered.class_names, "reject")
 
     def label_probabilities(self, images, labels):
         return self.probabilities[images[:, 0], labels]
@@ -100,9 +100,9 @@ def test_kept_samples_are_drawn(run, tiny_runs, tiny_classifier, capsys, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", "0"], "--reject and --acceptance go together"),
-        (["--labels", "0", "--acceptance", "0"], "--acceptance is 0.0; it must be above 0"),
-        (["--labels", "0", "--acceptance", "1.5"], "--acceptance is 1.5; it must be above 0"),
+        (["--labels", "0"], "they go together"),
+        (["--labels", "0", "--acceptance", "0"], "acceptance is 0.0; it must be above 0"),
+        (["--labels", "0", "--acceptance", "1.5"], "acceptance is 1.5; it must be above 0"),
         (["--acceptance", "0.5"], "give --labels or --per-class"),
     ],
 )
@@ -113,7 +113,7 @@ def test_mistakes(run, arguments, message):
 
 def test_acceptance_alone_is_refused(tiny_runs, tmp_path):
     given = ["--run", str(tiny_runs["vim"]), "--out", str(tmp_path / "x.png")]
-    with pytest.raises(UserError, match="--reject and --acceptance go together"):
+    with pytest.raises(UserError, match="they go together"):
         generate.main([*given, "--acceptance", "0.5"])
 
 

@@ -338,5 +338,5 @@ def test_a_worker_reads_what_the_chief_chose_and_writes_nothing(saved, tmp_path)
 
 def test_a_worker_that_does_not_see_the_folder(tmp_path):
     elsewhere = Checkpoints(make_items(), tmp_path / "elsewhere", 3, SecondWorker())
-    with pytest.raises(UserError, match="is not there on this worker; give a --workdir on a disk"):
+    with pytest.raises(UserError, match="is not there on this worker; give a workdir on a disk"):
         elsewhere.restore()

@@ -54,7 +54,9 @@ def test_pictures_that_have_moved(tiny_runs, tiny_pictures, tmp_path):
 
 
 def test_nothing_but_the_data_can_be_changed(tiny_runs):
-    with pytest.raises(UserError, match="--set model.label_drop=0 would change the trained model"):
+    with pytest.raises(
+        UserError, match="override model.label_drop=0 would change the trained model"
+    ):
         open_run(tiny_runs["vim"], ["model.label_drop=0"])
 
 

@@ -45,6 +45,42 @@ def _place(section):
     return f"{section}." if section else ""
 
 
+def at_least_one(**values):
+    """Each value is None or 1 or more."""
+    for name, value in values.items():
+        require(value is None or value >= 1, f"{name} is {value}; it must be 1 or more")
+
+
+def one_of(name, value, allowed):
+    """The value is one of those allowed."""
+    require(value in allowed, f"{name} is {value}; allowed are {', '.join(allowed)}")
+
+
+def choose(name, values, allowed):
+    """Returns those of `allowed` that are among `values`, each once, in the order of `allowed`.
+
+    Raises:
+        UserError: one is not allowed, or there is none.
+    """
+    for value in values:
+        require(value in allowed, f"{name} has {value}; allowed are {', '.join(allowed)}")
+    require(values, f"{name} is empty; name some of {', '.join(allowed)}")
+    return [value for value in allowed if value in values]
+
+
+def rejection(reject, acceptance):
+    """`reject`, a classifier, and `acceptance`, a share, are given together and in range."""
+    require(
+        acceptance is None or 0 < acceptance <= 1,
+        f"acceptance is {acceptance}; it must be above 0 and at most 1",
+    )
+    require(
+        (reject is None) == (acceptance is None),
+        f"reject is {reject} and acceptance is {acceptance}; they go together: a classifier, and "
+        "the share of samples that it keeps, such as 0.5",
+    )
+
+
 def not_negative(section, **values):
     """Each value is 0 or greater."""
     for name, value in values.items():

@@ -123,7 +123,7 @@ def _check_format(path, document, of_run):
     number, writer = (
         yaml_nodes.value(found[key], key) if key in found else None for key in _FORMAT_KEYS
     )
-    formats.check_format(path, "run", number, writer, "train again in another --workdir")
+    formats.check_format(path, "run", number, writer, "train again in another workdir")
 
 
 def _parse_override(text):

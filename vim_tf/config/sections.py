@@ -67,7 +67,7 @@ class DataConfig:
         needs_path = self.source in ("folder", "tfrecord", "idx")
         require(
             self.path or not needs_path,
-            f"data.path is not set; data.source {self.source} needs it: --set data.path=...",
+            f"data.path is not set; data.source {self.source} needs it: set data.path=...",
         )
         require(
             self.name or self.source != "tfds",

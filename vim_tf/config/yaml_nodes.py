@@ -25,7 +25,7 @@ _NULL = "tag:yaml.org,2002:null"
 _BOOL = "tag:yaml.org,2002:bool"
 _INT = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
-_OVERRIDE = "--set "
+_OVERRIDE = "override "
 
 
 class _Loader(yaml.SafeLoader):

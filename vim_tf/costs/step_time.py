@@ -9,7 +9,6 @@ docs/performance.md has it; exchange between devices and reading pictures come o
 from dataclasses import dataclass
 
 from vim_tf.config.checks import batch_divides
-from vim_tf.config.loader import load_config
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.costs import memory
 from vim_tf.costs.operations import (
@@ -23,7 +22,6 @@ from vim_tf.costs.operations import (
 )
 from vim_tf.costs.parameters import count_tokens
 from vim_tf.errors import UserError
-from vim_tf.runs.run import Run
 
 ASSUMED_CLASSES = 1000  # a label's embedding is little beside the rest
 # Forward passes that a step comes to: a gradient by inputs and one by weights are one each.
@@ -86,7 +84,7 @@ class Prediction:
         return "\n".join(lines)
 
 
-def predict(experiment, flops, bandwidth, devices=1):
+def predict(experiment, flops, bandwidth, devices=1, tokenizer_config=None):
     """Predicts a training.
 
     Args:
@@ -94,6 +92,7 @@ def predict(experiment, flops, bandwidth, devices=1):
         flops: of a device, in the experiment's precision.
         bandwidth: of a device's memory, bytes a second.
         devices: number of devices.
+        tokenizer_config: the `ViTVQGANConfig` of a VIM's tokenizer; None is the default, base.
 
     Returns:
         `Prediction`.
@@ -101,16 +100,21 @@ def predict(experiment, flops, bandwidth, devices=1):
     Raises:
         UserError: a number is not positive, the batch does not divide, or another experiment.
     """
-    for name, value in (("--flops", flops), ("--bandwidth", bandwidth), ("--devices", devices)):
+    for name, value in (("flops", flops), ("bandwidth", bandwidth), ("devices", devices)):
         if not value > 0:
             raise UserError(f"{name} is {value}; it must be above 0, for example 312e12")
-    predictors = {"vit_vqgan": _predict_vit_vqgan, "vim": _predict_vim}
+    tokenizer_config = tokenizer_config or ViTVQGANConfig()
+    predictors = {
+        "vit_vqgan": lambda: _predict_vit_vqgan(experiment, devices),
+        "vim": lambda: _predict_vim(experiment, devices, tokenizer_config),
+    }
     if experiment.experiment not in predictors:
         raise UserError(
-            f"--flops predicts trainings of vit_vqgan and vim, and this is {experiment.experiment}"
+            "only trainings of vit_vqgan and vim are predicted, and this is "
+            f"{experiment.experiment}"
         )
     batch_divides(experiment, devices)
-    estimate, operations = predictors[experiment.experiment](experiment, devices)
+    estimate, operations = predictors[experiment.experiment]()
     batch, training = experiment.data.batch_size, experiment.training
     share = batch // devices
     return Prediction(
@@ -155,8 +159,8 @@ def _predict_vit_vqgan(experiment, devices):
     return memory.estimate_vit_vqgan(experiment, devices), found
 
 
-def _predict_vim(experiment, devices):
-    tokenizer, image_size = _tokenizer_config(experiment), experiment.data.image_size
+def _predict_vim(experiment, devices, tokenizer):
+    image_size = experiment.data.image_size
     length, codes = count_tokens(tokenizer, image_size), tokenizer.quantizer.codes
     forward = count_vim_operations(experiment.model, length, codes)
     again = _computed_again(experiment, [experiment.model.transformer], length)
@@ -173,12 +177,3 @@ def _computed_again(experiment, transformers, length):
     if not experiment.training.rematerialize:
         return 0
     return sum(count_transformer_operations(config, length) for config in transformers)
-
-
-def _tokenizer_config(experiment):
-    """The config of the run that is named, if it is there, or the default, which is base."""
-    if experiment.tokenizer.run:
-        path = Run(experiment.tokenizer.run).config_path
-        if path.exists():
-            return load_config([path]).model
-    return ViTVQGANConfig()

@@ -17,11 +17,10 @@ import tensorflow as tf
 from etils import epath
 
 from vim_tf import fingerprints, formats
-from vim_tf.buckets import is_in_bucket
 from vim_tf.config import checks
 from vim_tf.data import hashing
 from vim_tf.errors import UserError
-from vim_tf.files import measure_file
+from vim_tf.files import is_in_bucket, measure_file
 from vim_tf.messages import show
 
 HEADER_FILE = "header.json"

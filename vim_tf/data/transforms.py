@@ -8,6 +8,7 @@ pictures of one size.
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 # Random-resized crop: aspect ratios are relative to the target's, and the first of these tries
@@ -68,6 +69,11 @@ def _flip(images, which):
 def normalize(pictures):
     """Returns values 0..255 of any dtype as float32 in [-1, 1]."""
     return tf.cast(pictures, tf.float32) / 127.5 - 1.0
+
+
+def to_uint8(images):
+    """Images [...] in [-1,1] -> NumPy uint8 of the same shape: the inverse of `normalize`."""
+    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype("uint8")
 
 
 def center_window(picture_size, size):

@@ -8,38 +8,44 @@ from vim_tf.distribution.cores import count_cores
 from vim_tf.errors import UserError
 
 
-def make_strategy(settings):
+def make_strategy(strategy="one_device", cpu_replicas=1, tpu="local", deterministic=False):
     """Returns a `tf.distribute` strategy; call it before TensorFlow is used.
 
     Args:
-        settings: a `TrainingConfig`, a `LinearProbeExperiment`, or arguments of
-            `command_line.add_strategy`. Their `strategy`
-            is "one_device"; "mirrored", which takes every GPU, and without one `cpu_replicas`
+        strategy: "one_device"; "mirrored", which takes every GPU, and without one `cpu_replicas`
             logical CPUs, which also use the cores of a CPU better than one replica does under XLA;
             "multi_worker", which takes those of every machine that TF_CONFIG names and waits for
-            them; or "tpu", which takes all cores of the TPU called `tpu`. With `deterministic`
-            TensorFlow takes operations whose results are the same each time.
+            them; or "tpu", which takes all cores of a TPU.
+        cpu_replicas: number of logical CPUs of "mirrored" without a GPU.
+        tpu: name of the TPU.
+        deterministic: take operations whose results are the same each time.
 
     Raises:
         UserError: the workers of TF_CONFIG do not come together, or there is no such TPU.
     """
-    if getattr(settings, "deterministic", False):
+    if deterministic:
         tf.config.experimental.enable_op_determinism()
-    if settings.strategy == "one_device":
+    if strategy == "one_device":
         return tf.distribute.OneDeviceStrategy("GPU:0" if _gpus() else "CPU:0")
-    if settings.strategy == "multi_worker":
+    if strategy == "multi_worker":
         return _connect_workers()
-    if settings.strategy == "tpu":
-        return _connect_tpu(settings.tpu)
+    if strategy == "tpu":
+        return _connect_tpu(tpu)
     if _gpus():
         return tf.distribute.MirroredStrategy()
     cpu = tf.config.list_physical_devices("CPU")[0]
-    replicas = settings.cpu_replicas
-    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != replicas:
+    if len(tf.config.get_logical_device_configuration(cpu) or [None]) != cpu_replicas:
         tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * replicas
+            cpu, [tf.config.LogicalDeviceConfiguration()] * cpu_replicas
         )
-    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(cpu_replicas)])
+
+
+def strategy_of(settings):
+    """Returns the strategy of a `TrainingConfig` or a `LinearProbeExperiment`."""
+    names = ("strategy", "cpu_replicas", "tpu", "deterministic")
+    found = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+    return make_strategy(**found)
 
 
 def _connect_workers():

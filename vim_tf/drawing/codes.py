@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops
 
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import grids
 from vim_tf.evaluation.image_sources import RunPictures
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.models.patches import patchify
 
 SHOWN = 192  # codes in the picture

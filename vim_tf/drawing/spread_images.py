@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vim_tf.generation.image_generator import to_uint8
+from vim_tf.data.transforms import to_uint8
 
 
 def spread_pictures(data, split, count):

@@ -15,36 +15,73 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from vim_tf.config.checks import batch_divides
+from vim_tf.config import checks
 from vim_tf.data.images import ImageData
 from vim_tf.data.splits import make_array_split
+from vim_tf.data.transforms import to_uint8
 from vim_tf.evaluation import protocol, runner
 from vim_tf.evaluation.image_sources import RunPictures, hash_images
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.runs.run import Run
 from vim_tf.runs.trained_run import open_run
 from vim_tf.trainers.classifier_trainer import ClassifierTrainer
 
 
-def evaluate_classification(arguments):
-    """Judges a VIM's samples by a classifier; `arguments` are those of the command.
+def evaluate_classification(
+    run,
+    classifier,
+    *,
+    split="validation",
+    n=10_000,
+    seed=0,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    guidance_scale=1.0,
+    reject=None,
+    acceptance=None,
+    batch_size=64,
+    overrides=(),
+    other_images=False,
+):
+    """Judges a VIM's samples by a classifier.
+
+    Args:
+        run: folder of a run of experiment vim, of a model with classes.
+        classifier: folder of a run of experiment classifier, or a .keras file.
+        split: "validation" or "train": the images that the trained classifier is tested on.
+        n: number of samples.
+        seed: as in `runner.evaluate_generation`, and so are the arguments after it.
+        temperature: as there.
+        top_k: as there.
+        top_p: as there.
+        guidance_scale: as there.
+        reject: as there.
+        acceptance: as there.
+        batch_size: as there.
+        overrides: as there.
+        other_images: as there.
 
     Returns:
-        The result of `protocol.make_result`.
+        A `protocol.EvaluationResult`.
 
     Raises:
-        UserError: any mistake in the arguments, the run or the classifier.
+        UserError: a value out of range, or a mistake in the run or the classifier.
     """
-    classifier = open_classifier(arguments.classifier, "--classifier")
-    run = open_run(arguments.run, arguments.set, arguments.other_images)
-    samples = runner.open_samples(run, arguments, "balanced")
-    classifier.check_classes(run.class_names, "--classifier")
-    batch_size, classes = arguments.batch_size, classifier.classes
-    real = {"validation": "held-out pictures", "train": "training pictures"}[arguments.split]
+    checks.at_least_one(n=n, batch_size=batch_size)
+    checks.one_of("split", split, ("validation", "train"))
+    checks.rejection(reject, acceptance)
+    judge = open_classifier(classifier, "classifier")
+    opened = open_run(run, overrides, other_images)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling["guidance_scale"] = guidance_scale
+    samples = runner.open_samples(opened, n, "balanced", seed, sampling, reject, acceptance)
+    judge.check_classes(opened.class_names, "classifier")
+    classes = judge.classes
+    real = {"validation": "held-out pictures", "train": "training pictures"}[split]
 
     def real_batches():
-        for batch in run.data.evaluation(arguments.split, batch_size):
+        for batch in opened.data.evaluation(split, batch_size):
             yield to_uint8(batch["image"]), batch["label"].numpy()
 
     with tempfile.TemporaryDirectory(prefix="vim_tf_samples_") as folder:
@@ -53,35 +90,34 @@ def evaluate_classification(arguments):
             (pictures[start : start + batch_size], samples.labels[start : start + batch_size])
             for start in range(0, len(pictures), batch_size)
         )
-        hits = _count_hits(classifier, sample_batches, classes)
-        figures = _accuracies(*hits, f"accuracy of samples[{classifier.name}]")
+        hits = _count_hits(judge, sample_batches, classes)
+        figures = _accuracies(*hits, f"accuracy of samples[{judge.name}]")
         figures |= _accuracies(
-            *_count_hits(classifier, real_batches(), classes),
-            f"accuracy of {real}[{classifier.name}]",
+            *_count_hits(judge, real_batches(), classes),
+            f"accuracy of {real}[{judge.name}]",
         )
         settings, missing = {}, {}
-        trained = Run(arguments.classifier)
+        trained = Run(classifier)
         if trained.config_path.exists():
             experiment = trained.load_experiment()
-            network = _train(experiment, pictures, samples.labels, run)
+            network = _train(experiment, pictures, samples.labels, opened)
             settings = {"classification_accuracy_score": dataclasses.asdict(experiment)}
-            student = KerasClassifier(classifier.path, network, None, run.class_names)
+            student = KerasClassifier(judge.path, network, None, opened.class_names)
             hits = _count_hits(student, real_batches(), classes)
-            figures |= _accuracies(*hits, f"classification accuracy score[{classifier.name}]")
+            figures |= _accuracies(*hits, f"classification accuracy score[{judge.name}]")
         else:
             missing["classification accuracy score"] = (
                 "only a run of experiment classifier says how to train one"
             )
     return protocol.make_result(
-        arguments.command,
         figures,
         missing,
         samples.description | {"count": len(pictures), "sha256": sha256},
-        RunPictures(run.data, arguments.split).description,
-        classifier,
+        RunPictures(opened.data, split).description,
+        judge,
         {"batch_size": batch_size, **settings},
-        run.hashes(),
-        arguments.run,
+        opened.hashes(),
+        run,
     )
 
 
@@ -130,7 +166,7 @@ def _train(experiment, pictures, labels, run):
     keras.utils.set_random_seed(experiment.seed % 2**32)
     trainer = ClassifierTrainer(experiment, len(run.class_names))
     trainer.compile()
-    batch_divides(experiment, tf.distribute.get_strategy().num_replicas_in_sync)
+    checks.batch_divides(experiment, tf.distribute.get_strategy().num_replicas_in_sync)
     steps = experiment.training.steps
     with tqdm(total=steps, unit="step", desc="classifier of samples", disable=None) as bar:
         count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())

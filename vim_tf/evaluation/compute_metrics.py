@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vim_tf import command_line
+from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.evaluation.image_sources import hash_images
 from vim_tf.metrics.feature_file import FeatureSpool
@@ -47,11 +47,11 @@ class Measured:
     spool: Any = None
 
 
-def available_metrics(text, extractor):
-    """Parses `--metrics`.
+def choose_metrics(names, extractor):
+    """Returns the metrics to compute.
 
     Args:
-        text: names of `METRICS` separated by commas; None takes all that the network gives.
+        names: some of `METRICS`; None takes all that the network gives.
         extractor: the feature network; None for none.
 
     Returns:
@@ -62,12 +62,12 @@ def available_metrics(text, extractor):
     """
     if extractor is None:
         return ()
-    if text is None:
+    if names is None:
         return tuple(m for m in METRICS if m != "sfid" or extractor.spatial_dim)
-    wanted = command_line.choose_names("--metrics", text, METRICS)
+    wanted = checks.choose("metrics", names, METRICS)
     if "sfid" in wanted and not extractor.spatial_dim:
         raise UserError(
-            f"--metrics has sfid, which needs the spatial features of the Inception graph; "
+            f"metrics has sfid, which needs the spatial features of the Inception graph; "
             f"{extractor.path} has none"
         )
     return tuple(wanted)
@@ -94,8 +94,8 @@ def check_counts(what, count, reference_count, metrics, extractor, allow_small_n
                     f"{metric} of {number:,} {name} with {dims[metric]:,} features: at least twice "
                     f"as many pictures, {2 * dims[metric]:,}, are needed, since the covariance of "
                     "fewer is noise and the figure too high by an amount that depends on the model "
-                    "(arXiv 1911.07023); give more pictures, take kid by --metrics, or insist by "
-                    "--allow-small-n"
+                    "(arXiv 1911.07023); give more pictures, choose kid by metrics, or insist by "
+                    "allow_small_n"
                 )
     for metric, least in (("is", SPLITS), ("kid", 2), ("pr", NEIGHBOURS + 1)):
         # The Inception Score is of what is judged, alone.
@@ -103,7 +103,7 @@ def check_counts(what, count, reference_count, metrics, extractor, allow_small_n
             if metric in metrics and number < least:
                 raise UserError(
                     f"{metric} of {number} {name}: at least {least} are needed; give more, "
-                    "or leave it out of --metrics"
+                    "or leave it out of metrics"
                 )
 
 
@@ -153,7 +153,7 @@ def _take_in(found, features, extractor, what):
     if bad.any():
         number = found.count + int(np.argmax(bad))
         raise UserError(
-            f"--extractor {extractor.path} gives NaN or infinite features for picture {number:,} "
+            f"extractor {extractor.path} gives NaN or infinite features for picture {number:,} "
             f"(from 0) of the {what}; its weights are damaged, or it is no network for pictures"
         )
     if found.pooled is not None:

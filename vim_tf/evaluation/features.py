@@ -36,11 +36,11 @@ def open_extractor(path, resize=None, expected_hash=None):
         raise UserError(f"no feature network is given; {WHERE}")
     path = Path(path)
     if not path.exists():
-        raise UserError(f"--extractor is {path}, which is not there; {WHERE}")
+        raise UserError(f"extractor is {path}, which is not there; {WHERE}")
     if resize not in (None, *MODES):
-        raise UserError(f"--resize is {resize}; allowed are {', '.join(MODES)}")
+        raise UserError(f"resize is {resize}; allowed are {', '.join(MODES)}")
     if path.is_dir() or path.suffix == ".keras":
-        return open_classifier(path, "--extractor", resize, expected_hash)
+        return open_classifier(path, "extractor", resize, expected_hash)
     if path.suffix != ".pb":
-        raise UserError(f"--extractor is {path}; it must end in .pb or .keras: {WHERE}")
-    return InceptionGraph(path, *read_network(path, "--extractor", expected_hash), resize)
+        raise UserError(f"extractor is {path}; it must end in .pb or .keras: {WHERE}")
+    return InceptionGraph(path, *read_network(path, "extractor", expected_hash), resize)

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from vim_tf.data import decoding, image_headers, image_limits, transforms
 from vim_tf.data.sources import folder
+from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.generation.rejection import accept
 from vim_tf.messages import shorten
 from vim_tf.npz_files import open_npz
@@ -53,8 +53,8 @@ def open_pictures(path, argument, image_size=None, limit=None):
     if limit is not None:
         if limit > source.count:
             raise UserError(
-                f"--n is {limit:,}, but {argument} {path} holds {source.count:,} pictures; "
-                "give more pictures, or a smaller --n"
+                f"n is {limit:,}, but {argument} {path} holds {source.count:,} pictures; "
+                "give more pictures, or a smaller n"
             )
         source.count = limit
     return source
@@ -90,7 +90,7 @@ class FolderPictures:
                 raise UserError(
                     f"{argument} {path} has pictures of mixed sizes: {self._names[0]} is "
                     f"{first.height} x {first.width} and {name} is {header.height} x "
-                    f"{header.width}; give --image-size to resize and crop all to one"
+                    f"{header.width}; give image_size to resize and crop all to one"
                 )
         self._orientations = [header.orientation for header in found]
         self.count = len(self._names)
@@ -187,7 +187,7 @@ class RunPictures:
         self._data, self._split = data, split
         size = data.validation_size if split == "validation" else data.train_size
         if limit is not None and limit > size:
-            raise UserError(f"--n is {limit:,}, but the run's {split} data hold {size:,} pictures")
+            raise UserError(f"n is {limit:,}, but the run's {split} data hold {size:,} pictures")
         self.count = limit or size
         self.description = {
             "kind": f"the run's {split} pictures",
@@ -244,9 +244,9 @@ class Samples:
         classes = len(generator.class_names)
         mode = label_mode or ("balanced" if classes else "unconditional")
         if mode not in LABEL_MODES:
-            raise UserError(f"--label-mode is {mode}; allowed are {', '.join(LABEL_MODES)}")
+            raise UserError(f"label_mode is {mode}; allowed are {', '.join(LABEL_MODES)}")
         if mode == "balanced" and not classes:
-            raise UserError("--label-mode is balanced, but the run was trained without labels")
+            raise UserError("label_mode is balanced, but the run was trained without labels")
         self.count, self._generator, self._settings = count, generator, settings or {}
         self.labels = np.arange(count, dtype="int32") % classes if mode == "balanced" else None
         self._seed, self._classifier, self._acceptance = seed, classifier, acceptance
@@ -261,10 +261,10 @@ class Samples:
         if classifier is not None:
             if self.labels is None:
                 raise UserError(
-                    "--reject keeps samples by the probability of their class, and "
-                    "--label-mode is unconditional; leave one of them out"
+                    "reject keeps samples by the probability of their class, and "
+                    "label_mode is unconditional; leave one of them out"
                 )
-            classifier.check_classes(generator.class_names, "--reject")
+            classifier.check_classes(generator.class_names, "reject")
             self.description |= {"rejected_by": classifier.sha256, "acceptance": acceptance}
 
     def batches(self, batch_size):

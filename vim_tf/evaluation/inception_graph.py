@@ -15,13 +15,12 @@ from vim_tf.evaluation.graph_checks import (
     read_graph,
     source_of,
 )
-from vim_tf.evaluation.network_files import reason_of
 from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import RESIZERS
-from vim_tf.messages import shorten
+from vim_tf.messages import reason_of, shorten
 
 WHERE = (
-    "give --extractor the path of classify_image_graph_def.pb, the Inception of the ADM suite, or "
+    "give extractor the path of classify_image_graph_def.pb, the Inception of the ADM suite, or "
     "of a classifier (a run of experiment classifier, or a .keras file), whose figures are then "
     "called a proxy's; see docs/evaluation.md, 'Feature networks'"
 )
@@ -65,7 +64,7 @@ class InceptionGraph:
 
     def __init__(self, path, data, sha256, mode=None):
         self.path, self.sha256, self.mode = path, sha256, mode or "adm"
-        name = f"--extractor {path}"
+        name = f"extractor {path}"
         graph = read_graph(data, name)
         self._size = _resized_size(graph, name)
         matrix = _matrix_of(graph, name)
@@ -114,9 +113,9 @@ class InceptionGraph:
         except tf.errors.OpError as error:
             found = re.search(r"\S* : Tensor had .*", error.message)  # of CheckNumerics
             if found is None:
-                raise _cannot_run(f"--extractor {self.path}", error) from None
+                raise _cannot_run(f"extractor {self.path}", error) from None
             raise UserError(
-                f"--extractor {self.path} gives NaN or infinity ({shorten(found[0])}); the file is "
+                f"extractor {self.path} gives NaN or infinity ({shorten(found[0])}); the file is "
                 "damaged, or no network for images"
             ) from None
 

@@ -16,8 +16,7 @@ import keras
 import tensorflow as tf
 
 from vim_tf.errors import UserError
-from vim_tf.evaluation.network_files import reason_of
-from vim_tf.messages import shorten, show
+from vim_tf.messages import reason_of, shorten, show
 from vim_tf.models.weights_files import count_elements
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"

@@ -15,10 +15,10 @@ from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
 from vim_tf.evaluation.graph_checks import check_tensors
 from vim_tf.evaluation.keras_archive import load_archive
-from vim_tf.evaluation.network_files import check_hash, read_network, reason_of
+from vim_tf.evaluation.network_files import check_hash, read_network
 from vim_tf.evaluation.network_output import Features, softmax
 from vim_tf.evaluation.resizing import RESIZERS
-from vim_tf.messages import shorten
+from vim_tf.messages import reason_of, shorten
 from vim_tf.models.classifier import Classifier
 from vim_tf.runs.load import load
 
@@ -44,7 +44,7 @@ def open_classifier(path, argument, resize=None, expected_hash=None):
     path = Path(path)
     if resize == "adm":
         raise UserError(
-            f"--resize is adm, the resize inside the Inception graph, which {path} does not "
+            f"resize is adm, the resize inside the Inception graph, which {path} does not "
             "have; allowed are clean and legacy"
         )
     if path.is_dir():

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
-from vim_tf.evaluation.network_files import read_network, reason_of
-from vim_tf.messages import shorten
+from vim_tf.evaluation.network_files import read_network
+from vim_tf.messages import reason_of, shorten
 
 NETWORK = "VGG16, LPIPS version 0.1"
 WHERE = (
@@ -54,9 +54,9 @@ def open_lpips(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"--lpips is {path}, which is no file; {WHERE}")
-    data, sha256 = read_network(path, "--lpips")
-    return LPIPS(path, sha256, _read_tensors(data, f"--lpips {path}"))
+        raise UserError(f"lpips is {path}, which is no file; {WHERE}")
+    data, sha256 = read_network(path, "lpips")
+    return LPIPS(path, sha256, _read_tensors(data, f"lpips {path}"))
 
 
 class LPIPS:
@@ -122,7 +122,7 @@ class LPIPS:
         if min(a.shape[1:3]) < MIN_SIDE:
             raise UserError(
                 f"LPIPS of pictures of {a.shape[1]} x {a.shape[2]} was asked for; its network "
-                f"needs at least {MIN_SIDE} x {MIN_SIDE} pixels: leave out --lpips"
+                f"needs at least {MIN_SIDE} x {MIN_SIDE} pixels: leave out lpips"
             )
         starts = range(0, len(a), PICTURES_AT_ONCE)
         parts = [slice(start, start + PICTURES_AT_ONCE) for start in starts]

@@ -48,18 +48,5 @@ def check_hash(path, argument, sha256, expected_hash):
     if expected_hash is not None and expected_hash.lower() != sha256:
         raise UserError(
             f"{argument} {path} has the SHA-256 {sha256}, not {shorten(expected_hash)} as "
-            f"{argument}-hash says; get the right file"
+            f"{argument}_hash says; get the right file"
         )
-
-
-def reason_of(error):
-    """Returns the one line that says most of what TensorFlow, Keras or zipfile raised."""
-    text = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")  # Keras writes bold
-    lines = [line.strip() for line in text.splitlines()]
-    deepest = [line for line in lines if line.startswith("Exception encountered: ")]
-    if deepest:  # where Keras puts the reason behind the config of each layer around it
-        return shorten(deepest[-1].removeprefix("Exception encountered: "))
-    # What Keras and TensorFlow put before it.
-    empty = ("Exception encountered", "Graph execution", "Detected at node", "<stack", "File ")
-    lines = [line for line in lines if line and not line.startswith(empty)]
-    return shorten(lines[0] if lines else type(error).__name__)

@@ -3,9 +3,11 @@
 A figure without its protocol cannot be compared: the same pictures have scored 4.28 and 2.11.
 """
 
+import dataclasses
 import json
 import os
-import shlex
+from dataclasses import dataclass
+from typing import Any
 
 from vim_tf.errors import UserError
 from vim_tf.versions import installed_versions
@@ -14,40 +16,65 @@ from vim_tf.versions import installed_versions
 TASKS = {"reconstructions": "image-to-image", "samples": "unconditional-image-generation"}
 
 
-def make_result(
-    command, figures, missing, pictures, reference, extractor, settings, models=None, run=None
-):
-    """Puts a result together.
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The figures of an evaluation and everything that they depend on; prints as a table.
 
-    Args:
-        command: the words of the command line.
+    Attributes:
         figures: {name: float}.
         missing: {name: why it is not among the figures}.
-        pictures: description of what was judged, with `count` and `sha256`.
-        reference: description of what it was held against; None where nothing was.
-        extractor: the feature network, or None.
-        settings: dict of the metrics' settings.
+        pictures: description of the images that were judged, with `count` and `sha256`.
+        reference: description of the images that they were compared with; None without any.
+        extractor: description of the feature network; None without one.
+        settings: the metrics' settings.
         models: {"tokenizer": SHA-256 of the weights, ...} of a run.
+        versions: of the packages that computed it.
+        run: name of the run's folder; None where no model was judged.
+        command: the command line; None for a call from Python.
+    """
+
+    figures: dict[str, float]
+    missing: dict[str, str]
+    pictures: dict[str, Any]
+    reference: dict[str, Any] | None
+    extractor: dict[str, Any] | None
+    settings: dict[str, Any]
+    models: dict[str, str]
+    versions: dict[str, str]
+    run: str | None = None
+    command: str | None = None
+
+    def to_dict(self):
+        """Returns what JSON can hold, with the row and the model index for a model's card."""
+        fields = dataclasses.asdict(self)
+        run = fields.pop("run")
+        result = {"command": fields.pop("command"), **fields}
+        result["markdown"] = markdown_line(result)
+        if run is not None:
+            result["model_index"] = model_index(result, run)
+        return result
+
+    def __str__(self):
+        return f"{format_table(self.figures, self.missing)}\n{markdown_line(self.to_dict())}"
+
+
+def make_result(figures, missing, pictures, reference, extractor, settings, models=None, run=None):
+    """Returns an `EvaluationResult`; arguments are its attributes, but for two.
+
+    Args:
+        figures: as there.
+        missing: as there.
+        pictures: as there.
+        reference: as there.
+        extractor: the feature network, or None.
+        settings: as there.
+        models: as there; None is no model.
         run: the run's folder, whose name the model has in `model_index`; None where no model is
             judged.
-
-    Returns:
-        A dict that JSON can hold; `markdown` is `markdown_line` of it, `model_index` what
-        `model_index` makes of it.
     """
-    result = {
-        "command": shlex.join(command),
-        "figures": figures,
-        "missing": missing,
-        "pictures": pictures,
-        "reference": reference,
-        "extractor": None,
-        "settings": settings,
-        "models": models or {},
-        "versions": installed_versions(),
-    }
+    described = None
     if extractor is not None:
-        result["extractor"] = {
+        described = {
             "path": str(extractor.path),
             "sha256": extractor.sha256,
             "name": extractor.name or "FID Inception",
@@ -57,10 +84,17 @@ def make_result(
             "classes": extractor.classes,
             "resize": extractor.mode,
         }
-    result["markdown"] = markdown_line(result)
-    if run is not None:
-        result["model_index"] = model_index(result, os.path.basename(os.path.abspath(run)))
-    return result
+    return EvaluationResult(
+        figures,
+        missing,
+        pictures,
+        reference,
+        described,
+        settings,
+        models or {},
+        installed_versions(),
+        None if run is None else os.path.basename(os.path.abspath(run)),
+    )
 
 
 def markdown_line(result):
@@ -89,7 +123,7 @@ def model_index(result, name):
     Its dataset is the pictures that the model was held against, named by their folder or file.
 
     Args:
-        result: what `make_result` makes.
+        result: what `EvaluationResult.to_dict` returns.
         name: of the model.
     """
     pictures, reference = result["pictures"], result["reference"] or result["pictures"]
@@ -110,12 +144,11 @@ def write_result(path, result):
         with open(path, "x") as file:
             file.write(text)
     except FileExistsError:
-        raise UserError(f"--out {path} exists now; the result was:\n{text}") from None
+        raise UserError(f"{path} exists now; the result was:\n{text}") from None
 
 
-def format_table(result):
+def format_table(figures, missing):
     """Returns the figures for the terminal, a line each, and why others are missing."""
-    figures, missing = result["figures"], result["missing"]
     width = max(map(len, [*figures, *missing]))
     lines = [f"{name:{width}}  {value:.6g}" for name, value in figures.items()]
     lines += [f"{name:{width}}  -  {reason}" for name, reason in missing.items()]

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.replicas import over_replicas
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.metrics.codebook import codebook_usage
 from vim_tf.metrics.image_metrics import WINDOW, ssim
 
@@ -58,7 +58,7 @@ class Reconstructions:
         if "SSIM" not in figures:
             missing["SSIM"] = f"pictures are smaller than its window of {WINDOW} pixels"
         if self._lpips is None:
-            missing["LPIPS"] = "its weights are not given; give --lpips"
+            missing["LPIPS"] = "its weights are not given; give lpips"
         if "logit-laplace" not in figures:
             missing["logit-laplace"] = "the tokenizer's output is rgb, which has no such density"
         codes = self._tokenizer.config.quantizer.codes

@@ -146,7 +146,7 @@ def _check_fit(path, argument, extractor):
             if theirs not in (None, ours):
                 raise UserError(
                     f"{name} was made with {key} {shorten(theirs)}, and now it is {ours}; make the "
-                    "statistics anew, or give the same network and --resize"
+                    "statistics anew, or give the same network and resize"
                 )
 
 

@@ -1,9 +1,12 @@
-"""The three evaluations, from a path to a result: reconstruction, generation, images."""
+"""Three evaluations, from a path to a result: reconstruction, generation, images.
+
+All compute on the replicas of the `tf.distribute` strategy in scope.
+"""
 
 import sys
 from pathlib import Path
 
-from vim_tf import command_line
+from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.evaluation import compute_metrics, protocol
 from vim_tf.evaluation.features import open_extractor
@@ -16,147 +19,273 @@ from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.runs.trained_run import open_run
 
 
-def evaluate_reconstruction(arguments):
-    """Judges a tokenizer by pictures of its run's data; `arguments` are those of the command.
+def evaluate_reconstruction(
+    run,
+    *,
+    extractor=None,
+    extractor_hash=None,
+    resize=None,
+    metrics=None,
+    lpips=None,
+    split="validation",
+    n=None,
+    batch_size=64,
+    allow_small_n=False,
+    overrides=(),
+    other_images=False,
+):
+    """Measures how well a run's tokenizer reconstructs images of the run's data.
+
+    Args:
+        run: folder of a run of either stage.
+        extractor: path of a feature network, see `features.open_extractor`; None measures pixels
+            and the codebook alone.
+        extractor_hash: SHA-256 that the network must have; None checks nothing.
+        resize: how images come to the network's size, of `resizing.MODES`; None is adm for the
+            Inception graph and clean for a classifier.
+        metrics: names out of `compute_metrics.METRICS`; None takes all that the network gives.
+        lpips: path of LPIPS' weights, a .safetensors file; None leaves LPIPS out.
+        split: "validation" or "train".
+        n: take the first n images; None takes all.
+        batch_size: images at once.
+        allow_small_n: compute FID of fewer images than twice the features.
+        overrides: "data.key=value" strings, for images that have moved since the training.
+        other_images: take images that the run was not trained on.
 
     Returns:
-        The result of `protocol.make_result`.
+        A `protocol.EvaluationResult`.
 
     Raises:
-        UserError: any mistake in the arguments, the run or the pictures.
+        UserError: a value out of range, or a mistake in the run, the network or the images.
     """
-    extractor = None
-    if arguments.extractor is not None:
-        extractor = _open_extractor(arguments)
-    elif arguments.metrics is not None:
-        raise UserError("--metrics is given, and they need a network: give --extractor")
-    metrics = compute_metrics.available_metrics(arguments.metrics, extractor)
-    lpips = None if arguments.lpips is None else open_lpips(arguments.lpips)
-    run = open_run(arguments.run, arguments.set, arguments.other_images)
-    pictures, reference = _run_reference(run, arguments, arguments.n)
+    _check(n, batch_size, split)
+    network = None
+    if extractor is not None:
+        network = open_extractor(extractor, resize, extractor_hash)
+    elif metrics is not None:
+        raise UserError("metrics are given, and they need a network: give extractor")
+    metrics = compute_metrics.choose_metrics(metrics, network)
+    distance = None if lpips is None else open_lpips(lpips)
+    trained = open_run(run, overrides, other_images)
+    pictures, reference = _run_reference(trained, split, n)
     if metrics:
-        count = pictures.count
         compute_metrics.check_counts(
-            "pictures", count, count, metrics, extractor, arguments.allow_small_n
+            "images", pictures.count, pictures.count, metrics, network, allow_small_n
         )
-    source = Reconstructions(run.tokenizer, pictures, lpips)
-    candidate = compute_metrics.measure(
-        source, extractor, metrics, arguments.batch_size, "reconstructions"
-    )
-    found = (*source.figures(), {} if lpips is None else {"lpips": lpips.description})
+    source = Reconstructions(trained.tokenizer, pictures, distance)
+    candidate = compute_metrics.measure(source, network, metrics, batch_size, "reconstructions")
+    found = (*source.figures(), {} if distance is None else {"lpips": distance.description})
     if metrics:
-        more = _compare(candidate, reference, metrics, extractor, arguments, "r")
+        measured = measure_reference(reference, network, metrics, batch_size, _say)
+        more = compute_metrics.compare(candidate, measured, metrics, network, "r")
         found = [ours | theirs for ours, theirs in zip(found, more, strict=True)]
-    return _finish(
-        arguments,
-        found,
-        source.description | {"count": candidate.count, "sha256": candidate.sha256},
-        reference.description if metrics else None,
-        extractor,
-        {"tokenizer": run.tokenizer.model_hash()},
-    )
-
-
-def evaluate_generation(arguments):
-    """Judges a VIM's samples; see `evaluate_reconstruction`."""
-    extractor = _open_extractor(arguments)
-    metrics = compute_metrics.available_metrics(arguments.metrics, extractor)
-    run = open_run(arguments.run, arguments.set, arguments.other_images)
-    source = open_samples(run, arguments, arguments.label_mode)
-    if arguments.reference is None:
-        _, reference = _run_reference(run, arguments, None)
-    else:
-        reference = open_reference(arguments.reference, "--reference", extractor)
-    return _judge(source, reference, "samples", extractor, metrics, arguments, "g", run.hashes())
-
-
-def open_samples(run, arguments, label_mode):
-    """Returns the `Samples` of a run that the arguments ask for; UserError for one of stage 1."""
-    if run.vim is None:
-        raise UserError(
-            f"{arguments.run} is a run of stage 1, which generates nothing; give a run of "
-            "experiment vim, or evaluate its reconstruction"
-        )
-    generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
-    settings = command_line.sampling_settings(arguments)
-    classifier = None
-    if arguments.reject is not None:
-        classifier = open_classifier(arguments.reject, "--reject")
-    return Samples(
-        generator,
-        arguments.n,
-        label_mode,
-        arguments.seed,
-        settings,
-        classifier,
-        arguments.acceptance,
-    )
-
-
-def evaluate_images(arguments):
-    """Holds the pictures of --a against those, or the statistics, of --b."""
-    extractor = _open_extractor(arguments)
-    metrics = compute_metrics.available_metrics(arguments.metrics, extractor)
-    crops = [arguments.image_size if Path(p).is_dir() else None for p in (arguments.a, arguments.b)]
-    if arguments.image_size is not None and not any(crops):
-        raise UserError(
-            "--image-size crops the pictures of folders, and neither --a nor --b is a folder; "
-            "leave it out"
-        )
-    source = open_pictures(arguments.a, "--a", crops[0], arguments.n)
-    reference = open_reference(arguments.b, "--b", extractor, crops[1], arguments.n)
-    return _judge(source, reference, "pictures", extractor, metrics, arguments)
-
-
-def _judge(source, reference, what, extractor, metrics, arguments, prefix="", models=None):
-    compute_metrics.check_counts(
-        what, source.count, reference.count, metrics, extractor, arguments.allow_small_n
-    )
-    # First what may be wrong at once: settings of the sampling are checked at its first batch.
-    candidate = compute_metrics.measure(source, extractor, metrics, arguments.batch_size, what)
-    return _finish(
-        arguments,
-        _compare(candidate, reference, metrics, extractor, arguments, prefix),
-        source.description | {"count": candidate.count, "sha256": candidate.sha256},
-        reference.description,
-        extractor,
-        models,
-    )
-
-
-def _compare(candidate, reference, metrics, extractor, arguments, prefix):
-    measured = measure_reference(reference, extractor, metrics, arguments.batch_size, _say)
-    return compute_metrics.compare(candidate, measured, metrics, extractor, prefix)
-
-
-def _finish(arguments, found, pictures, reference, extractor, models):
     figures, missing, settings = found
-    settings = {
-        "batch_size": arguments.batch_size,
-        "allow_small_n": arguments.allow_small_n,
-        **settings,
-    }
     return protocol.make_result(
-        arguments.command,
         figures,
         missing,
-        pictures,
-        reference,
-        extractor,
-        settings,
-        models,
-        None if models is None else arguments.run,
+        source.description | {"count": candidate.count, "sha256": candidate.sha256},
+        reference.description if metrics else None,
+        network,
+        {"batch_size": batch_size, "allow_small_n": allow_small_n, **settings},
+        {"tokenizer": trained.tokenizer.model_hash()},
+        run,
     )
 
 
-def _open_extractor(arguments):
-    return open_extractor(arguments.extractor, arguments.resize, arguments.extractor_hash)
+def evaluate_generation(
+    run,
+    *,
+    extractor,
+    extractor_hash=None,
+    resize=None,
+    metrics=None,
+    reference=None,
+    split="validation",
+    n=50_000,
+    label_mode=None,
+    seed=0,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    guidance_scale=1.0,
+    reject=None,
+    acceptance=None,
+    batch_size=64,
+    allow_small_n=False,
+    overrides=(),
+    other_images=False,
+):
+    """Compares a VIM's samples with other images.
+
+    Args:
+        run: folder of a run of experiment vim.
+        extractor: path of a feature network, see `features.open_extractor`.
+        extractor_hash: as in `evaluate_reconstruction`.
+        resize: as there.
+        metrics: as there.
+        reference: a folder of images, or an .npz of images or of statistics; None compares with
+            the images of the run's split.
+        split: "validation" or "train".
+        n: number of samples.
+        label_mode: "balanced", every class as often as the others, or "unconditional"; None is
+            balanced for a model with classes.
+        seed: from -2^31 to 2^32 - 1.
+        temperature: as in `VIM.generate`, and so are top_k, top_p and guidance_scale.
+        top_k: as there.
+        top_p: as there.
+        guidance_scale: as there.
+        reject: path of a classifier that keeps the best samples of each class, see
+            `generation.rejection`; None keeps all.
+        acceptance: share that it keeps, above 0 and at most 1.
+        batch_size: images at once.
+        allow_small_n: as in `evaluate_reconstruction`.
+        overrides: as there.
+        other_images: as there.
+
+    Returns:
+        A `protocol.EvaluationResult`.
+
+    Raises:
+        UserError: a value out of range, or a mistake in the run, the network or the images.
+    """
+    _check(n, batch_size, split)
+    checks.rejection(reject, acceptance)
+    network = open_extractor(extractor, resize, extractor_hash)
+    metrics = compute_metrics.choose_metrics(metrics, network)
+    trained = open_run(run, overrides, other_images)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling["guidance_scale"] = guidance_scale
+    source = open_samples(trained, n, label_mode, seed, sampling, reject, acceptance)
+    if reference is None:
+        _, compared_with = _run_reference(trained, split, None)
+    else:
+        compared_with = open_reference(reference, "reference", network)
+    return _judge(
+        source,
+        compared_with,
+        "samples",
+        network,
+        metrics,
+        batch_size,
+        allow_small_n,
+        "g",
+        trained.hashes(),
+        run,
+    )
 
 
-def _run_reference(run, arguments, limit):
-    """Returns the pictures of the run's split, and the `Reference` that they are."""
-    pictures = RunPictures(run.data, arguments.split, limit)
-    beside = run.path / "evaluation" / arguments.split
+def open_samples(trained, n, label_mode, seed, sampling, reject, acceptance):
+    """Returns the `Samples` of a `TrainedRun`; UserError for one of stage 1.
+
+    Args:
+        trained: the `TrainedRun`.
+        n: number of samples.
+        label_mode: as in `evaluate_generation`.
+        seed: as there.
+        sampling: {"temperature": ...} and the other settings of `VIM.generate`.
+        reject: as there.
+        acceptance: as there.
+    """
+    if trained.vim is None:
+        raise UserError(
+            f"{trained.path} is a run of stage 1, which generates nothing; give a run of "
+            "experiment vim, or evaluate its reconstruction"
+        )
+    generator = ImageGenerator(trained.vim, trained.tokenizer, trained.class_names)
+    classifier = None if reject is None else open_classifier(reject, "reject")
+    return Samples(generator, n, label_mode, seed, sampling, classifier, acceptance)
+
+
+def evaluate_images(
+    images,
+    reference,
+    *,
+    extractor,
+    extractor_hash=None,
+    resize=None,
+    metrics=None,
+    n=None,
+    image_size=None,
+    batch_size=64,
+    allow_small_n=False,
+):
+    """Compares one set of images with another.
+
+    Args:
+        images: a folder, or an .npz of images: what is judged.
+        reference: a folder, or an .npz of images or of statistics.
+        extractor: path of a feature network, see `features.open_extractor`.
+        extractor_hash: as in `evaluate_reconstruction`.
+        resize: as there.
+        metrics: as there.
+        n: take the first n images of each; None takes all.
+        image_size: (H, W) to resize and crop the images of folders to; None takes them as they
+            are.
+        batch_size: images at once.
+        allow_small_n: as in `evaluate_reconstruction`.
+
+    Returns:
+        A `protocol.EvaluationResult`.
+
+    Raises:
+        UserError: a value out of range, or a mistake in the network or the images.
+    """
+    _check(n, batch_size)
+    network = open_extractor(extractor, resize, extractor_hash)
+    metrics = compute_metrics.choose_metrics(metrics, network)
+    crops = [image_size if Path(path).is_dir() else None for path in (images, reference)]
+    if image_size is not None and not any(crops):
+        raise UserError(
+            "image_size crops the images of folders, and neither images nor reference is a "
+            "folder; leave it out"
+        )
+    source = open_pictures(images, "images", crops[0], n)
+    compared_with = open_reference(reference, "reference", network, crops[1], n)
+    return _judge(source, compared_with, "images", network, metrics, batch_size, allow_small_n)
+
+
+def _check(n, batch_size, split="validation"):
+    checks.at_least_one(n=n, batch_size=batch_size)
+    checks.one_of("split", split, ("validation", "train"))
+
+
+def _judge(
+    source,
+    reference,
+    what,
+    network,
+    metrics,
+    batch_size,
+    allow_small_n,
+    prefix="",
+    models=None,
+    run=None,
+):
+    compute_metrics.check_counts(
+        what, source.count, reference.count, metrics, network, allow_small_n
+    )
+    # The candidate first: settings of the sampling are checked at its first batch.
+    candidate = compute_metrics.measure(source, network, metrics, batch_size, what)
+    measured = measure_reference(reference, network, metrics, batch_size, _say)
+    figures, missing, settings = compute_metrics.compare(
+        candidate, measured, metrics, network, prefix
+    )
+    return protocol.make_result(
+        figures,
+        missing,
+        source.description | {"count": candidate.count, "sha256": candidate.sha256},
+        reference.description,
+        network,
+        {"batch_size": batch_size, "allow_small_n": allow_small_n, **settings},
+        models,
+        run,
+    )
+
+
+def _run_reference(trained, split, limit):
+    """Returns the images of the run's split, and the `Reference` that they are."""
+    pictures = RunPictures(trained.data, split, limit)
+    beside = trained.path / "evaluation" / split
     return pictures, Reference(pictures, beside=beside)
 
 

@@ -6,14 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.generation.litert_vim import LiteVIM
-from vim_tf.runs.load import load, load_tokenizer
-from vim_tf.runs.run import find_preset
+from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_tokenizer_of
 from vim_tf.sampling.sample import row_seeds
-
-TOKENIZER_FOLDER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -39,30 +37,7 @@ class ImageGenerator:
                 f"{run_or_preset_dir} holds a {type(vim).__name__}, which generates nothing; "
                 "give the folder of a run of experiment vim"
             )
-        return cls.around(vim, run_or_preset_dir)
-
-    @classmethod
-    def around(cls, vim, run_or_preset_dir):
-        """As `load`, for a `VIM` that was loaded from there already."""
-        folder = find_preset(run_or_preset_dir)
-        tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-        trained_on = vim.metadata.get("tokenizer_hash", tokenizer.model_hash())
-        if trained_on != tokenizer.model_hash():
-            raise UserError(
-                f"{folder / TOKENIZER_FOLDER} is the tokenizer {tokenizer.model_hash()[:16]}, and "
-                f"this VIM was trained on tokens of {trained_on[:16]}: their tokens mean different "
-                "things; take a whole copy of the preset"
-            )
-        # A preset of VIM.save_to_preset may come without names.
-        names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
-        if len(names) != vim.classes:
-            raise UserError(
-                f"{folder} names {len(names):,} classes, and its VIM has {vim.classes:,}; take a "
-                "whole copy of the preset, or train again"
-            )
-        if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
-            raise UserError(f"{folder}: VIM and tokenizer have other codes, or another grid")
-        return cls(vim, tokenizer, names)
+        return cls(vim, *load_tokenizer_of(vim, run_or_preset_dir))
 
     def with_litert(self, path):
         """The same, but sampled by a generator_*.tflite of its export, see `LiteVIM`.
@@ -156,8 +131,3 @@ class ImageGenerator:
                 **settings,
             )
             yield np.asarray(tokens)
-
-
-def to_uint8(images):
-    """Images [...] in [-1,1] -> NumPy uint8 of the same shape."""
-    return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype("uint8")

@@ -59,7 +59,7 @@ def accept(generator, classifier, labels, acceptance, seed=0, batch_size=64, **s
     Raises:
         UserError: classes that differ, or a setting out of range.
     """
-    classifier.check_classes(generator.class_names, "--reject")
+    classifier.check_classes(generator.class_names, "reject")
     labels = np.asarray(labels, "int32")
     classes, counts = np.unique(labels, return_counts=True)
     # The exact quotient of 3 and 0.1 is just above 30.

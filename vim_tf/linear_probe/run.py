@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vim_tf import formats
 from vim_tf.config import loader
-from vim_tf.distribution.strategies import make_strategy
+from vim_tf.distribution.strategies import strategy_of
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import curves
 from vim_tf.errors import UserError
@@ -55,13 +55,13 @@ def run_probe(
         Interrupted: another worker is gone.
     """
     if experiment.run is None:
-        raise UserError("run is not set; name a trained VIM: --run runs/... or --set run=runs/...")
+        raise UserError("run is not set; name the folder of a trained VIM")
     out = Path(out or Path(experiment.run) / PROBE_FOLDER)
     if (out / PROBE_FILE).exists():
         raise UserError(
             f"{out / PROBE_FILE} exists; delete it, or give another folder for the result"
         )
-    strategy = make_strategy(experiment)
+    strategy = strategy_of(experiment)
     workers = Workers(strategy)
     with workers.watched(), strategy.scope():
         workers.check_same("the config", loader.to_yaml(experiment))

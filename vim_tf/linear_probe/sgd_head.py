@@ -129,7 +129,7 @@ def predict(head, features):
 def _batch_size(wanted, count, replicas):
     if count < replicas:
         raise UserError(
-            f"{count} pictures to fit the probe on, replicas: {replicas}; leave --strategy out"
+            f"{count} pictures to fit the probe on, replicas: {replicas}; leave strategy out"
         )
     if wanted % replicas:
         raise UserError(

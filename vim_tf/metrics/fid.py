@@ -34,7 +34,7 @@ class FeatureStatistics:
         if dim > MOST_FEATURES:
             raise UserError(
                 f"statistics of {dim:,} features are asked for; their covariance would have "
-                f"{dim:,}^2 values: leave fid and sfid out of --metrics, or give a network of at "
+                f"{dim:,}^2 values: leave fid and sfid out of metrics, or give a network of at "
                 f"most {MOST_FEATURES:,} features"
             )
         self.dim = dim

@@ -24,7 +24,7 @@ from vim_tf.runs.failpoints import failpoint
 from vim_tf.versions import installed_versions
 
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
-ADVICE = "train again in another --workdir"
+ADVICE = "train again in another workdir"
 _WHOLE = {"type": "integer", "minimum": 0}
 
 
@@ -182,7 +182,7 @@ class Checkpoints:
     def _read(self, folder):
         if not folder.exists():
             raise UserError(
-                f"the chief's checkpoint {folder} is not there on this worker; give a --workdir on "
+                f"the chief's checkpoint {folder} is not there on this worker; give a workdir on "
                 "a disk that all workers share"
             )
         manifest = _read_manifest(folder)
@@ -199,7 +199,7 @@ class Checkpoints:
                 ]
                 raise UserError(
                     f"checkpoint {folder} is of another architecture: {name} is {described[0]} "
-                    f"there and {described[1]} here; give another --workdir, or the config and the "
+                    f"there and {described[1]} here; give another workdir, or the config and the "
                     "version of vim_tf that it was made with"
                 )
         self._checkpoint.read(str(folder / STATE)).assert_consumed()

@@ -8,6 +8,7 @@ from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.run import find_preset
 
+TOKENIZER_FOLDER = "tokenizer"  # in a VIM's preset
 MODELS = {cls.__name__: cls for cls in (ViTVQGAN, VIM, Classifier)}
 
 
@@ -41,3 +42,33 @@ def load_tokenizer(run_or_preset_dir):
             "tokenizer.run needs a run of experiment vit_vqgan"
         )
     return model
+
+
+def load_tokenizer_of(vim, run_or_preset_dir):
+    """Loads the tokenizer beside a `VIM` that was loaded from there, and the classes' names.
+
+    Returns:
+        (`ViTVQGAN`, tuple of names: that of class i at place i; () where there are no labels).
+
+    Raises:
+        UserError: it is not the tokenizer whose tokens the VIM was trained on.
+    """
+    folder = find_preset(run_or_preset_dir)
+    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    trained_on = vim.metadata.get("tokenizer_hash", tokenizer.model_hash())
+    if trained_on != tokenizer.model_hash():
+        raise UserError(
+            f"{folder / TOKENIZER_FOLDER} is the tokenizer {tokenizer.model_hash()[:16]}, and "
+            f"this VIM was trained on tokens of {trained_on[:16]}: their tokens mean different "
+            "things; take a whole copy of the preset"
+        )
+    # A preset of VIM.save_to_preset may come without names.
+    names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
+    if len(names) != vim.classes:
+        raise UserError(
+            f"{folder} names {len(names):,} classes, and its VIM has {vim.classes:,}; take a "
+            "whole copy of the preset, or train again"
+        )
+    if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
+        raise UserError(f"{folder}: VIM and tokenizer have other codes, or another grid")
+    return tokenizer, names

@@ -32,7 +32,7 @@ class MadeFrom:
             path: what was made.
             then: what `describe` answered when it was made.
         """
-        advice = "give back what it was made from, or give another --workdir"
+        advice = "give back what it was made from, or give another workdir"
         found = self._data.difference(then["images"], fingerprints.load(self._folder))
         if found is not None:
             raise fingerprints.made_from_other_images(path, found, advice)

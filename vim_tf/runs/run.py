@@ -26,10 +26,9 @@ from pathlib import Path
 
 from etils import epath
 
-from vim_tf.buckets import is_in_bucket
 from vim_tf.config import loader
 from vim_tf.errors import UserError
-from vim_tf.files import write_atomically
+from vim_tf.files import is_in_bucket, write_atomically
 
 PRESET_CONFIG = "config.json"
 
@@ -64,11 +63,11 @@ class Run:
             if lines:
                 raise UserError(
                     f"{self.path} is a run of another config ({'; '.join(lines)}); "
-                    "give another --workdir, or the old config to resume it"
+                    "give another workdir, or the old config to resume it"
                 )
         elif self.path.exists() and (not self.path.is_dir() or self._holds_more_than_a_lock()):
             raise UserError(
-                f"{self.path} exists and is no run of vim_tf; give a new or empty --workdir"
+                f"{self.path} exists and is no run of vim_tf; give a new or empty workdir"
             )
 
     def start(self, experiment):
@@ -89,9 +88,7 @@ class Run:
             raise self._unwritable(error) from None
 
     def _unwritable(self, error):
-        return UserError(
-            f"{self.path} cannot be written ({error.strerror}); give another --workdir"
-        )
+        return UserError(f"{self.path} cannot be written ({error.strerror}); give another workdir")
 
     def _holds_more_than_a_lock(self):
         return any(path != self.lock_path for path in self.path.iterdir())
@@ -150,7 +147,7 @@ class Run:
             except OSError:
                 raise UserError(
                     f"{self.path} is being trained by {holder} on {machine}; let it end, or give "
-                    "another --workdir"
+                    "another workdir"
                 ) from None
             if machine not in ("", here):
                 raise UserError(
@@ -194,6 +191,13 @@ class Run:
         return sorted(records.values(), key=lambda record: record["step"])
 
 
+def find_tokenizer_config(experiment):
+    """Returns the `ViTVQGANConfig` of a VIM's tokenizer run; None if there is no such run yet."""
+    run = getattr(experiment.tokenizer, "run", None) if hasattr(experiment, "tokenizer") else None
+    config_path = Run(run).config_path if run else None
+    return loader.load_config([config_path]).model if config_path and config_path.exists() else None
+
+
 def find_preset(path):
     """Returns the preset folder of a run folder or of a preset folder, on a disk.
 
@@ -209,7 +213,7 @@ def find_preset(path):
             return _fetch_preset(folder) if is_in_bucket(folder) else folder
     if (path / "config.yaml").exists():
         raise UserError(f"{path} has saved no preset yet; let its training run on")
-    raise UserError(f"{path} is neither a run nor a preset; give the --workdir of a training")
+    raise UserError(f"{path} is neither a run nor a preset; give the workdir of a training")
 
 
 def _copy_preset(source, target):

@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vim_tf import fingerprints, formats
-from vim_tf.buckets import is_in_bucket
 from vim_tf.data.images import make_image_dataset
-from vim_tf.data.transforms import normalize
+from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.errors import UserError
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.files import is_in_bucket
 from vim_tf.models.precision import computing_in
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.runs.load import load
+from vim_tf.runs.load import load, load_tokenizer_of
 from vim_tf.runs.run import Run
 
 PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
@@ -26,7 +25,7 @@ PROBE_SCHEMA = {
     "properties": {"block": {"type": "integer"}, "models": {"type": "object"}},
     "required": ["block", "models"],
 }
-MOVED = "give the images of its training, by --set data.path=... if they have moved"
+MOVED = "give the images of its training, or set data.path=... if they have moved"
 COMPARED = 16  # held-out pictures that each format is held against Keras on
 
 
@@ -131,7 +130,7 @@ def open_run(path, overrides=(), other_images=False):
     for override in overrides:
         if not override.startswith("data."):
             raise UserError(
-                f"--set {override} would change the trained model; only keys of the data can be "
+                f"override {override} would change the trained model; only keys of the data can be "
                 "set here, such as data.path=..."
             )
     if is_in_bucket(path):
@@ -148,6 +147,6 @@ def open_run(path, overrides=(), other_images=False):
         if isinstance(model, ViTVQGAN):
             tokenizer, vim, names = model, None, ()
         else:
-            generator = ImageGenerator.around(model, run.path)
-            tokenizer, vim, names = generator.tokenizer, generator.vim, generator.class_names
+            vim = model
+            tokenizer, names = load_tokenizer_of(model, run.path)
     return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names), other_images)

@@ -11,10 +11,11 @@ import numpy as np
 from vim_tf.config.checks import batch_divides
 from vim_tf.data.hashing import hash_integers
 from vim_tf.data.images import make_image_dataset
+from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import curves, grids
 from vim_tf.errors import UserError
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.metrics.unigram_baseline import unigram_nats
 from vim_tf.runs.load import load_tokenizer
 from vim_tf.runs.made_from import MadeFrom
@@ -155,7 +156,7 @@ def open_tokenizer(experiment):
     """Opens the `ViTVQGAN` that a `VIMExperiment` names; UserError if it misfits."""
     if not experiment.tokenizer.run:
         raise UserError(
-            "tokenizer.run is not set; name a trained tokenizer: --set tokenizer.run=runs/..."
+            "tokenizer.run is not set; name a trained tokenizer: set tokenizer.run=runs/..."
         )
     tokenizer = load_tokenizer(experiment.tokenizer.run)
     if tuple(experiment.data.image_size) != tokenizer.image_size:

@@ -12,12 +12,13 @@ import tensorflow as tf
 
 import vim_tf
 from vim_tf.costs.memory import estimate_vim, estimate_vit_vqgan, format_bytes
+from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.replicas import share_batches
-from vim_tf.distribution.strategies import describe_devices, make_strategy
+from vim_tf.distribution.strategies import describe_devices, strategy_of
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
 from vim_tf.evaluation.keras_classifier import open_classifier
-from vim_tf.generation.image_generator import ImageGenerator, to_uint8
+from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.runs.run import Run
 from vim_tf.stages import builders
 from vim_tf.training_loop.loop import NotFinite, TrainLoop, make_checkpoints
@@ -40,15 +41,15 @@ def dry_run(experiment, stream=None):
     """
     if experiment.training.strategy == "multi_worker":
         raise UserError(
-            "--dry-run tries one machine, and training.strategy is multi_worker; give it "
-            "--set training.strategy=mirrored and one machine's share of data.batch_size"
+            "a dry run tries one machine, and training.strategy is multi_worker; give it "
+            "set training.strategy=mirrored and one machine's share of data.batch_size"
         )
     report = _Report(stream or sys.stdout)
     if experiment.experiment == "vim" and not experiment.tokenizer.online:
         tokenizer_config = dataclasses.replace(experiment.tokenizer, online=True, cache=None)
         experiment = dataclasses.replace(experiment, tokenizer=tokenizer_config)
         report.say("no token cache is made: this dry run tokenizes its batches (tokenizer.online)")
-    strategy = make_strategy(experiment.training)
+    strategy = strategy_of(experiment.training)
     report.say(describe_devices(strategy))
     sources = report.time("data opened", lambda: builders.open_sources(experiment, strategy))
     _show_data(sources[1], report)

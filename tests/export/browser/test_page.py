@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler
 import numpy as np
 import pytest
 
+from vim_tf.data.transforms import to_uint8
 from vim_tf.export.browser import tfjs
-from vim_tf.generation.image_generator import to_uint8
 
 OPENED = [["wait", "main:not([hidden])"], ["settle"]]
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.data.transforms import normalize
+from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.errors import UserError
 from vim_tf.export.serving.signatures import Signatures, default_block
-from vim_tf.generation.image_generator import to_uint8
 from vim_tf.models.vim import VIM
 from vim_tf.runs.trained_run import open_run
 
@@ -236,5 +235,5 @@ def test_the_block_of_embed(run):
     assert [default_block(blocks) for blocks in (1, 4, 24, 36)] == [1, 2, 10, 15]
     assert Signatures(run.tokenizer, run.vim, block=1).block == 1
     for block in (0, 2):
-        with pytest.raises(UserError, match=f"--embed-block is {block}; this model has blocks 1 "):
+        with pytest.raises(UserError, match=f"embed_block is {block}; this model has blocks 1 "):
             Signatures(run.tokenizer, run.vim, block=block)
