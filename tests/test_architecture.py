@@ -89,7 +89,7 @@ def test_the_walk_sees_the_tree():
 # Low to high: a package imports itself and those before it, also inside functions.
 ORDER = (
     *("errors", "versions", "messages", "files", "formats", "fingerprints"),
-    *("npz_files", "config", "losses", "sampling", "distribution", "data", "metrics"),
+    *("npz_files", "noise", "config", "losses", "sampling", "distribution", "data", "metrics"),
     *("costs", "models", "runs", "trainers", "generation", "training_loop", "evaluation"),
     *("export", "drawing", "stages", "linear_probe", "command_line"),
 )

@@ -56,3 +56,20 @@ def test_the_attention_of_16_bits_is_as_near_to_float32(outputs, name):
 def test_tokens_are_equal(outputs, name):
     assert len(np.unique(outputs["jax"][name])) > 2
     np.testing.assert_array_equal(outputs["jax"][name], outputs["tensorflow"][name])
+
+
+def test_the_models_import_no_tensorflow_on_jax():
+    """With TensorFlow blocked every module of models/ is imported all the same."""
+    code = (
+        "import sys, pkgutil, importlib\n"
+        "sys.modules['tensorflow'] = None\n"
+        "import vim_tf.models\n"
+        "for found in pkgutil.iter_modules(vim_tf.models.__path__):\n"
+        "    importlib.import_module(f'vim_tf.models.{found.name}')\n"
+        "    print(found.name)\n"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"vim", "vit_vqgan", "classifier", "discriminator"} <= set(done.stdout.split())

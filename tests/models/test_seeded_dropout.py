@@ -5,7 +5,7 @@ import tensorflow as tf
 from scipy import stats
 
 from vim_tf.models.seeded_dropout import RowDropout, row_bits, row_keys, step_keys
-from vim_tf.sampling.sample import mix
+from vim_tf.noise import mix
 
 KEYS = np.array([3, 7, 7, 2**32 - 1], "uint32")
 ONES = np.ones((4, 5, 40), "float32")

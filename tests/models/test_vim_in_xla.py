@@ -41,8 +41,9 @@ def test_xla_draws_the_same(make, two_replicas, monkeypatch):
 def test_large_models_are_compiled_with_xla(make, monkeypatch):
     asked = []
     monkeypatch.setattr(vim, "compiled", lambda *_, xla, **__: asked.append(xla))
-    monkeypatch.setattr(vim, "XLA_WORK", make().count_params() * 6)
-    make()
-    monkeypatch.setattr(vim, "XLA_WORK", make().count_params() * 6 - 1)
-    make()
-    assert asked == [False] * 6 + [True] * 2
+    work = make().count_params() * 6
+    for limit in (work, work - 1):
+        monkeypatch.setattr(vim, "XLA_WORK", limit)
+        model = make()
+        assert (model._sample, model._segment) == (None, None)
+    assert asked == [False] * 2 + [True] * 2

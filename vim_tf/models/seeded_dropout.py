@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from vim_tf.sampling.sample import mix
+from vim_tf.noise import mix
 
 _given = threading.local()  # replicas are traced in threads of their own
 

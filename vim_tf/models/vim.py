@@ -1,5 +1,6 @@
 """VIM, the autoregressive model of tokens (section 3.4 of https://arxiv.org/abs/2110.04627)."""
 
+import functools
 from dataclasses import asdict, dataclass
 
 import keras
@@ -91,9 +92,6 @@ class VIM(Preset, keras.Model):
         for layer in (self.transformer, self.norm, self.head):
             layer.build((None, self.tokens_per_image, dim))
         self.built = True
-        xla = self.count_params() * self.tokens_per_image > XLA_WORK
-        self._sample = compiled(self.sample_tokens, self.variables, rows=True, xla=xla)
-        self._segment = compiled(self._generate_segment, self.variables, xla=xla)
 
     @property
     def tokens_per_image(self):
@@ -245,6 +243,19 @@ class VIM(Preset, keras.Model):
         first = ops.equal(position, 0)
         x = ops.where(first, self.label_embedding(labels), self.token_embedding(previous))
         return ops.expand_dims(x + self._positions(position), 1)
+
+    @property
+    def _in_xla(self):
+        return self.count_params() * self.tokens_per_image > XLA_WORK
+
+    # Compiled at the first use, for the replicas of the strategy that is in scope then.
+    @functools.cached_property
+    def _sample(self):
+        return compiled(self.sample_tokens, self.variables, rows=True, xla=self._in_xla)
+
+    @functools.cached_property
+    def _segment(self):
+        return compiled(self._generate_segment, self.variables, xla=self._in_xla)
 
     def _generate_segment(
         self, start, stop, tokens, cache, labels, seeds, temperature, top_k, top_p, guidance_scale

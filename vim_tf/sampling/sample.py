@@ -9,21 +9,14 @@ trick, arXiv 1411.0030), whatever else is in the batch.
 import numpy as np
 from keras import ops
 
+from vim_tf.noise import mix
+
 DROPPED = -1e9  # the logit of a code that may not be drawn; finite, so that no NaN can arise
 # Constants of the hash, one for each of the things that it mixes.
 SEED_SALT, POSITION_SALT, CODE_SALT = np.array([0x9E3779B9, 0x7F4A7C15, 0xF39CC060], "uint32")
 
 
 # Noise ------------------------------------------------------------------------------------------
-
-
-def mix(x):
-    """MurmurHash3's 32-bit finaliser, a bijection of uint32 that spreads every bit over all."""
-    x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
-    x = ops.multiply(x, np.uint32(0x85EBCA6B))
-    x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 13))
-    x = ops.multiply(x, np.uint32(0xC2B2AE35))
-    return ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
 
 
 def _uint32(x, salt):

@@ -6,6 +6,7 @@ the draw.
 
 import numpy as np
 
+from vim_tf.noise import mix_array
 from vim_tf.sampling.sample import CODE_SALT, POSITION_SALT, SEED_SALT
 
 
@@ -20,9 +21,9 @@ def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_
     if guidance_scale is not None:
         conditional, null = np.split(logits, 2)
         logits = conditional + (guidance_scale - np.float32(1))[:, None] * (conditional - null)
-    seeds = _mix(_uint32(seeds, SEED_SALT))
-    seeds = _mix(seeds ^ _mix(_uint32(np.array([position]), POSITION_SALT)))
-    hashes = _mix(_uint32(np.arange(logits.shape[-1]), CODE_SALT))
+    seeds = mix_array(_uint32(seeds, SEED_SALT))
+    seeds = mix_array(seeds ^ mix_array(_uint32(np.array([position]), POSITION_SALT)))
+    hashes = mix_array(_uint32(np.arange(logits.shape[-1]), CODE_SALT))
     tokens = np.empty(len(seeds), "int32")
     for i, row in enumerate(logits):  # one by one they stay in the cache of a core
         if temperature[i] == 0:
@@ -50,15 +51,10 @@ def _keep(logits, scaled, top_k, top_p):
 
 def _gumbel(x):
     """`sampling.gumbel_noise` of (row's hash ^ code's hash): uint32 -> float32."""
-    uniform = ((_mix(x) >> np.uint32(9)).astype("float32") + np.float32(0.5)) * np.float32(2**-23)
+    uniform = ((mix_array(x) >> np.uint32(9)).astype("float32") + np.float32(0.5)) * np.float32(
+        2**-23
+    )
     return -np.log(-np.log(uniform))
-
-
-def _mix(x):
-    """`sampling.mix` of an array of uint32."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> np.uint32(16))
 
 
 def _uint32(x, salt):
