@@ -144,7 +144,7 @@ def test_pictures_that_have_moved(run, tiny_runs, tiny_pictures, tmp_path):
             "--views has colours; allowed are codes, attention, ",
         ),
         ("vim", ["--views", ","], "--views is empty"),
-        ("vit_vqgan", ["--views", "codes,neighbours"], "is a run of vit_vqgan, which generates no"),
+        ("vit_vqgan", ["--views", "codes,neighbours"], "is a run of vit_vqgan; its views are codes, at"),
         ("vim", ["--n", "0"], "--n is 0"),
         ("vim", ["--batch-size", "0"], "--batch-size is 0"),
     ],
@@ -185,7 +185,7 @@ def test_a_run_of_something_else(tiny, tmp_path, nothing_is_opened):
     from vim_tf.config.experiments import ClassifierExperiment
 
     Run(tmp_path / "run").start(ClassifierExperiment(data=tiny("vim").data))
-    with pytest.raises(UserError, match="run of experiment classifier, which has no views; give a"):
+    with pytest.raises(UserError, match="run of experiment classifier, which has no views"):
         views.main(["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
 
 

@@ -36,11 +36,11 @@ def main(arguments=None):
         )
 
     from vim_tf.distribution.strategies import strategy_of
-    from vim_tf.stages import builders
     from vim_tf.stages.make_token_cache import open_or_make_cache
+    from vim_tf.stages.vim_stage import VIMStage
 
     strategy = strategy_of(experiment.training)
-    tokenizer, data = builders.open_sources(experiment, strategy)
+    tokenizer, data = VIMStage.open_sources(experiment, strategy)
     with strategy.scope():
         cache = open_or_make_cache(folder, tokenizer, data, experiment.tokenizer.passes)
     for name, value in cache.statistics().items():

@@ -12,7 +12,8 @@ from vim_tf import command_line
 from vim_tf.config import loader
 from vim_tf.distribution import cluster
 from vim_tf.errors import UserError
-from vim_tf.runs.run import Run
+from vim_tf.runs.run import Run, find_tokenizer_config
+from vim_tf.stages import registry
 
 
 def parse_arguments(arguments=None):
@@ -96,9 +97,9 @@ def main(arguments=None):
 def _train(experiment, run):
     from vim_tf.distribution.strategies import describe_devices, strategy_of
     from vim_tf.distribution.workers import Workers
-    from vim_tf.stages import builders
     from vim_tf.training_loop import loop
 
+    stage_class = registry.stage_class(experiment)
     strategy = strategy_of(experiment.training)
     workers = Workers(strategy)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
@@ -117,7 +118,7 @@ def _train(experiment, run):
             held.enter_context(run.lock())
             run.start(experiment)
         workers.check_same("the config", loader.to_yaml(experiment))
-        stage = builders.make_stage(experiment, strategy, run)
+        stage = stage_class(experiment, strategy, run)
         results = loop.train(stage, run, strategy, announce)
     if workers.is_chief:
         summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
@@ -128,12 +129,14 @@ def _train(experiment, run):
 
 def _predict(experiment, arguments):
     from vim_tf.costs.step_time import predict
-    from vim_tf.runs.run import find_tokenizer_config
 
     if not arguments.dry_run or None in (arguments.flops, arguments.bandwidth):
         raise UserError("--dry-run, --flops and --bandwidth go together, to predict a training")
+    count_step = registry.kind_of(experiment).count_step
+    if count_step is None:
+        raise UserError(f"no step of experiment {experiment.experiment} is predicted")
     hardware = arguments.flops, arguments.bandwidth, arguments.devices
-    found = predict(experiment, *hardware, find_tokenizer_config(experiment))
+    found = predict(experiment, count_step, *hardware, find_tokenizer_config(experiment))
     sys.stdout.write(f"{found.format()}\n")
 
 

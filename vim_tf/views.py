@@ -12,8 +12,8 @@ from vim_tf import command_line
 from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run
+from vim_tf.stages import registry
 
-VIEWS = {"vit_vqgan": ("codes", "attention"), "vim": ("codes", "attention", "neighbours")}
 FILES = {
     "codes": ("codes.png",),
     "attention": ("attention.png",),
@@ -49,20 +49,18 @@ def parse_arguments(arguments=None):
 
 def choose_views(folder, text):
     """Returns the views of a run that `--views` asks for; UserError for one it does not have."""
-    kind = Run(folder).load_experiment().experiment
-    if kind not in VIEWS:
-        raise UserError(
-            f"{folder} is a run of experiment {kind}, which has no views; give a run of "
-            f"{' or '.join(VIEWS)}"
-        )
+    kind = registry.kind_of(Run(folder).load_experiment())
+    name = kind.experiment.experiment
+    if not kind.views:
+        raise UserError(f"{folder} is a run of experiment {name}, which has no views")
     if text is None:
-        return VIEWS[kind]
+        return kind.views
     views = checks.choose("--views", command_line.split_names(text), tuple(FILES))
     for view in views:
-        if view not in VIEWS[kind]:
+        if view not in kind.views:
             raise UserError(
-                f"--views has {view}, but {folder} is a run of {kind}, which generates nothing; "
-                f"its views are {', '.join(VIEWS[kind])}"
+                f"--views has {view}, but {folder} is a run of {name}; its views are "
+                f"{', '.join(kind.views)}"
             )
     return views
 

@@ -12,6 +12,7 @@ from vim_tf.costs.step_time import predict
 from vim_tf.errors import UserError
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.run import find_tokenizer_config
+from vim_tf.stages.registry import kind_of
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
@@ -50,7 +51,9 @@ def graph_of(trainer, batch):
 
 def predicted(experiment, **hardware):
     hardware = {"flops": 1e12, "bandwidth": 1e12, **hardware}
-    return predict(experiment, **hardware, tokenizer_config=find_tokenizer_config(experiment))
+    count_step = kind_of(experiment).count_step
+    config = find_tokenizer_config(experiment)
+    return predict(experiment, count_step, **hardware, tokenizer_config=config)
 
 
 @pytest.mark.parametrize("remat", ["false", "true"])
@@ -132,6 +135,7 @@ def test_mistakes_are_one_line(tiny_configs, arguments, message):
         train.main(["--config", str(tiny_configs["vit_vqgan"]), *arguments])
 
 
-def test_a_classifier_is_not_predicted(tiny):
-    with pytest.raises(UserError, match="vit_vqgan and vim are predicted, and this is classifier"):
-        predicted(tiny("classifier"))
+def test_a_classifier_is_not_predicted(tiny_configs):
+    given = ["--dry-run", "--flops", "1e12", "--bandwidth", "1e12"]
+    with pytest.raises(UserError, match="no step of experiment classifier is predicted"):
+        train.main(["--config", str(tiny_configs["classifier"]), *given])

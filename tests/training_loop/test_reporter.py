@@ -6,6 +6,8 @@ from vim_tf.runs.run import Run
 from vim_tf.training_loop import reporter
 from vim_tf.training_loop.reporter import Reporter
 
+SHOWN = ("total", "psnr")
+
 
 class Stream(io.StringIO):
     def __init__(self, terminal):
@@ -31,7 +33,7 @@ def clock(monkeypatch):
 
 def test_plain_lines_where_no_terminal_is(run, clock):
     stream = Stream(terminal=False)
-    report = Reporter(run, first_step=10, steps=40, batch_size=8, stream=stream)
+    report = Reporter(run, first_step=10, steps=40, batch_size=8, shown=SHOWN, stream=stream)
     clock["now"] += 5
     report.train(20, {"total": 0.123456, "psnr": 20.0, "unshown": 1.0})
     clock["now"] += 5
@@ -58,7 +60,7 @@ def test_plain_lines_where_no_terminal_is(run, clock):
 
 def test_more_than_a_day_is_left(run, clock):
     stream = Stream(terminal=False)
-    report = Reporter(run, first_step=0, steps=1001, batch_size=1, stream=stream)
+    report = Reporter(run, first_step=0, steps=1001, batch_size=1, shown=SHOWN, stream=stream)
     clock["now"] += 360
     report.train(1, {})
     assert "100:00:00 left" in stream.getvalue()
@@ -66,7 +68,7 @@ def test_more_than_a_day_is_left(run, clock):
 
 def test_a_bar_on_a_terminal(run):
     stream = Stream(terminal=True)
-    report = Reporter(run, first_step=10, steps=40, batch_size=8, stream=stream)
+    report = Reporter(run, first_step=10, steps=40, batch_size=8, shown=SHOWN, stream=stream)
     report.train(20, {"total": 0.5})
     report.evaluation(20, {"psnr": 19.5})
     report.train(40, {"total": 0.25})

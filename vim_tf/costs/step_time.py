@@ -84,11 +84,13 @@ class Prediction:
         return "\n".join(lines)
 
 
-def predict(experiment, flops, bandwidth, devices=1, tokenizer_config=None):
+def predict(experiment, count_step, flops, bandwidth, devices=1, tokenizer_config=None):
     """Predicts a training.
 
     Args:
-        experiment: `ViTVQGANExperiment` or `VIMExperiment`.
+        experiment: the training's config.
+        count_step: function (experiment, devices, tokenizer_config) -> (the `MemoryEstimate` of a
+            device, {part: floating-point operations an image}), such as `count_vim_step`.
         flops: of a device, in the experiment's precision.
         bandwidth: of a device's memory, bytes a second.
         devices: number of devices.
@@ -98,23 +100,13 @@ def predict(experiment, flops, bandwidth, devices=1, tokenizer_config=None):
         `Prediction`.
 
     Raises:
-        UserError: a number is not positive, the batch does not divide, or another experiment.
+        UserError: a number is not positive, or the batch does not divide.
     """
     for name, value in (("flops", flops), ("bandwidth", bandwidth), ("devices", devices)):
         if not value > 0:
             raise UserError(f"{name} is {value}; it must be above 0, for example 312e12")
-    tokenizer_config = tokenizer_config or ViTVQGANConfig()
-    predictors = {
-        "vit_vqgan": lambda: _predict_vit_vqgan(experiment, devices),
-        "vim": lambda: _predict_vim(experiment, devices, tokenizer_config),
-    }
-    if experiment.experiment not in predictors:
-        raise UserError(
-            "only trainings of vit_vqgan and vim are predicted, and this is "
-            f"{experiment.experiment}"
-        )
     batch_divides(experiment, devices)
-    estimate, operations = predictors[experiment.experiment]()
+    estimate, operations = count_step(experiment, devices, tokenizer_config)
     batch, training = experiment.data.batch_size, experiment.training
     share = batch // devices
     return Prediction(
@@ -142,7 +134,8 @@ def _weights(estimate):
     return sum(count * estimate.rows[name][estimate.column] for name, count in times.items())
 
 
-def _predict_vit_vqgan(experiment, devices):
+def count_vit_vqgan_step(experiment, devices, tokenizer_config=None):
+    """Counts a step of a `ViTVQGANExperiment`, see `predict`."""
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
     forward = count_encoder_operations(config, image_size)
     forward += count_quantizer_operations(config, image_size)
@@ -159,7 +152,9 @@ def _predict_vit_vqgan(experiment, devices):
     return memory.estimate_vit_vqgan(experiment, devices), found
 
 
-def _predict_vim(experiment, devices, tokenizer):
+def count_vim_step(experiment, devices, tokenizer_config=None):
+    """Counts a step of a `VIMExperiment`, see `predict`."""
+    tokenizer = tokenizer_config or ViTVQGANConfig()
     image_size = experiment.data.image_size
     length, codes = count_tokens(tokenizer, image_size), tokenizer.quantizer.codes
     forward = count_vim_operations(experiment.model, length, codes)

@@ -10,6 +10,7 @@ from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.generation.litert_vim import LiteVIM
+from vim_tf.models.vim import VIM
 from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_tokenizer_of
 from vim_tf.sampling.sample import row_seeds
 
@@ -32,7 +33,7 @@ class ImageGenerator:
     def load(cls, run_or_preset_dir):
         """Loads a stage-2 run or preset with its tokenizer; UserError if it is none."""
         vim = load(run_or_preset_dir)
-        if type(vim).__name__ != "VIM":
+        if not isinstance(vim, VIM):
             raise UserError(
                 f"{run_or_preset_dir} holds a {type(vim).__name__}, which generates nothing; "
                 "give the folder of a run of experiment vim"

@@ -59,8 +59,11 @@ def _read(path, schema):
         ) from None
 
 
+MODELS = {}  # name of a class -> the class; each subclass of `Preset` is entered when it is made
+
+
 class Preset:
-    """Mixin of the models that can be saved as presets.
+    """Mixin of the models that can be saved as presets; `vim_tf.load` knows every subclass.
 
     Needs `get_config`; `Arguments`, a dataclass of the constructor's arguments with their limits,
     which takes its answer; and `count_parameters(arguments)`.
@@ -68,6 +71,16 @@ class Preset:
 
     Arguments = None
     metadata = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        known = MODELS.setdefault(cls.__name__, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"a model called {cls.__name__} is known already, {known.__module__}."
+                f"{known.__qualname__}; give it another name"
+            )
+        MODELS[cls.__name__] = cls
 
     def model_hash(self):
         """Returns the SHA-256 of class, config and all weights, in order, as hexadecimal text.

@@ -2,14 +2,11 @@
 
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten
-from vim_tf.models.classifier import Classifier
-from vim_tf.models.preset import read_config
-from vim_tf.models.vim import VIM
+from vim_tf.models.preset import MODELS, read_config
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.run import find_preset
 
 TOKENIZER_FOLDER = "tokenizer"  # in a VIM's preset
-MODELS = {cls.__name__: cls for cls in (ViTVQGAN, VIM, Classifier)}
 
 
 def load(run_or_preset_dir):
@@ -19,8 +16,8 @@ def load(run_or_preset_dir):
         run_or_preset_dir: what `--workdir` was, or a folder that `save_to_preset` wrote.
 
     Returns:
-        A `ViTVQGAN`, a `VIM` or a `Classifier` with the averaged weights; its `metadata` says what
-        it was trained on.
+        A `ViTVQGAN`, a `VIM`, a `Classifier` or a model of a subclass of `Preset`, with the
+        averaged weights; its `metadata` says what it was trained on.
 
     Raises:
         UserError: there is none, or it is damaged.

@@ -1,6 +1,5 @@
 """Everything a training does, once and in a temporary folder, so that a long run will not fail."""
 
-import dataclasses
 import functools
 import sys
 import tempfile
@@ -10,17 +9,13 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-import vim_tf
-from vim_tf.costs.memory import estimate_vim, estimate_vit_vqgan, format_bytes
-from vim_tf.data.transforms import to_uint8
+from vim_tf.costs.memory import format_bytes
 from vim_tf.distribution.replicas import share_batches
 from vim_tf.distribution.strategies import describe_devices, strategy_of
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
-from vim_tf.evaluation.keras_classifier import open_classifier
-from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.runs.run import Run
-from vim_tf.stages import builders
+from vim_tf.stages import registry
 from vim_tf.training_loop.loop import NotFinite, TrainLoop, make_checkpoints
 
 SHOWN_LABELS = 5
@@ -44,41 +39,42 @@ def dry_run(experiment, stream=None):
             "a dry run tries one machine, and training.strategy is multi_worker; give it "
             "set training.strategy=mirrored and one machine's share of data.batch_size"
         )
-    report = _Report(stream or sys.stdout)
-    if experiment.experiment == "vim" and not experiment.tokenizer.online:
-        tokenizer_config = dataclasses.replace(experiment.tokenizer, online=True, cache=None)
-        experiment = dataclasses.replace(experiment, tokenizer=tokenizer_config)
-        report.say("no token cache is made: this dry run tokenizes its batches (tokenizer.online)")
+    report = Report(stream or sys.stdout)
+    stage_class = registry.stage_class(experiment)
+    experiment = stage_class.for_dry_run(experiment, report.say)
     strategy = strategy_of(experiment.training)
     report.say(describe_devices(strategy))
-    sources = report.time("data opened", lambda: builders.open_sources(experiment, strategy))
+    sources = report.time("data opened", lambda: stage_class.open_sources(experiment, strategy))
     _show_data(sources[1], report)
-    if experiment.experiment != "classifier":  # too small to matter
-        report.say(_estimate(experiment, *sources, strategy.num_replicas_in_sync).format())
+    estimate = stage_class.estimate_memory(experiment, sources, strategy.num_replicas_in_sync)
+    if estimate is not None:
+        report.say(estimate.format())
     with tempfile.TemporaryDirectory(prefix="vim_tf_dry_run_") as folder:
         run = Run(Path(folder) / "run")
         run.start(experiment)
         stage = report.time(
             "networks and optimizers built",
-            lambda: builders.make_stage(experiment, strategy, run, sources),
+            lambda: stage_class(experiment, strategy, run, sources),
         )
         report.say(f"  {stage.trainer.model.count_params():,} parameters")
         _train_and_restore(stage, run, strategy, report)
-        _load_and_draw(stage, run, sources[1], report)
+        _load_and_use(stage, run, report)
     report.say("dry run: all good")
 
 
-class _Report:
+class Report:
     """Writes plain lines; those of actions with the time they took."""
 
     def __init__(self, stream):
         self.stream = stream
 
     def say(self, text):
+        """Writes a line."""
         self.stream.write(f"{text}\n")
         self.stream.flush()
 
     def time(self, name, action):
+        """Runs an action without arguments, writes its seconds, and returns what it returns."""
         started = time.perf_counter()
         result = action()
         self.seconds = time.perf_counter() - started
@@ -110,12 +106,6 @@ def _show_data(data, report):
     shown = [f"{names[values[i]]} {counts[i]}" for i in order[:SHOWN_LABELS]]
     more = len(values) - len(shown)
     report.say(f"  its labels: {', '.join(shown)}" + (f" and {more} other classes" * bool(more)))
-
-
-def _estimate(experiment, tokenizer, data, replicas):
-    if tokenizer is None:
-        return estimate_vit_vqgan(experiment, replicas)
-    return estimate_vim(experiment, tokenizer.config, len(data.class_names), replicas)
 
 
 def _train_and_restore(stage, run, strategy, report):
@@ -158,25 +148,11 @@ def _train_and_restore(stage, run, strategy, report):
         )
 
 
-def _load_and_draw(stage, run, data, report):
+def _load_and_use(stage, run, report):
     report.time("a preset saved", lambda: run.save_preset(stage.save))
-    if stage.trainer.experiment.experiment == "classifier":
-        classifier = report.time("vim_tf.load of it", lambda: open_classifier(run.path, "the run"))
-        image = to_uint8(next(iter(data.evaluation(batch_size=1)))["image"])
-        shares = report.time("a picture classified", lambda: classifier(image)).probabilities
-        report.say(f"  {data.class_names[np.argmax(shares)]}, probability {shares.max():.3f}")
+    image = stage.try_preset(run, report)
+    if image is None:
         return
-    if stage.trainer.experiment.experiment == "vit_vqgan":
-        model = report.time("vim_tf.load of it", lambda: vim_tf.load(run.path))
-        images = next(iter(data.evaluation(batch_size=1)))["image"]
-        what, draw = "a reconstruction", lambda: to_uint8(model(images))
-    else:
-        generator = report.time(
-            "vim_tf.load of it and of its tokenizer", lambda: ImageGenerator.load(run.path)
-        )
-        labels = [0] if generator.class_names else None
-        what, draw = "a sample", lambda: generator.generate(labels, n=1)
     path = run.picture_dir / "dry_run.png"
-    image = report.time(f"{what} made", draw)[0]
     grids.write_png(path, image)
     report.say(f"  {image.shape[0]} x {image.shape[1]} pixels, {path.stat().length:,} bytes of PNG")

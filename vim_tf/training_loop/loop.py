@@ -144,7 +144,7 @@ def train(stage, run, strategy, on_start=None):
     """Trains a stage up to its last step, resuming from the run's last checkpoint.
 
     Args:
-        stage: a `builders.Stage`.
+        stage: a `stages.stage.Stage`.
         run: the `Run`, started.
         strategy: the `tf.distribute` strategy in whose scope the trainer was made.
         on_start: called with the step at which training begins.
@@ -165,7 +165,9 @@ def train(stage, run, strategy, on_start=None):
     first_step = int(trainer.step.numpy())
     if on_start:
         on_start(first_step)
-    reporter = Reporter(run, first_step, config.steps, trainer.experiment.data.batch_size)
+    reporter = Reporter(
+        run, first_step, config.steps, trainer.experiment.data.batch_size, stage.shown
+    )
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopSignal(reporter.say))
         held.enter_context(contextlib.closing(reporter))

@@ -5,18 +5,6 @@ import time
 
 from tqdm import tqdm
 
-SHOWN = (
-    "total",
-    "nats",
-    "psnr",
-    "l2",
-    "discriminator",
-    "adversarial",
-    "usage",
-    "perplexity",
-    "accuracy",
-)
-
 
 class Reporter:
     """Called by the loop with what it measured; writes to the terminal and to the run.
@@ -26,14 +14,16 @@ class Reporter:
         first_step: the step at which this process began.
         steps: the step at which the run ends.
         batch_size: global batch size, for images a second.
+        shown: names of the numbers that the progress line shows.
         stream: where to write; standard error by default.
     """
 
-    def __init__(self, run, first_step, steps, batch_size, stream=None):
+    def __init__(self, run, first_step, steps, batch_size, shown, stream=None):
         self.run = run
         self.step = first_step
         self.steps = steps
         self.batch_size = batch_size
+        self.shown = shown
         self.stream = stream or sys.stderr
         self.started = self.reported = time.monotonic()
         self.first_step = first_step
@@ -49,7 +39,7 @@ class Reporter:
         rate = (step - self.step) * self.batch_size / max(now - self.reported, 1e-9)
         values = {**values, "images_per_second": rate}
         self.run.append_metrics(step, "train", values)
-        text = f"{_format(values)}  {rate:.1f} img/s"
+        text = f"{self._format(values)}  {rate:.1f} img/s"
         if self.bar:
             self.bar.update(step - self.step)
             self.bar.set_postfix_str(text)
@@ -58,6 +48,9 @@ class Reporter:
             left = _clock(per_step * (self.steps - step))
             self.say(f"step {step}/{self.steps}  {text}  {left} left")
         self.step, self.reported = step, now
+
+    def _format(self, values):
+        return "  ".join(f"{name} {values[name]:.4g}" for name in self.shown if name in values)
 
     def evaluation(self, step, values):
         """Reports an evaluation; its time does not count as training."""
@@ -92,7 +85,3 @@ def _clock(seconds):
     """Hours, however many, minutes and seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
-
-
-def _format(values):
-    return "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN if name in values)

@@ -3,14 +3,19 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.errors import UserError
+from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.runs.run import Run
-from vim_tf.stages import builders
+from vim_tf.stages import registry
+
+
+def make_stage(experiment, strategy, run):
+    return registry.stage_class(experiment)(experiment, strategy, run)
 
 
 def refuses(experiment, match, strategy=None, path="nowhere"):
     strategy = strategy or tf.distribute.get_strategy()
     with pytest.raises(UserError, match=match) as caught:
-        builders.make_stage(experiment, strategy, Run(path))
+        make_stage(experiment, strategy, Run(path))
     assert "\n" not in str(caught.value)
 
 
@@ -55,7 +60,7 @@ def stage(tiny, tiny_runs, unlabelled, tmp_path):
     run = Run(tmp_path / "run")
     experiment = tiny("vim", *overrides)
     run.start(experiment)
-    return builders.make_stage(experiment, tf.distribute.OneDeviceStrategy("CPU:0"), run), run
+    return make_stage(experiment, tf.distribute.OneDeviceStrategy("CPU:0"), run), run
 
 
 def test_unlabelled_pictures_tokenized_while_training(stage):
@@ -71,12 +76,12 @@ def test_unlabelled_pictures_tokenized_while_training(stage):
     assert set(drawn) == {"samples"}
     assert not (run.path / "tokens").exists()
     run.save_preset(stage.save)
-    assert builders.ImageGenerator.load(run.path).class_names == ()
+    assert ImageGenerator.load(run.path).class_names == ()
 
 
 def test_batches_start_where_they_are_asked_to(tiny, tmp_path):
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
-    stage = builders.make_stage(tiny("vit_vqgan", "seed=-1"), strategy, Run(tmp_path))
+    stage = make_stage(tiny("vit_vqgan", "seed=-1"), strategy, Run(tmp_path))
     third = list(stage.train_dataset(0, 0).take(3))[2]
     first = next(iter(stage.train_dataset(2, 0)))
     np.testing.assert_array_equal(first["image"], third["image"])
