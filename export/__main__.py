@@ -5,13 +5,12 @@ Each format is held against Keras on real pictures before it is put in place.
 
 import argparse
 import sys
-from pathlib import Path
 
 from vim_tf import command_line
 from vim_tf.config import checks
 from vim_tf.data import image_limits
 from vim_tf.errors import UserError
-from vim_tf.export.release import FOLDERS, Release, check_target
+from vim_tf.export.release import FOLDERS, check_target
 
 EXIT_NOT_EQUAL = 1  # an export that is not what Keras computes
 
@@ -65,45 +64,24 @@ def main(arguments=None):
         )
     check_target(arguments.to)
 
-    from vim_tf.export import export_run
-    from vim_tf.export.serving.signatures import Signatures
-    from vim_tf.runs.trained_run import open_run
+    from vim_tf.export.export_run import NotEqualError, export_model
 
-    export_run.check_tools(formats, Path(arguments.node_modules))
-    run = open_run(arguments.run, arguments.set)
-    block = arguments.embed_block
-    if block is None:
-        block = run.probed_block or None  # 0 is no block, but the embeddings
-        if block:
-            _say(f"embed takes block {block}, which the linear probe chose")
-    signatures = Signatures(run.tokenizer, run.vim, block, arguments.max_pixels)
-    done, asked = run.steps
-    if done < asked:
-        _say(f"{run.path} is only half trained: its weights are those of step {done} of {asked}")
-    if not run.vim:
-        _say(f"{run.path} is a run of stage 1: only the tokenizer's signatures are exported")
-    run.pictures(1)  # what is wrong with the data is said before anything is written
-    release = Release(arguments.to)
     try:
-        failures = export_run.export(
-            run, signatures, release, formats, Path(arguments.node_modules), _say
+        result = export_model(
+            arguments.run,
+            arguments.to,
+            formats=formats,
+            embed_block=arguments.embed_block,
+            max_pixels=arguments.max_pixels,
+            node_modules=arguments.node_modules,
+            overrides=arguments.set,
         )
-    except BaseException:
-        release.discard()
-        raise
-    if failures:
-        release.discard()
-        for failure in failures:
+    except NotEqualError as error:
+        for failure in error.failures:
             sys.stderr.write(f"error: {failure}\n")
-        sys.stderr.write(f"nothing was exported; report: {release.report_dir}\n")
+        sys.stderr.write(f"nothing was exported; report: {error.report_dir}\n")
         sys.exit(EXIT_NOT_EQUAL)
-    for name in formats:
-        sys.stdout.write(f"{name}: {release.published(name)}\n")
-    sys.stdout.write(f"report: {release.report_dir}\n")
-
-
-def _say(line):
-    sys.stderr.write(f"{line}\n")
+    sys.stdout.write(f"{result}\n")
 
 
 if __name__ == "__main__":

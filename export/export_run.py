@@ -1,16 +1,122 @@
 """One export from its run to its version: every format made, measured, reported, put in place."""
 
 import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 import vim_tf
+from vim_tf.config import checks
+from vim_tf.data import image_limits
+from vim_tf.errors import UserError
 from vim_tf.export import report
 from vim_tf.export.browser import tfjs
 from vim_tf.export.litert import tflite, tflite_generator
+from vim_tf.export.release import FOLDERS, Release, check_target
 from vim_tf.export.serving import saved_model, serving_kit, warmup
+from vim_tf.export.serving.signatures import Signatures
 from vim_tf.generation.litert import load_litert
+from vim_tf.runs.trained_run import open_run
+
+
+class NotEqualError(Exception):
+    """An export that is not what Keras computes; nothing was published.
+
+    Attributes:
+        failures: a line for each limit that does not hold.
+        report_dir: folder of the report.
+    """
+
+    def __init__(self, failures, report_dir):
+        super().__init__("; ".join(failures))
+        self.failures, self.report_dir = failures, report_dir
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was exported; prints as lines.
+
+    Attributes:
+        version: its number.
+        folders: {format: folder}.
+        report_dir: folder of the report of what was measured.
+    """
+
+    version: int
+    folders: dict[str, Path]
+    report_dir: Path
+
+    def __str__(self):
+        lines = [f"{name}: {folder}" for name, folder in self.folders.items()]
+        return "\n".join([*lines, f"report: {self.report_dir}"])
+
+
+def export_model(
+    run,
+    out,
+    *,
+    formats=("saved_model",),
+    embed_block=None,
+    max_pixels=None,
+    node_modules="node_modules",
+    overrides=(),
+):
+    """Exports a run; each format is compared with Keras on real images before it is published.
+
+    Args:
+        run: folder of a run of either stage.
+        out: a new folder, or one of exports; each export gets a new version in it.
+        formats: some of "saved_model", "tflite" and "tfjs".
+        embed_block: block of VIM that `embed` takes, from 0; None takes the one that the linear
+            probe chose, or 5/12 of all.
+        max_pixels: encoded images of more pixels are refused, at most 100 million; None is 64 times
+            those of the model's images, at least 33.6 million and at most 100 million.
+        node_modules: folder in which npm installed @tensorflow/tfjs, for "tfjs".
+        overrides: "data.key=value" strings, for images that have moved since the training.
+
+    Returns:
+        An `ExportResult`.
+
+    Raises:
+        UserError: a value out of range, or a mistake in the run or the folder.
+        NotEqualError: an export is not what Keras computes.
+    """
+    formats = checks.choose("formats", formats, list(FOLDERS))
+    checks.at_least_one(max_pixels=max_pixels)
+    if max_pixels is not None and max_pixels > image_limits.MOST:
+        raise UserError(f"max_pixels is {max_pixels}; it must be at most {image_limits.MOST:,}")
+    check_target(out)
+    check_tools(formats, Path(node_modules))
+    opened = open_run(run, overrides)
+    if embed_block is None:
+        embed_block = opened.probed_block or None  # 0 is no block, but the embeddings
+        if embed_block:
+            _say(f"embed takes block {embed_block}, which the linear probe chose")
+    signatures = Signatures(opened.tokenizer, opened.vim, embed_block, max_pixels)
+    done, asked = opened.steps
+    if done < asked:
+        _say(f"{opened.path} is only half trained: its weights are of step {done} of {asked}")
+    if not opened.vim:
+        _say(f"{opened.path} is a run of stage 1: only the tokenizer's signatures are exported")
+    opened.pictures(1)  # what is wrong with the data is said before anything is written
+    release = Release(out)
+    try:
+        failures = export(opened, signatures, release, formats, Path(node_modules), _say)
+    except BaseException:
+        release.discard()
+        raise
+    if failures:
+        release.discard()
+        raise NotEqualError(failures, release.report_dir)
+    folders = {name: release.published(name) for name in formats}
+    return ExportResult(release.version, folders, release.report_dir)
+
+
+def _say(line):
+    sys.stderr.write(f"{line}\n")
 
 
 def check_tools(formats, node_modules):

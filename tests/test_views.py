@@ -144,7 +144,11 @@ def test_pictures_that_have_moved(run, tiny_runs, tiny_pictures, tmp_path):
             "--views has colours; allowed are codes, attention, ",
         ),
         ("vim", ["--views", ","], "--views is empty"),
-        ("vit_vqgan", ["--views", "codes,neighbours"], "is a run of vit_vqgan; its views are codes, at"),
+        (
+            "vit_vqgan",
+            ["--views", "codes,neighbours"],
+            "of vit_vqgan; its views are codes, at",
+        ),
         ("vim", ["--n", "0"], "--n is 0"),
         ("vim", ["--batch-size", "0"], "--batch-size is 0"),
     ],

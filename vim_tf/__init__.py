@@ -7,18 +7,34 @@ import importlib
 
 from vim_tf.versions import VERSION as __version__  # noqa: F401, what packages call it
 
+# Name -> the module that it lives in.
 _HOMES = {
     "Classifier": "vim_tf.models.classifier",
+    "ClassifierConfig": "vim_tf.config.sections",
     "ClassifierTrainer": "vim_tf.trainers.classifier_trainer",
+    "DataConfig": "vim_tf.config.sections",
+    "ImageGenerator": "vim_tf.generation.image_generator",
+    "QuantizerConfig": "vim_tf.config.sections",
+    "TransformerConfig": "vim_tf.config.sections",
+    "UserError": "vim_tf.errors",
+    "VIM": "vim_tf.models.vim",
+    "VIMConfig": "vim_tf.config.sections",
+    "VIMTrainer": "vim_tf.trainers.vim_trainer",
+    "ViTVQGAN": "vim_tf.models.vit_vqgan",
+    "ViTVQGANConfig": "vim_tf.config.sections",
+    "ViTVQGANTrainer": "vim_tf.trainers.vit_vqgan_trainer",
+    "evaluate_classification": "vim_tf.evaluation.classification",
+    "evaluate_generation": "vim_tf.evaluation.runner",
+    "evaluate_images": "vim_tf.evaluation.runner",
+    "evaluate_reconstruction": "vim_tf.evaluation.runner",
+    "export_model": "vim_tf.export.export_run",
+    "generate_images": "vim_tf.generation.image_generator",
     "load": "vim_tf.runs.load",
     "load_config": "vim_tf.config.loader",
     "make_image_dataset": "vim_tf.data.images",
-    "ImageGenerator": "vim_tf.generation.image_generator",
-    "UserError": "vim_tf.errors",
-    "VIM": "vim_tf.models.vim",
-    "VIMTrainer": "vim_tf.trainers.vim_trainer",
-    "ViTVQGAN": "vim_tf.models.vit_vqgan",
-    "ViTVQGANTrainer": "vim_tf.trainers.vit_vqgan_trainer",
+    "open_classifier": "vim_tf.evaluation.keras_classifier",
+    "run_linear_probe": "vim_tf.linear_probe.run",
+    "run_training": "vim_tf.stages.training",
 }
 __all__ = sorted(_HOMES)
 
@@ -27,3 +43,7 @@ def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module 'vim_tf' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES})

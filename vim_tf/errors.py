@@ -1,7 +1,7 @@
 """The exceptions that command lines turn into one line and an exit code."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A wrong config, wrong data or an unusable path.
 
     The message names the thing, its value, what is allowed and what to do. Command lines print

@@ -65,50 +65,43 @@ def main(arguments=None):
 
 
 def _generate(arguments):
-    """Returns the pictures, uint8 [n,H,W,3], and the names of the classes."""
-    from vim_tf.generation.image_generator import ImageGenerator
+    """Returns the images, uint8 [n,H,W,3], and the names of the classes."""
+    from tqdm import tqdm
+
+    from vim_tf.evaluation.keras_classifier import open_classifier
+    from vim_tf.generation.image_generator import ImageGenerator, generate_images
 
     generator = ImageGenerator.load(arguments.run)
-    if arguments.litert is not None:
-        generator = generator.with_litert(arguments.litert)
-    names = generator.class_names
+    names, labels, n = generator.class_names, None, arguments.n
     if arguments.per_class:
         if not names:
             raise UserError(f"{arguments.run} was trained without labels; leave --per-class out")
         labels = np.repeat(np.arange(len(names)), arguments.per_class)
+        n = len(labels)
     elif arguments.labels is not None:
-        given = [generator.label_number(label.strip()) for label in arguments.labels.split(",")]
-        labels = np.resize(given, arguments.n)  # the classes in turn
-    else:
-        labels = None
-    settings = command_line.sampling_settings(arguments)
-    settings |= {"seed": arguments.seed, "batch_size": arguments.batch_size}
-    sample = _sample if arguments.reject is None else _sample_and_reject
-    return sample(generator, labels, arguments, settings), names
-
-
-def _sample(generator, labels, arguments, settings):
-    from tqdm import tqdm
-
-    total = arguments.n if labels is None else len(labels)
-    with tqdm(total=total, unit="img", disable=None) as bar:
-        return generator.generate(
-            labels, n=total, callback=lambda done, total: bar.update(done - bar.n), **settings
+        labels = [label.strip() for label in arguments.labels.split(",")]
+    classifier = None
+    if arguments.reject is not None:
+        if labels is None:
+            raise UserError(
+                "--reject keeps samples by the probability of their class; give --labels or "
+                "--per-class"
+            )
+        classifier = open_classifier(arguments.reject, "reject")
+    with tqdm(total=n, unit="img", disable=True if classifier else None) as bar:
+        images = generate_images(
+            generator,
+            labels,
+            n=n,
+            seed=arguments.seed,
+            litert=arguments.litert,
+            classifier=classifier,
+            acceptance=arguments.acceptance,
+            batch_size=arguments.batch_size,
+            callback=lambda done, total: bar.update(done - bar.n),
+            **command_line.sampling_settings(arguments),
         )
-
-
-def _sample_and_reject(generator, labels, arguments, settings):
-    from vim_tf.evaluation.keras_classifier import open_classifier
-    from vim_tf.generation.rejection import accept
-
-    if labels is None:
-        raise UserError(
-            "--reject keeps samples by the probability of their class; give --labels or --per-class"
-        )
-    classifier = open_classifier(arguments.reject, "--reject")
-    accepted = accept(generator, classifier, labels, arguments.acceptance, **settings)
-    sys.stdout.write(f"{accepted}\n")
-    return generator.decode(accepted.tokens)
+    return images, names
 
 
 if __name__ == "__main__":

@@ -49,10 +49,11 @@ def main(arguments=None):
         raise UserError("--run is missing; name the folder of a trained VIM")
 
     cluster.announce(experiment.strategy)
-    from vim_tf.linear_probe.run import run_probe
+    from vim_tf.linear_probe.run import fit_probe
 
     command = ["python", "-m", "vim_tf.probe", *arguments.command_line]
-    run_probe(experiment, arguments.out, moved, command, arguments.other_images)
+    result = fit_probe(experiment, arguments.out, moved, command, arguments.other_images)
+    sys.stdout.write(str(result) if result else "")
 
 
 if __name__ == "__main__":

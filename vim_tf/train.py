@@ -4,7 +4,6 @@ Running the same command again resumes.
 """
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
@@ -91,36 +90,10 @@ def main(arguments=None):
     run = Run(arguments.workdir or _default_workdir(arguments.config[-1]))
     cluster.announce(experiment.training.strategy)
     run.check(experiment)
-    _train(experiment, run)
+    from vim_tf.stages.training import run_training
 
-
-def _train(experiment, run):
-    from vim_tf.distribution.strategies import describe_devices, strategy_of
-    from vim_tf.distribution.workers import Workers
-    from vim_tf.training_loop import loop
-
-    stage_class = registry.stage_class(experiment)
-    strategy = strategy_of(experiment.training)
-    workers = Workers(strategy)
-    sys.stderr.write(f"{describe_devices(strategy)}\n")
-
-    def announce(step):
-        how = f"resuming at step {step}" if step else "starting"
-        sys.stderr.write(
-            f"{run.path}: {how}, {experiment.training.steps} steps of "
-            f"{experiment.data.batch_size} images, {stage.images_per_epoch} images an epoch, "
-            f"{stage.trainer.model.count_params():,} parameters\n"
-        )
-
-    with contextlib.ExitStack() as held:
-        held.enter_context(workers.watched())
-        if workers.is_chief:
-            held.enter_context(run.lock())
-            run.start(experiment)
-        workers.check_same("the config", loader.to_yaml(experiment))
-        stage = stage_class(experiment, strategy, run)
-        results = loop.train(stage, run, strategy, announce)
-    if workers.is_chief:
+    results = run_training(experiment, run.path)
+    if results:  # those of another worker are the chief's
         summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
         sys.stdout.write(
             f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n"
@@ -149,10 +122,11 @@ def _probe(experiment, arguments):
                 "leave it out"
             )
     cluster.announce(experiment.strategy)
-    from vim_tf.linear_probe.run import run_probe
+    from vim_tf.linear_probe.run import fit_probe
 
     out = arguments.workdir or _default_workdir(arguments.config[-1])
-    run_probe(experiment, out, command=["python", "-m", "vim_tf.train", *sys.argv[1:]])
+    result = fit_probe(experiment, out, command=["python", "-m", "vim_tf.train", *sys.argv[1:]])
+    sys.stdout.write(str(result) if result else "")
 
 
 def _default_workdir(config):

@@ -12,7 +12,6 @@ from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.export import __main__ as command
 from vim_tf.export import export_run
-from vim_tf.export.serving import signatures
 from vim_tf.export.serving.signatures import Signatures
 from vim_tf.runs.trained_run import TrainedRun
 
@@ -154,6 +153,6 @@ def test_embed_takes_the_block_that_the_probe_chose(
         raise UserError(f"embed of {block}")
 
     monkeypatch.setattr(TrainedRun, "probed_block", chosen)
-    monkeypatch.setattr(signatures, "Signatures", refuse)
+    monkeypatch.setattr(export_run, "Signatures", refuse)
     with pytest.raises(UserError, match=f"embed of {taken}"):
         export(tiny_runs["vim"], tmp_path / "out", *arguments)

@@ -94,7 +94,7 @@ def test_kept_samples_are_drawn(run, tiny_runs, tiny_classifier, capsys, monkeyp
         rows = np.arange(5) + 5 * label
         best = np.sort(rows[np.argsort(sign * margin[rows])[:2]])
         np.testing.assert_array_equal(drawn["rows"][label], candidates[best])
-    assert "kept 4 of 10 samples (rate 0.400); mean probability" in capsys.readouterr().out
+    assert "kept 4 of 10 samples (rate 0.400); mean probability" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,3 @@ def test_vim_is_no_tokenizer(tiny_runs):
     with pytest.raises(UserError, match="holds a VIM; tokenizer.run needs"):
         presets.load_tokenizer(tiny_runs["vim"])
     assert isinstance(presets.load_tokenizer(tiny_runs["vit_vqgan"]), ViTVQGAN)
-
-
-def test_public_names_are_there():
-    for name in vim_tf.__all__:
-        assert getattr(vim_tf, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'lode'"):
-        vim_tf.lode  # noqa: B018

@@ -167,6 +167,8 @@ def compose(text, name):
         where = _at_line(name, text.count("\n", 0, error.position))
         problem = f"the character U+{error.character:04X} is not allowed"
         raise UserError(f"{where}: not valid YAML: {problem}") from error
+    except UserError:
+        raise
     except (ValueError, OverflowError) as error:  # of Python: \UFFFFFFFF, or a version's digits
         where = _where(name, loader.get_mark())
         raise UserError(
@@ -186,6 +188,8 @@ def value(node, path):
     """
     try:
         return _Loader("").construct_object(node, deep=True)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(
             f"{source(node)}: {path} has a number of more than 4,300 digits; {WHOLE_NUMBERS}"

@@ -23,7 +23,7 @@ from vim_tf.models.classifier import Classifier
 from vim_tf.runs.load import load
 
 
-def open_classifier(path, argument, resize=None, expected_hash=None):
+def open_classifier(path, argument="classifier", resize=None, expected_hash=None):
     """Opens a classifier of images in [-1,1].
 
     A file is hashed before anything of it is parsed, and what is loaded are the hashed bytes.

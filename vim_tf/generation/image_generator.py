@@ -1,15 +1,19 @@
 """From labels to pictures: VIM and its tokenizer in one object."""
 
 import functools
+import numbers
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from vim_tf.config import checks
 from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.generation.litert_vim import LiteVIM
+from vim_tf.generation.rejection import accept
 from vim_tf.models.vim import VIM
 from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_tokenizer_of
 from vim_tf.sampling.sample import row_seeds
@@ -120,6 +124,8 @@ class ImageGenerator:
     def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
         """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
         n = len(labels) if labels is not None else n
+        if not isinstance(seed, numbers.Integral):
+            raise UserError(f"seed is {seed}; it must be an integer")
         if not -(2**31) <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
         seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
@@ -132,3 +138,64 @@ class ImageGenerator:
                 **settings,
             )
             yield np.asarray(tokens)
+
+
+def generate_images(
+    run,
+    labels=None,
+    *,
+    n=16,
+    seed=0,
+    temperature=1.0,
+    top_k=0,
+    top_p=1.0,
+    guidance_scale=1.0,
+    litert=None,
+    classifier=None,
+    acceptance=None,
+    batch_size=64,
+    callback=None,
+):
+    """Generates images with a trained VIM.
+
+    Args:
+        run: folder of a run or preset of experiment vim; or an `ImageGenerator`.
+        labels: classes by number or name, in turn; None generates without labels.
+        n: number of images.
+        seed: from -2^31 to 2^32 - 1; image i is a function of (seed, i), its label and the
+            settings.
+        temperature: as in `VIM.generate`, and so are top_k, top_p and guidance_scale.
+        top_k: as there.
+        top_p: as there.
+        guidance_scale: as there.
+        litert: path of a generator_*.tflite of an export of this run, which samples faster on a
+            CPU; None samples with Keras.
+        classifier: what `open_classifier` returned: generates more images and keeps the best of
+            each class, see `generation.rejection`; None keeps all.
+        acceptance: share that the classifier keeps, above 0 and at most 1.
+        batch_size: images at once; does not change them.
+        callback: called as `callback(done, total)` with numbers of images.
+
+    Returns:
+        uint8 [n,H,W,3].
+
+    Raises:
+        UserError: a value out of range, an unknown label, or a mistake in the run.
+    """
+    checks.at_least_one(n=n, batch_size=batch_size)
+    checks.rejection(classifier, acceptance)
+    generator = run if isinstance(run, ImageGenerator) else ImageGenerator.load(run)
+    if litert is not None:
+        generator = generator.with_litert(litert)
+    if labels is not None:
+        given = [generator.label_number(label) for label in np.atleast_1d(labels).tolist()]
+        labels = np.resize(given, n)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings |= {"guidance_scale": guidance_scale, "seed": seed, "batch_size": batch_size}
+    if classifier is None:
+        return generator.generate(labels, n, callback=callback, **settings)
+    if labels is None:
+        raise UserError("classifier judges samples by their class; give labels")
+    accepted = accept(generator, classifier, labels, acceptance, **settings)
+    sys.stderr.write(f"{accepted}\n")
+    return generator.decode(accepted.tokens)

@@ -99,8 +99,11 @@ class LiteVIM:
         """Number of tokens N of an image."""
         return self.grid[0] * self.grid[1]
 
-    def generate(self, labels=None, seed=0, *, callback=None, **settings):
-        """Samples pictures as tokens; arguments, answer and errors are those of `VIM.generate`."""
+    def generate(self, labels=None, seed=0, *, callback=None, modify_logits=None, **settings):
+        """Samples pictures as tokens; arguments, answer and errors are those of `VIM.generate`.
+
+        `modify_logits` gets NumPy arrays.
+        """
         labels, *settings = check_settings(self.codes, self.classes, labels, seed, **settings)
         tokens = np.zeros((self.tokens_per_image, len(labels)), "int32")
         if settings[-1] is not None:  # guidance
@@ -109,7 +112,7 @@ class LiteVIM:
         previous = np.zeros_like(labels)
         for position in range(self.tokens_per_image):
             logits = self._next_logits(previous, position)
-            tokens[position] = draw(logits, position, *settings)
+            tokens[position] = draw(logits, position, *settings, modify_logits=modify_logits)
             previous = np.resize(tokens[position], len(labels))
             if callback is not None and (position + 1) % self.grid[1] == 0:
                 callback(position + 1, self.tokens_per_image)

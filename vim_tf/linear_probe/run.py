@@ -4,14 +4,16 @@ features of every block, once -> a head for each on most of the training picture
     -> the block whose head is best on the rest of them -> its head on all -> the test, once
 """
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from vim_tf import formats
 from vim_tf.config import loader
+from vim_tf.config.experiments import LinearProbeExperiment
 from vim_tf.distribution.strategies import strategy_of
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import curves
@@ -26,14 +28,85 @@ CURVE_FILE = "probe.png"
 BASELINES = {"tokenizer": "tokenizer's encoder", "pixels": "raw pixels"}
 
 
-def run_probe(
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found; prints as a table.
+
+    Attributes:
+        features: {name: {"validation": accuracy, ...}} of every block and baseline.
+        block: the block that was chosen, from 0.
+        test: {name: accuracy} of that block and of the baselines.
+        details: all that `probe.json` holds, the above included.
+    """
+
+    details: dict[str, Any]
+
+    @property
+    def features(self):
+        """As above."""
+        return self.details["features"]
+
+    @property
+    def block(self):
+        """As above."""
+        return self.details["block"]
+
+    @property
+    def test(self):
+        """As above."""
+        return self.details["test"]
+
+    def __str__(self):
+        return format_table(self.details)
+
+
+def run_linear_probe(
+    run,
+    *,
+    blocks="all",
+    head="logistic_regression",
+    validation_fraction=0.1,
+    seed=0,
+    out=None,
+    overrides=(),
+    other_images=False,
+):
+    """Fits a linear classifier on the features of a VIM's blocks, and tests the best one once.
+
+    Args:
+        run: folder of a run of experiment vim, of images with labels.
+        blocks: "all", or numbers such as "0,6,12"; 0 is the embeddings.
+        head: "logistic_regression", or "sgd" for much data.
+        validation_fraction: share of the training images that chooses the block.
+        seed: any integer.
+        out: folder for `probe.json` and `probe.png`, without a result in it; None is `<run>/probe`.
+        overrides: "data.key=value" strings, for images that have moved since the training.
+        other_images: take images that the run was not trained on.
+
+    Returns:
+        A `ProbeResult`.
+
+    Raises:
+        UserError: a value out of range, a mistake in the run or its images, or a result in `out`.
+    """
+    experiment = LinearProbeExperiment(
+        seed=seed,
+        run=str(run),
+        blocks=blocks,
+        head=head,
+        validation_fraction=validation_fraction,
+    )
+    return fit_probe(experiment, out, overrides, ("vim_tf.run_linear_probe",), other_images)
+
+
+def fit_probe(
     experiment,
     out=None,
     overrides=(),
     command=("python", "-m", "vim_tf.probe"),
     other_images=False,
 ):
-    """Probes a run, writes `probe.json` and `probe.png`, and prints the result as a table.
+    """Probes a run; writes `probe.json` and `probe.png`.
 
     Test pictures, the run's held-out ones, decide about nothing. Of several workers each works out
     a share of the features and takes part in training a head; the chief alone solves and writes.
@@ -46,9 +119,7 @@ def run_probe(
         other_images: take images that the run was not trained on.
 
     Returns:
-        The result, a dict: `features` {name: {"validation": accuracy, ...}} of every block and
-        baseline, `block`, the one that was chosen, and `test` {name: accuracy} of that block and
-        of the baselines. None on a worker that is not the chief.
+        A `ProbeResult`; None on a worker that is not the chief.
 
     Raises:
         UserError: a mistake in the config, the run or its pictures, or a result that is there.
@@ -70,7 +141,7 @@ def run_probe(
             result = {"command": " ".join(command), **result}
             _write(result, out)
         workers.wait()  # one that leaves is taken for one that died
-    return result if workers.is_chief else None
+    return ProbeResult(result) if workers.is_chief else None
 
 
 def _probe(experiment, workers, overrides, other_images):
@@ -137,7 +208,6 @@ def _write(result, out):
     out.mkdir(parents=True, exist_ok=True)
     curves.draw_probe(result["features"], result["test"], BASELINES, out / CURVE_FILE)
     write_atomically(out / PROBE_FILE, formats.to_json("probe", result))
-    sys.stdout.write(format_table(result))
 
 
 def format_table(result):

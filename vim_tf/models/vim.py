@@ -244,38 +244,53 @@ class VIM(Preset, keras.Model):
         x = ops.where(first, self.label_embedding(labels), self.token_embedding(previous))
         return ops.expand_dims(x + self._positions(position), 1)
 
-    @property
-    def _in_xla(self):
-        return self.count_params() * self.tokens_per_image > XLA_WORK
+    def _compile(self, function, rows, **options):
+        function = functools.partial(function, **options) if options else function
+        xla = self.count_params() * self.tokens_per_image > XLA_WORK
+        return compiled(function, self.variables, rows=rows, xla=xla)
 
     # Compiled at the first use, for the replicas of the strategy that is in scope then.
     @functools.cached_property
     def _sample(self):
-        return compiled(self.sample_tokens, self.variables, rows=True, xla=self._in_xla)
+        return self._compile(self.sample_tokens, rows=True)
 
     @functools.cached_property
     def _segment(self):
-        return compiled(self._generate_segment, self.variables, xla=self._in_xla)
+        return self._compile(self._generate_segment, rows=False)
 
-    def _generate_segment(
-        self, start, stop, tokens, cache, labels, seeds, temperature, top_k, top_p, guidance_scale
-    ):
+    def _compiled_with(self, modify_logits):
+        """(`_sample`, `_segment`) that modify logits; those of the last function are kept."""
+        if modify_logits is None:
+            return self._sample, self._segment
+        kept = self.__dict__.get("_modified")
+        if kept is None or kept[0] is not modify_logits:
+            sample = self._compile(self.sample_tokens, True, modify_logits=modify_logits)
+            segment = self._compile(self._generate_segment, False, modify_logits=modify_logits)
+            # Not by Keras' __setattr__, which would track it.
+            kept = self.__dict__["_modified"] = (modify_logits, sample, segment)
+        return kept[1:]
+
+    def _generate_segment(self, start, stop, tokens, cache, labels, *settings, modify_logits=None):
         """`sampling.generate_tokens` of this model; labels are doubled if it guides."""
         return sampling.generate_tokens(
             lambda previous, position, cache: self.next_logits(previous, position, cache, labels),
             cache,
             tokens,
-            seeds,
-            temperature,
-            top_k,
-            top_p,
-            guidance_scale,
+            *settings,
             start,
             stop,
+            modify_logits,
         )
 
     def sample_tokens(
-        self, labels, seeds, temperature, top_k=None, top_p=None, guidance_scale=None
+        self,
+        labels,
+        seeds,
+        temperature,
+        top_k=None,
+        top_p=None,
+        guidance_scale=None,
+        modify_logits=None,
     ):
         """Samples pictures as tokens, on tensors alone and unchecked: for the inside of a graph.
 
@@ -286,12 +301,15 @@ class VIM(Preset, keras.Model):
             top_k: [B] int32, or None.
             top_p: [B] float32, or None.
             guidance_scale: [B] float32, or None: no guidance, half of the work.
+            modify_logits: as in `sampling.draw`.
 
         Returns:
             Tokens [B,N] int32, those of `generate` for the same rows.
         """
         start = self._start(labels, seeds, temperature, top_k, top_p, guidance_scale)
-        tokens, _ = self._generate_segment(0, self.tokens_per_image, *start)
+        tokens, _ = self._generate_segment(
+            0, self.tokens_per_image, *start, modify_logits=modify_logits
+        )
         return ops.transpose(tokens)
 
     def _start(self, labels, *settings):
@@ -312,6 +330,7 @@ class VIM(Preset, keras.Model):
         top_p=1.0,
         guidance_scale=1.0,
         callback=None,
+        modify_logits=None,
     ):
         """Samples pictures as tokens. A row's tokens do not depend on the other rows.
 
@@ -329,6 +348,9 @@ class VIM(Preset, keras.Model):
             guidance_scale: classifier-free guidance, at least 0; 1 is off and costs nothing.
             callback: called as `callback(done, total)` with numbers of tokens a picture, after each
                 row of the grid. The tokens are the same with and without.
+            modify_logits: function (logits [B,K] float32, position int32 scalar) -> logits [B,K],
+                of `keras.ops`, for samplers that are not here; it is compiled, so give the same
+                object again. Called after guidance, before temperature and filters.
 
         Returns:
             Tokens [B,N] int32.
@@ -348,13 +370,14 @@ class VIM(Preset, keras.Model):
             guidance_scale=guidance_scale,
         )
         fixed = [None if x is None else ops.convert_to_tensor(x) for x in settings]
+        sample, segment = self._compiled_with(modify_logits)
         if callback is None:
-            return self._sample(*fixed)
+            return sample(*fixed)
         length, part = self.tokens_per_image, self.grid[1]
         tokens, cache, *fixed = self._start(*fixed)
         for start in range(0, length, part):
             limits = [ops.convert_to_tensor(x, "int32") for x in (start, start + part)]
-            tokens, cache = self._segment(*limits, tokens, cache, *fixed)
+            tokens, cache = segment(*limits, tokens, cache, *fixed)
             callback(start + part, length)
         return ops.transpose(tokens)
 

@@ -163,7 +163,16 @@ def guided_logits(conditional, null, scale):
     return conditional + ops.expand_dims(scale - 1.0, 1) * (conditional - null)
 
 
-def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_scale=None):
+def draw(
+    logits,
+    position,
+    seeds,
+    temperature,
+    top_k=None,
+    top_p=None,
+    guidance_scale=None,
+    modify_logits=None,
+):
     """Draws one token a row, from the logits that guidance makes if there is any.
 
     Args:
@@ -175,12 +184,16 @@ def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_
         top_k: likewise.
         top_p: likewise.
         guidance_scale: [B] float32 as in `guided_logits`, or None.
+        modify_logits: function (logits [B,K], position) -> logits [B,K], called after guidance and
+            before temperature and filters; None changes nothing.
 
     Returns:
         [B] int32.
     """
     if guidance_scale is not None:
         logits = guided_logits(*ops.split(logits, 2, axis=0), guidance_scale)
+    if modify_logits is not None:
+        logits = modify_logits(logits, position)
     return sample_token(logits, seeds, position, temperature, top_k, top_p)
 
 
@@ -198,6 +211,7 @@ def generate_tokens(
     guidance_scale=None,
     start=0,
     stop=None,
+    modify_logits=None,
 ):
     """Draws the tokens of positions `start` to `stop - 1`, one after the other.
 
@@ -217,6 +231,7 @@ def generate_tokens(
         guidance_scale: [B] float32 as in `guided_logits`, or None: no guidance, no doubled batch.
         start: int or int32 scalar.
         stop: int or int32 scalar; by default N.
+        modify_logits: as in `draw`.
 
     Returns:
         (tokens [N,B] int32, cache).
@@ -229,7 +244,9 @@ def generate_tokens(
         if guidance_scale is not None:
             previous = ops.tile(previous, (2,))
         logits, cache = next_logits(previous, position, cache)
-        token = draw(logits, position, seeds, temperature, top_k, top_p, guidance_scale)
+        token = draw(
+            logits, position, seeds, temperature, top_k, top_p, guidance_scale, modify_logits
+        )
         place = ops.reshape(position, (1, 1))
         tokens = ops.scatter_update(tokens, place, ops.expand_dims(token, 0))
         return position + 1, tokens, cache

@@ -10,7 +10,16 @@ from vim_tf.noise import mix_array
 from vim_tf.sampling.sample import CODE_SALT, POSITION_SALT, SEED_SALT
 
 
-def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_scale=None):
+def draw(
+    logits,
+    position,
+    seeds,
+    temperature,
+    top_k=None,
+    top_p=None,
+    guidance_scale=None,
+    modify_logits=None,
+):
     """Draws one token a row: as `sampling.draw`, up to roundings of logarithms and sums.
 
     Args: as of `sampling.draw`, arrays of NumPy.
@@ -21,6 +30,8 @@ def draw(logits, position, seeds, temperature, top_k=None, top_p=None, guidance_
     if guidance_scale is not None:
         conditional, null = np.split(logits, 2)
         logits = conditional + (guidance_scale - np.float32(1))[:, None] * (conditional - null)
+    if modify_logits is not None:
+        logits = np.asarray(modify_logits(logits, position))
     seeds = mix_array(_uint32(seeds, SEED_SALT))
     seeds = mix_array(seeds ^ mix_array(_uint32(np.array([position]), POSITION_SALT)))
     hashes = mix_array(_uint32(np.arange(logits.shape[-1]), CODE_SALT))

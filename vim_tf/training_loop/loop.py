@@ -13,11 +13,13 @@ Several workers do the same in step; the chief alone evaluates, reports and writ
 
 import contextlib
 import functools
-import io
+from unittest import mock
 
+import keras
 import numpy as np
 import orbit
 import tensorflow as tf
+from absl import logging
 
 from vim_tf.distribution.replicas import over_replicas, share_batches
 from vim_tf.distribution.workers import Workers
@@ -140,7 +142,7 @@ def make_checkpoints(trainer, run, workers, made_from=None):
     return Checkpoints(items, run.checkpoint_dir, keep, workers, made_from=made_from)
 
 
-def train(stage, run, strategy, on_start=None):
+def train(stage, run, strategy, on_start=None, callbacks=()):
     """Trains a stage up to its last step, resuming from the run's last checkpoint.
 
     Args:
@@ -148,6 +150,10 @@ def train(stage, run, strategy, on_start=None):
         run: the `Run`, started.
         strategy: the `tf.distribute` strategy in whose scope the trainer was made.
         on_start: called with the step at which training begins.
+        callbacks: `keras.callbacks.Callback` objects, whose `model` is the trainer. Of their
+            methods are called: `on_train_begin`; `on_train_batch_end(step - 1, logs)`, once for all
+            steps of `log_every`; `on_test_begin`, `on_test_end(logs)`; and `on_train_end(logs)`.
+            One that sets `self.model.stop_training` ends the training as a signal does.
 
     Returns:
         The last evaluation, as a dict of floats; {} on a worker that is not the chief.
@@ -174,19 +180,21 @@ def train(stage, run, strategy, on_start=None):
         if workers.is_chief:
             held.enter_context(contextlib.closing(stage.made_from))
             stage.made_from.start()
-        training = _Training(stage, run, strategy, checkpoints, reporter, stop)
-        # The controller prints its log lines; the reporter, on standard error, says the same.
-        with contextlib.redirect_stdout(io.StringIO()):
-            return training.run(first_step)
+        training = _Training(stage, run, strategy, checkpoints, reporter, stop, callbacks)
+        # orbit prints lines of its own; the reporter, on standard error, says the same.
+        held.enter_context(mock.patch.object(orbit.controller, "_log", logging.info))
+        return training.run(first_step)
 
 
 class _Training:
     """What `train` does from the first step on."""
 
-    def __init__(self, stage, run, strategy, checkpoints, reporter, stop):
+    def __init__(self, stage, run, strategy, checkpoints, reporter, stop, callbacks):
         self.stage, self.run_folder, self.strategy = stage, run, strategy
         self.trainer, self.config = stage.trainer, stage.trainer.experiment.training
-        self.checkpoints, self.reporter = checkpoints, reporter
+        self.checkpoints, self.reporter, self.stop = checkpoints, reporter, stop
+        self.callbacks = keras.callbacks.CallbackList(callbacks, model=self.trainer)
+        self.trainer.stop_training = False
         start = self.trainer.adversarial_start
         self.diagnosis = Diagnosis(
             self.trainer.experiment, None if start is None else lambda: int(start.numpy())
@@ -215,6 +223,7 @@ class _Training:
     def run(self, step):
         """Trains from `step` on; returns the last evaluation."""
         config, results = self.config, None
+        self.callbacks.on_train_begin()
         if step and self._is_due(step, config.evaluate_every):
             results = self._evaluate(step)  # it may have been killed before it was
         while step < config.steps:
@@ -236,6 +245,7 @@ class _Training:
                 self.checkpoints.save(step)
             if self._is_due(step, config.evaluate_every):
                 results = self._evaluate(step)
+        self.callbacks.on_train_end(results or None)
         self.workers.wait()  # one that leaves is taken for one that died
         return results
 
@@ -247,8 +257,10 @@ class _Training:
         results, is_best, start = {}, False, 0
         name, sign = self.trainer.judged_by
         if self.workers.is_chief:
+            self.callbacks.on_test_begin()
             results = self.controller.evaluate(self.config.evaluate_batches or -1)
             results = {name: float(value) for name, value in results.items()}
+            self.callbacks.on_test_end(results)
             best = self.checkpoints.best()
             is_best = best is None or sign * results[name] > sign * best[1]
             start = self.trainer.after_evaluation(step, results)
@@ -297,6 +309,10 @@ class _Training:
     def _report_training(self, values):
         if self.workers.is_chief:
             self._report(values, self.reporter.train, self.diagnosis.training)
+        logs = {name: float(value) for name, value in values.items()}
+        self.callbacks.on_train_batch_end(int(self.trainer.step.numpy()) - 1, logs)
+        if self.trainer.stop_training:
+            self.stop.requested.assign(True)
 
     def _report_evaluation(self, values):
         self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)

@@ -1,0 +1,53 @@
+"""A training from its config to its preset, as `python -m vim_tf.train` and Python start it."""
+
+import contextlib
+import sys
+
+from vim_tf.config import loader
+from vim_tf.distribution.strategies import describe_devices, strategy_of
+from vim_tf.distribution.workers import Workers
+from vim_tf.runs.run import Run
+from vim_tf.stages import registry
+from vim_tf.training_loop import loop
+
+
+def run_training(experiment, workdir, *, callbacks=()):
+    """Trains an experiment; the same call again resumes.
+
+    Args:
+        experiment: what `load_config` returned, or an object of a class of
+            `config.experiments.EXPERIMENTS` that is a training.
+        workdir: the run's folder; made if need be.
+        callbacks: `keras.callbacks.Callback` objects, see `training_loop.loop.train`.
+
+    Returns:
+        The last evaluation, a dict of floats; {} on a worker that is not the chief.
+
+    Raises:
+        UserError: config, data, checkpoint and folder do not fit each other, or numbers were not
+            finite again and again.
+        Interrupted: SIGTERM or Ctrl-C came; everything is saved.
+    """
+    run = Run(workdir)
+    run.check(experiment)
+    stage_class = registry.stage_class(experiment)
+    strategy = strategy_of(experiment.training)
+    workers = Workers(strategy)
+    sys.stderr.write(f"{describe_devices(strategy)}\n")
+
+    def announce(step):
+        how = f"resuming at step {step}" if step else "starting"
+        sys.stderr.write(
+            f"{run.path}: {how}, {experiment.training.steps} steps of "
+            f"{experiment.data.batch_size} images, {stage.images_per_epoch} images an epoch, "
+            f"{stage.trainer.model.count_params():,} parameters\n"
+        )
+
+    with contextlib.ExitStack() as held:
+        held.enter_context(workers.watched())
+        if workers.is_chief:
+            held.enter_context(run.lock())
+            run.start(experiment)
+        workers.check_same("the config", loader.to_yaml(experiment))
+        stage = stage_class(experiment, strategy, run)
+        return loop.train(stage, run, strategy, announce, callbacks)
