@@ -53,6 +53,62 @@ def test_without_labels_n_says_how_many(generator):
     np.testing.assert_array_equal(generator.generate(n=2, seed=1), expected)
 
 
+@pytest.mark.parametrize(
+    ("labels", "n", "expected"),
+    [
+        (1, 3, [1, 1, 1]),
+        ("red", 2, [1, 1]),
+        ("red", None, [1]),
+        (["red", "blue"], None, [1, 0]),
+        (np.array([1, 0, 1]), 3, [1, 0, 1]),
+        ([1, 0], None, [1, 0]),
+    ],
+)
+def test_labels_are_one_or_a_list(generator, labels, n, expected):
+    found = list(generator.generate_tokens(labels, n, seed=2))
+    np.testing.assert_array_equal(found[0], generator.vim.generate(expected, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": [0], "n": 5}, "^there are 1 labels and n is 5; give as many as n$"),
+        ({"labels": []}, "^labels is empty; give one or more, or None$"),
+        ({"labels": [0, 1.5]}, "label 1.5 is none of the model's classes"),
+        ({"labels": [0, None]}, "label None is none of the model's classes"),
+        ({"n": 0}, "^n is 0; it must be 1 or more$"),
+        ({"batch_size": 0}, "^batch_size is 0; it must be 1 or more$"),
+        ({"seed": 1.5}, "^seed is 1.5; it must be an integer$"),
+        ({"seed": 2**32}, f"^seed is {2**32}; it must be from {-(2**31)} to {2**32 - 1}$"),
+    ],
+)
+def test_what_is_refused(generator, given, message):
+    with pytest.raises(UserError, match=message):
+        generator.generate(**given)
+
+
+def test_without_anything_one_picture_comes(generator):
+    assert generator.generate().shape == (1, 16, 16, 3)
+
+
+def test_a_last_batch_that_is_smaller_compiles_nothing(tiny_runs, monkeypatch):
+    """Each number of rows is traced once; 20, 21 and 22 images come in batches of 8."""
+    generator, traced = ImageGenerator.load(tiny_runs["vim"]), []
+    for model, name in ((generator.vim, "sample_tokens"), (generator.tokenizer, "decode_tokens")):
+        original = getattr(model, name)
+
+        def note(rows, *others, original=original, name=name, **options):
+            traced.append((name, rows.shape[0]))
+            return original(rows, *others, **options)
+
+        monkeypatch.setattr(model, name, note)
+    whole = generator.generate([0, 1] * 11, batch_size=8)
+    for n in (20, 21):
+        found = generator.generate(([0, 1] * 11)[:n], batch_size=8)
+        np.testing.assert_array_equal(found, whole[:n])
+    assert sorted(traced) == [("decode_tokens", 8), ("sample_tokens", 8)]
+
+
 def test_labels_go_by_number_or_by_name(generator):
     assert generator.class_names == ("blue", "red")
     assert [generator.label_number(label) for label in ("red", "0", "1", "blue")] == [1, 0, 1, 0]

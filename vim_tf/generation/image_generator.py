@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+import operator
 import sys
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,8 +72,8 @@ class ImageGenerator:
         if label in self.class_names:
             return self.class_names.index(label)
         try:
-            number = int(label)
-        except ValueError:
+            number = operator.index(label) if not isinstance(label, str) else int(label)
+        except (TypeError, ValueError):
             number = -1
         if not 0 <= number < len(self.class_names):
             if not self.class_names:
@@ -83,35 +84,42 @@ class ImageGenerator:
         return number
 
     def generate(self, labels=None, n=None, batch_size=64, callback=None, seed=0, **settings):
-        """Generates pictures.
+        """Generates images.
 
         Args:
-            labels: class numbers, one a picture; None for unconditional pictures.
-            n: number of pictures when `labels` is None.
-            batch_size: pictures sampled at once; does not change them.
-            callback: called as `callback(done, total)` with pictures counted.
-            seed: from -2^31 to 2^32 - 1; picture i is a function of (seed, i), its label and the
+            labels: a class by number or name, or one for each image; None for images without label.
+            n: number of images; None is one for each label, or 1.
+            batch_size: images at once; does not change them.
+            callback: called as `callback(done, total)` with numbers of images.
+            seed: from -2^31 to 2^32 - 1; image i is a function of (seed, i), its label and the
                 settings.
-            **settings: temperature, top_k, top_p, guidance_scale; see `VIM.generate`.
+            **settings: temperature, top_k, top_p, guidance_scale, modify_logits; see
+                `VIM.generate`.
 
         Returns:
             uint8 [n,H,W,3].
 
         Raises:
-            UserError: a value out of range.
+            UserError: a value out of range, or labels and n that disagree.
         """
-        n = len(labels) if labels is not None else n
-        images = []
+        images, done = [], 0
+        labels, n = self._check_labels(labels, n)
         for batch in self.generate_batches(labels, n, batch_size, seed, **settings):
             images.append(batch)
+            done += len(batch)
             if callback:
-                callback(sum(map(len, images)), n)
+                callback(done, n)
         return np.concatenate(images)
 
     def generate_batches(self, labels=None, n=None, batch_size=64, seed=0, **settings):
-        """As `generate`, but yields uint8 [B,H,W,3], for more pictures than fit into memory."""
-        for tokens in self.generate_tokens(labels, n, batch_size, seed, **settings):
-            yield self.decode(tokens)
+        """As `generate`, but yields uint8 [B,H,W,3], for more images than fit into memory."""
+        for tokens, rows in self._generate(labels, n, batch_size, seed, settings):
+            yield self.decode(tokens)[:rows]
+
+    def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+        """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
+        for tokens, rows in self._generate(labels, n, batch_size, seed, settings):
+            yield tokens[:rows]
 
     def decode(self, tokens):
         """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]."""
@@ -121,23 +129,44 @@ class ImageGenerator:
     def _decode(self):
         return compiled(self.tokenizer.decode_tokens, self.tokenizer.variables, rows=True)
 
-    def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
-        """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
-        n = len(labels) if labels is not None else n
+    def _generate(self, labels, n, batch_size, seed, settings):
+        """Yields (tokens [B,N], number of rows that count), B the same for each batch.
+
+        The last batch is filled up with its last row: another B would be compiled anew.
+        """
+        labels, n = self._check_labels(labels, n)
+        checks.at_least_one(batch_size=batch_size)
         if not isinstance(seed, numbers.Integral):
             raise UserError(f"seed is {seed}; it must be an integer")
         if not -(2**31) <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
         seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
+        batch_size = min(batch_size, n)
         for start in range(0, n, batch_size):
-            rows = slice(start, min(start + batch_size, n))
-            tokens = self.vim.generate(  # [B,N]
-                labels=None if labels is None else np.asarray(labels[rows], "int32"),
-                n=rows.stop - rows.start,
-                seed=seeds[rows],
+            rows = min(batch_size, n - start)
+            places = np.minimum(np.arange(start, start + batch_size), n - 1)  # [B]
+            tokens = self.vim.generate(
+                labels=None if labels is None else labels[places],
+                n=batch_size,
+                seed=seeds[places],
                 **settings,
             )
-            yield np.asarray(tokens)
+            yield np.asarray(tokens), rows
+
+    def _check_labels(self, labels, n):
+        """Returns (labels [n] int32 or None, n)."""
+        checks.at_least_one(n=n)
+        if labels is None:
+            return None, n or 1
+        alone = np.ndim(labels) == 0
+        given = [labels] * (n or 1) if alone else labels
+        if len(given) == 0:
+            raise UserError("labels is empty; give one or more, or None")
+        if n not in (None, len(given)):
+            raise UserError(f"there are {len(given)} labels and n is {n}; give as many as n")
+        given = np.asarray(given, object).tolist()
+        numbers_of = {label: self.label_number(label) for label in set(given)}
+        return np.array([numbers_of[label] for label in given], "int32"), len(given)
 
 
 def generate_images(
@@ -188,8 +217,8 @@ def generate_images(
     if litert is not None:
         generator = generator.with_litert(litert)
     if labels is not None:
-        given = [generator.label_number(label) for label in np.atleast_1d(labels).tolist()]
-        labels = np.resize(given, n)
+        given = [labels] if np.ndim(labels) == 0 else list(labels)
+        labels = [given[i % len(given)] for i in range(n)] if given else given
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings |= {"guidance_scale": guidance_scale, "seed": seed, "batch_size": batch_size}
     if classifier is None:

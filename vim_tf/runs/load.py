@@ -25,7 +25,7 @@ def load(run_or_preset_dir):
     folder = find_preset(run_or_preset_dir)
     name = read_config(folder)["class"]
     if name not in MODELS:
-        known = ", ".join(MODELS)
+        known = ", ".join(sorted(MODELS))
         raise UserError(f"{folder} is a preset of {shorten(name)}; vim_tf knows {known}")
     return MODELS[name].from_preset(folder)
 
