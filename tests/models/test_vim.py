@@ -273,8 +273,8 @@ def test_callback_sees_each_row_of_the_grid_and_changes_nothing(model):
 def test_without_callback_all_tokens_are_one_call(monkeypatch):
     model, traces = make_vim(), []
     original = model.sample_tokens
-    monkeypatch.setattr(model, "_sample", lambda *rows: traces.append(rows) or original(*rows))
-    monkeypatch.setattr(model, "_segment", None)
+    sample = lambda *rows: traces.append(rows) or original(*rows)  # noqa: E731
+    monkeypatch.setattr(model, "_compiled", lambda _: (sample, None))
     model.generate(LABELS)
     assert len(traces) == 1
 

@@ -45,5 +45,5 @@ def test_large_models_are_compiled_with_xla(make, monkeypatch):
     for limit in (work, work - 1):
         monkeypatch.setattr(vim, "XLA_WORK", limit)
         model = make()
-        assert (model._sample, model._segment) == (None, None)
+        assert model._compiled() == (None, None)
     assert asked == [False] * 2 + [True] * 2

@@ -249,26 +249,22 @@ class VIM(Preset, keras.Model):
         xla = self.count_params() * self.tokens_per_image > XLA_WORK
         return compiled(function, self.variables, rows=rows, xla=xla)
 
-    # Compiled at the first use, for the replicas of the strategy that is in scope then.
-    @functools.cached_property
-    def _sample(self):
-        return self._compile(self.sample_tokens, rows=True)
+    def _compiled(self, modify_logits=None):
+        """(`sample_tokens`, `_generate_segment`), compiled at the first use.
 
-    @functools.cached_property
-    def _segment(self):
-        return self._compile(self._generate_segment, rows=False)
-
-    def _compiled_with(self, modify_logits):
-        """(`_sample`, `_segment`) that modify logits; those of the last function are kept."""
-        if modify_logits is None:
-            return self._sample, self._segment
-        kept = self.__dict__.get("_modified")
-        if kept is None or kept[0] is not modify_logits:
-            sample = self._compile(self.sample_tokens, True, modify_logits=modify_logits)
-            segment = self._compile(self._generate_segment, False, modify_logits=modify_logits)
-            # Not by Keras' __setattr__, which would track it.
-            kept = self.__dict__["_modified"] = (modify_logits, sample, segment)
-        return kept[1:]
+        Then the strategy in scope shares the rows. Those of one `modify_logits` are kept beside
+        those of none. No property: Keras reads all of a model's when it loads weights.
+        """
+        kept = self.__dict__.setdefault("_kept", {})  # Keras' __setattr__ would track it
+        if modify_logits not in kept:
+            options = {"modify_logits": modify_logits} if modify_logits else {}
+            functions = (
+                self._compile(self.sample_tokens, True, **options),
+                self._compile(self._generate_segment, False, **options),
+            )
+            of_none = {None: kept[None]} if None in kept else {}
+            self.__dict__["_kept"] = kept = {**of_none, modify_logits: functions}
+        return kept[modify_logits]
 
     def _generate_segment(self, start, stop, tokens, cache, labels, *settings, modify_logits=None):
         """`sampling.generate_tokens` of this model; labels are doubled if it guides."""
@@ -370,7 +366,7 @@ class VIM(Preset, keras.Model):
             guidance_scale=guidance_scale,
         )
         fixed = [None if x is None else ops.convert_to_tensor(x) for x in settings]
-        sample, segment = self._compiled_with(modify_logits)
+        sample, segment = self._compiled(modify_logits)
         if callback is None:
             return sample(*fixed)
         length, part = self.tokens_per_image, self.grid[1]
