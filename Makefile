@@ -17,7 +17,7 @@ python := $(VENV)/bin/python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
-	@echo "make demo DATA=~/photos the same on a folder of pictures; into runs/demo-photos/"
+	@echo "make demo DATA=~/photos the same on a folder of images; into runs/demo-photos/"
 	@echo "make test               the quick tests"
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
 	@echo "make test-referees      only those that hold figures and optimizers against other libraries"

@@ -20,7 +20,7 @@ class Contestant:
         name: for the table.
         call: function without arguments; it returns when the work is done.
         operations: floating-point operations of a call.
-        items: how many pictures or tokens a call makes.
+        items: how many images or tokens a call makes.
         traffic: bytes that a call must read from memory at least.
         seconds: of each call so far.
     """
@@ -49,7 +49,7 @@ class Contestant:
 
     @property
     def items_rate(self):
-        """Pictures or tokens a second."""
+        """Images or tokens a second."""
         return self.items / self.time
 
     @property

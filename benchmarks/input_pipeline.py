@@ -1,9 +1,9 @@
-"""How many pictures and tokens a second the data side can give to a training.
+"""How many images and tokens a second the data side can give to a training.
 
     python benchmarks/input_pipeline.py
 
 JPEGs of 500 x 400 in a folder, made for it, become random crops of 256 px as in training, in a new
-order each epoch; beside it the same files are decoded and nothing more. Tokens, 1,024 a picture,
+order each epoch; beside it the same files are decoded and nothing more. Tokens, 1,024 an image,
 come from a token cache.
 """
 
@@ -29,23 +29,21 @@ BATCH = 64
 def main(arguments=None):
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--batches", type=int, default=8, help=f"of {BATCH}, a call")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "pictures", "batches")
+    command_line.check_positive(arguments, "repeats", "images", "batches")
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures"
-        size = write_pictures(pictures, arguments.pictures)
+        images = Path(folder) / "images"
+        size = write_images(images, arguments.images)
         data = make_image_dataset(
-            DataConfig(
-                source="folder", path=str(pictures), image_size=(256, 256), batch_size=BATCH
-            ),
+            DataConfig(source="folder", path=str(images), image_size=(256, 256), batch_size=BATCH),
             seed=0,
         )
         sources = {
             "JPEG to a random crop of 256 px": data.train(),
-            "the same decoded only": decode_only(pictures),
+            "the same decoded only": decode_only(images),
             f"{TOKENS} tokens from a cache": make_cache(Path(folder) / "cache").train(0, BATCH),
         }
         items = arguments.batches * BATCH
@@ -65,7 +63,7 @@ def main(arguments=None):
     print(contest.warning(timed), end="")
 
 
-def write_pictures(folder, count):
+def write_images(folder, count):
     """Writes JPEGs with the detail of photographs; returns their mean size in bytes."""
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -80,7 +78,7 @@ def write_pictures(folder, count):
 
 
 def decode_only(folder):
-    """Endless batches of how many numbers pictures have."""
+    """Endless batches of how many numbers images have."""
     files = tf.data.Dataset.list_files(f"{folder}/*.jpg").repeat()
 
     def decode(path):
@@ -93,8 +91,8 @@ def make_cache(folder):
     """A token cache of noise."""
     random = np.random.default_rng(0)
 
-    def make(pictures):
-        return [[(random.integers(0, CODES, (pictures, TOKENS)), np.zeros(pictures, "int32"))]]
+    def make(images):
+        return [[(random.integers(0, CODES, (images, TOKENS)), np.zeros(images, "int32"))]]
 
     header = {
         "tokenizer_hash": "",

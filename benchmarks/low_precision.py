@@ -1,4 +1,4 @@
-"""What computing with fewer bits changes in what a run's models say of its held-out pictures.
+"""What computing with fewer bits changes in what a run's models say of its held-out images.
 
     python benchmarks/low_precision.py --run runs/demo/vim
     python benchmarks/low_precision.py --run runs/demo/vim --litert out/tflite/1
@@ -16,7 +16,7 @@ from vim_tf import command_line, losses
 from vim_tf.models.precision import computing_in
 from vim_tf.runs.trained_run import open_run
 
-PICTURES = 512
+IMAGES = 512
 ROWS = {
     "tokens as in float32 (%)": "{:.2f}",
     "PSNR of reconstructions (dB)": "{:.4f}",
@@ -31,7 +31,7 @@ def main(arguments=None):
     parser.add_argument("--litert", metavar="DIR", help="LiteRT files of the run's export")
     arguments = parser.parse_args(arguments)
     run = open_run(arguments.run)
-    batch = next(iter(run.data.evaluation(batch_size=PICTURES)))
+    batch = next(iter(run.data.evaluation(batch_size=IMAGES)))
     images, labels = (batch[name].numpy() for name in ("image", "label"))
     expected = np.asarray(run.tokenizer.tokenize(images))
     formats = {name: keras_models(run, name) for name in ("float32", "mixed_bfloat16")}
@@ -46,7 +46,7 @@ def main(arguments=None):
             logits = predict(expected, labels if run.vim.classes else None)
             column.append(losses.cross_entropy(logits, expected))
         columns.append(column)
-    print(f"{len(images)} held-out pictures of {arguments.run}\n\n| | {' | '.join(formats)} |")
+    print(f"{len(images)} held-out images of {arguments.run}\n\n| | {' | '.join(formats)} |")
     print(f"|---|{'---:|' * len(formats)}")
     for (name, form), found in zip(ROWS.items(), zip(*columns, strict=True), strict=False):
         print(f"| {name} | {' | '.join(form.format(float(x)) for x in found)} |")

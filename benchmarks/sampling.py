@@ -40,7 +40,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=SIZES, default="91M")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--tokens", type=int, default=256, help="of a picture, a square number")
+    parser.add_argument("--tokens", type=int, default=256, help="of an image, a square number")
     parser.add_argument("--litert", action="store_true", help="also by LiteRT, float32 and int8")
     parser.add_argument("--guidance", action="store_true", help="also with guidance")
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
@@ -55,7 +55,7 @@ def main(arguments=None):
         warning = contest.hold(matches, [product, stream], arguments.repeats)
     print(
         f"Keras {keras.__version__} on {keras.backend.backend()}, {arguments.precision}, "
-        f"{arguments.model}, {arguments.tokens} tokens a picture, median of {arguments.repeats}; "
+        f"{arguments.model}, {arguments.tokens} tokens an image, median of {arguments.repeats}; "
         f"limits: reading {stream.bandwidth / 1e9:.1f} GB/s, products "
         f"{product.rate / 1e9:,.0f} GFLOP/s\n"
     )

@@ -58,7 +58,7 @@ def main(arguments=None):
 
 
 def make(model, tokens, codes, blocks, batch):
-    """Tokenizing a batch of pictures."""
+    """Tokenizing a batch of images."""
     side = PATCH_SIZE * round(tokens**0.5)
     size = dataclasses.replace(SIZES[model], blocks=blocks)
     config = ViTVQGANConfig(PATCH_SIZE, size, SIZES["tiny"], quantizer=QuantizerConfig(codes))

@@ -28,7 +28,7 @@ SIGNATURES = ("tokenize", "generate_default")
 
 
 def main():
-    """Prints a Markdown table: pictures a second, and shares of the graph's."""
+    """Prints a Markdown table: images a second, and shares of the graph's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--saved-model", required=True)
@@ -104,7 +104,7 @@ def compile_tokens(tokenizer, vim):
 def make_inputs(run, name, batch):
     """Returns a signature's inputs for a number of rows."""
     if name == "tokenize":
-        return {"images": np.resize(run.pictures(batch), (batch, *run.tokenizer.image_size, 3))}
+        return {"images": np.resize(run.images(batch), (batch, *run.tokenizer.image_size, 3))}
     rows = np.arange(batch)
     inputs = {"seed": rows.astype("int64")}
     if run.vim.classes:

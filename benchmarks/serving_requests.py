@@ -29,12 +29,10 @@ def read_protocol(export_dir):
 def make_inputs(protocol, names, rows, rng):
     """Random good values {input: [value of each row]} of the inputs called `names`."""
     size = (*protocol["image_size"], 3)
-    pictures = rng.integers(0, 256, (rows, *size), "uint8")
+    images = rng.integers(0, 256, (rows, *size), "uint8")
     values = {
-        "images": lambda: pictures.tolist(),
-        "image_bytes": lambda: [
-            encode(picture, rng.choice(["PNG", "JPEG"])) for picture in pictures
-        ],
+        "images": lambda: images.tolist(),
+        "image_bytes": lambda: [encode(image, rng.choice(["PNG", "JPEG"])) for image in images],
         "tokens": lambda: rng.integers(
             0, protocol["codes"], (rows, math.prod(protocol["token_grid"]))
         ).tolist(),
@@ -48,10 +46,10 @@ def make_inputs(protocol, names, rows, rng):
     return {name: values[name]() for name in names}
 
 
-def encode(picture, kind):
-    """A picture uint8 [H,W,3] as a file."""
+def encode(image, kind):
+    """An image uint8 [H,W,3] as a file."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, kind)
+    Image.fromarray(image).save(file, kind)
     return file.getvalue()
 
 
@@ -62,7 +60,7 @@ def equal_answers(one, other):
     for name, values in one.items():
         if name in ("images", "image_bytes"):
             pairs = zip(values, other[name], strict=True)
-            if not all(equal_pictures(a, b) for a, b in pairs):
+            if not all(equal_images(a, b) for a, b in pairs):
                 return False
         elif name == "features":
             if not np.allclose(values, other[name], rtol=1e-3, atol=1e-3):
@@ -72,8 +70,8 @@ def equal_answers(one, other):
     return True
 
 
-def equal_pictures(one, other):
-    """Whether two pictures, as pixels or PNG files, differ by one grey level at most."""
+def equal_images(one, other):
+    """Whether two images, as pixels or PNG files, differ by one grey level at most."""
     if isinstance(one, bytes) and isinstance(other, bytes):
         if not one or not other:
             return one == other
@@ -116,8 +114,8 @@ class BadRequests:
 
     def __init__(self, protocol, signatures):
         rng = np.random.default_rng(1)
-        picture = rng.integers(0, 256, (64, 48, 3), "uint8")
-        jpeg, png = encode(picture, "JPEG"), encode(picture, "PNG")
+        image = rng.integers(0, 256, (64, 48, 3), "uint8")
+        jpeg, png = encode(image, "JPEG"), encode(image, "PNG")
         tokens = math.prod(protocol["token_grid"])
         good = [0] * tokens
         undecodable = "cannot be decoded"

@@ -3,7 +3,7 @@
     python benchmarks/steps.py --tokenizer small --batch 4
     python benchmarks/steps.py --stages vim --vim 91M --tokens 256 --batch 8
 
-Fresh weights, pictures of noise, everything in the step: gradients, AdamW, moving averages. Without
+Fresh weights, images of noise, everything in the step: gradients, AdamW, moving averages. Without
 the perceptual loss, whose weights are a download. Operations are those of the forward pass three
 times, of transformers alone; so the rows with a discriminator show what it costs, not how fast it
 is. R1 is part of one step in `discriminator.r1_every`, 16.

@@ -1,6 +1,6 @@
 """Exports a run: `python -m vim_tf.export --run runs/x --to out --formats saved_model,tflite,tfjs`.
 
-Each format is held against Keras on real pictures before it is put in place.
+Each format is held against Keras on real images before it is put in place.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def parse_arguments(arguments=None):
         default="saved_model",
         help=f"some of {','.join(FOLDERS)} (default saved_model)",
     )
-    command_line.add_overrides(parser, command_line.MOVED_PICTURES)
+    command_line.add_overrides(parser, command_line.MOVED_IMAGES)
     parser.add_argument(
         "--embed-block",
         type=int,

@@ -101,7 +101,7 @@ def export_model(
         _say(f"{opened.path} is only half trained: its weights are of step {done} of {asked}")
     if not opened.vim:
         _say(f"{opened.path} is a run of stage 1: only the tokenizer's signatures are exported")
-    opened.pictures(1)  # what is wrong with the data is said before anything is written
+    opened.images(1)  # what is wrong with the data is said before anything is written
     release = Release(out)
     try:
         failures = export(opened, signatures, release, formats, Path(node_modules), _say)

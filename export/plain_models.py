@@ -1,6 +1,6 @@
 """Models as small SavedModels of plain operations, which LiteRT and TF.js are made from.
 
-What stands in the way on a phone or in a browser is left out: strings, pictures in files, errors by
+What stands in the way on a phone or in a browser is left out: strings, images in files, errors by
 row, random numbers. The weights, and the numbers up to rounding, are those of the Keras model.
 """
 

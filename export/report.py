@@ -39,13 +39,13 @@ def at_most(value):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One exported thing, held against Keras on real pictures.
+    """One exported thing, held against Keras on real images.
 
     Attributes:
         format: "saved_model", "tflite" or "tfjs".
         name: the signature or the file.
         size: bytes on disk.
-        milliseconds: of one call, a picture.
+        milliseconds: of one call, an image.
         values: what was measured, by name: "max_error" (pixels in [0,1]), "psnr" (dB),
             "tokens_equal" (share from 0 to 1), "nats" (a token, more than Keras), and whatever else
             there is a number for.
@@ -116,7 +116,7 @@ def _json_number(value):
 def table(measurements):
     """Returns a Markdown table of measurements, a line each."""
     lines = [
-        "| format | what | size | largest error | PSNR | tokens equal | a picture | |",
+        "| format | what | size | largest error | PSNR | tokens equal | an image | |",
         "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in measurements:

@@ -110,8 +110,8 @@ def list_files(folder):
 TINY_DATA = """
 data:
   source: folder
-  path: {pictures}/train
-  validation_path: {pictures}/validation
+  path: {images}/train
+  validation_path: {images}/validation
   image_size: 16
   batch_size: 8
 """
@@ -147,13 +147,13 @@ CLASS_NAMES = ("blue", "red")
 
 
 @pytest.fixture(scope="session")
-def tiny_pictures(make_once):
-    """A folder of 24 pictures for training and 10 for validation, in two classes of a colour."""
-    return make_once("pictures", write_tiny_pictures)
+def tiny_images(make_once):
+    """A folder of 24 images for training and 10 for validation, in two classes of a colour."""
+    return make_once("images", write_tiny_images)
 
 
-def write_tiny_pictures(folder):
-    """Makes `tiny_pictures` in a folder and returns it."""
+def write_tiny_images(folder):
+    """Makes `tiny_images` in a folder and returns it."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("validation", 5)):
         for name, channel in zip(CLASS_NAMES, (2, 0), strict=True):
@@ -166,14 +166,14 @@ def write_tiny_pictures(folder):
 
 
 @pytest.fixture(scope="session")
-def tiny_configs(tiny_pictures, make_once):
+def tiny_configs(tiny_images, make_once):
     """{"vit_vqgan": path, "vim": path, "classifier": path} of YAML files for `--config`."""
     texts = {"vit_vqgan": TINY_VIT_VQGAN, "vim": TINY_VIM, "classifier": TINY_CLASSIFIER}
 
     def write(folder):
         folder.mkdir()
         for name, text in texts.items():
-            data = TINY_DATA.format(pictures=tiny_pictures)
+            data = TINY_DATA.format(images=tiny_images)
             (folder / f"{name}.yaml").write_text(text + data + TINY_TRAINING)
 
     folder = make_once("configs", write)

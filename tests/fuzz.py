@@ -110,16 +110,16 @@ def make_world(folder):
     from vim_tf.generation.image_generator import ImageGenerator
     from vim_tf.runs.checkpoints import Checkpoints
 
-    images = conftest.write_tiny_pictures(folder / "images")
+    images = conftest.write_tiny_images(folder / "images")
     stages = {"vit_vqgan": conftest.TINY_VIT_VQGAN, "vim": conftest.TINY_VIM}
     for stage, text in stages.items():
         config = folder / "config.yaml"
-        data = conftest.TINY_DATA.format(pictures=images)
+        data = conftest.TINY_DATA.format(images=images)
         config.write_text(text + data + conftest.TINY_TRAINING)
         more = f"tokenizer.run={folder}/vit_vqgan" if stage == "vim" else "losses.adversarial=0"
         given = ["--config", str(config), "--workdir", str(folder / stage), "--set", more]
         train.main(given)
-    text = "experiment: classifier\n" + conftest.TINY_DATA.format(pictures=images)
+    text = "experiment: classifier\n" + conftest.TINY_DATA.format(images=images)
     (folder / "folder.yaml").write_text(text)
     generator = ImageGenerator.load(folder / "vim")
     (folder / "tflite").mkdir()

@@ -91,7 +91,7 @@ def targets(world):
     def open_npz():
         extractor = open_extractor(net)
         found = open_reference(world / "images.npz", "--b", extractor)
-        return answer(*found.pictures.batches(4))
+        return answer(*found.images.batches(4))
 
     def open_folder():
         data = make_image_dataset(load_config([world / "folder.yaml"]).data, 0)
@@ -128,7 +128,7 @@ def targets(world):
 
     whole_weights = (tokenizer / "preset" / "model.weights.h5").read_bytes()
     presets, header = vim / "preset", vim / "tokens" / "header.json"
-    picture = sorted((world / "images" / "train" / "red").iterdir())[0]
+    image = sorted((world / "images" / "train" / "red").iterdir())[0]
     manifest = world / "checkpoints" / "step_00000002" / "manifest.json"
     about = world / "tflite" / "generator.json"
     unchanged = [open_tokenizer, open_generator, open_cache, open_images, open_checkpoint]
@@ -161,6 +161,6 @@ def targets(world):
         "Keras archive": damaged(world / "net.keras", open_keras, same=False),
         "statistics": damaged(world / "statistics.npz", open_statistics, same=False),
         "npz of images": damaged(world / "images.npz", open_npz, same=False),
-        "image": damaged(picture, open_folder, same=False),
-        "image of a run": damaged(picture, open_images),
+        "image": damaged(image, open_folder, same=False),
+        "image of a run": damaged(image, open_images),
     }, unchanged

@@ -1,6 +1,6 @@
 """A process of tests that measure how much memory the decoding of images takes.
 
-python tests/image_memory_run.py decode_picture | decode_with_pillow
+python tests/image_memory_run.py decode_image | decode_with_pillow
 python tests/image_memory_run.py folder | bombs EMPTY_FOLDER
 python tests/image_memory_run.py served SAVED_MODEL
 
@@ -90,9 +90,9 @@ def start_counting():
 
 
 def decode_all(by):
-    if by == "decode_picture":
+    if by == "decode_image":
         decode = tf.function(
-            decoding.decode_picture, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
+            decoding.decode_image, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
         )
     else:
         decode = image_headers.decode_with_pillow

@@ -31,10 +31,10 @@ CONFIGS = {"vit_vqgan": conftest.TINY_VIT_VQGAN, "vim": conftest.TINY_VIM}
 
 def write_configs(folder):
     """Writes tiny configs of both stages that save every second step; returns their paths."""
-    pictures = conftest.write_tiny_pictures(folder / "pictures")
+    images = conftest.write_tiny_images(folder / "images")
     paths = {}
     for stage, text in CONFIGS.items():
-        config = yaml.safe_load(text + conftest.TINY_DATA.format(pictures=pictures))
+        config = yaml.safe_load(text + conftest.TINY_DATA.format(images=images))
         config["training"] = {
             "steps": STEPS,
             "log_every": 1,

@@ -63,7 +63,7 @@ def test_a_model_is_built_from_its_config():
 def test_evaluate_reconstruction(tiny_runs):
     result = vim_tf.evaluate_reconstruction(tiny_runs["vit_vqgan"], n=4)
     assert isinstance(result, EvaluationResult)
-    assert result.pictures["count"] == 4
+    assert result.images["count"] == 4
     assert re.search(rf"PSNR +{result.figures['PSNR']:.6g}\n", str(result))
     assert result.to_dict()["command"] is None
     with pytest.raises(vim_tf.UserError, match="^n is 0; it must be 1 or more$"):

@@ -97,7 +97,7 @@ def test_tables(contest, monkeypatch, capsys, command):
 def test_input_pipeline(contest, capsys):
     import input_pipeline
 
-    input_pipeline.main(["--pictures", "70", "--batches", "2", "--repeats", "1"])
+    input_pipeline.main(["--images", "70", "--batches", "2", "--repeats", "1"])
     out = capsys.readouterr().out
     assert len(re.findall(r"\| [^|]+ \| [\d,]+ \|", out)) == 3
     assert re.search(r"crops take [\d.]+ times as long as decoding alone", out)
@@ -119,7 +119,7 @@ def test_low_precision(contest, capsys, tiny_runs, tmp_path, stage, litert):
     capsys.readouterr()
     low_precision.main(given)
     out = capsys.readouterr().out
-    assert out.startswith(f"10 held-out pictures of {tiny_runs[stage]}\n")
+    assert out.startswith(f"10 held-out images of {tiny_runs[stage]}\n")
     rows = re.findall(r"\| (tokens|PSNR|nats)[^|]* \| ([\d. |]+) \|", out)
     assert [name for name, _ in rows] == ["tokens", "PSNR", "nats"][: 2 + (stage == "vim")]
     for name, cells in rows:

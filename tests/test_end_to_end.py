@@ -18,7 +18,7 @@ def command(name, *arguments):
 
 
 @pytest.mark.large
-def test_from_pictures_to_samples(tiny_configs, tmp_path):
+def test_from_images_to_samples(tiny_configs, tmp_path):
     """The second stage on two replicas of the CPU."""
     tokenizer, vim, out = (tmp_path / name for name in ("vit_vqgan", "vim", "x.png"))
     first = command("train", "--config", tiny_configs["vit_vqgan"], "--workdir", tokenizer)

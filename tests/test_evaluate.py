@@ -28,7 +28,7 @@ from vim_tf.runs.run import Run
 
 @pytest.fixture
 def classifier(tmp_path):
-    """(path of a proxy network, function from uint8 pictures to its 4 features)."""
+    """(path of a proxy network, function from uint8 images to its 4 features)."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(4, 5, 4, activation="tanh")(inputs)
@@ -58,7 +58,7 @@ def frechet(a, b):
     return np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(np.cov(a.T) + np.cov(b.T) - 2 * root)
 
 
-def pictures_of(folder, split="validation"):
+def images_of(folder, split="validation"):
     experiment = Run(folder).load_experiment()
     data = make_image_dataset(experiment.data, experiment.seed)
     return np.concatenate([batch["image"] for batch in data.evaluation(split)])
@@ -79,7 +79,7 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
     result = run("reconstruction", own_runs[stage], "--batch-size", "4")
     figures = result["figures"]
     tokenizer = load_tokenizer(own_runs["vit_vqgan"])
-    images = pictures_of(own_runs["vit_vqgan"])
+    images = images_of(own_runs["vit_vqgan"])
     reconstruction = np.asarray(tokenizer(images))
     tokens = np.asarray(tokenizer.tokenize(images))
     error = (reconstruction.astype("float64") - images) / 2
@@ -127,7 +127,7 @@ def test_pixels_without_a_density_have_no_logit_laplace(tiny, tmp_path, run):
 @pytest.mark.large
 def test_reconstruction_with_lpips(own_runs, run, lpips_file):
     result = run("reconstruction", own_runs["vit_vqgan"], "--lpips", lpips_file, "--n", "5")
-    images = pictures_of(own_runs["vit_vqgan"])[:5]
+    images = images_of(own_runs["vit_vqgan"])[:5]
     reconstruction = np.clip(load_tokenizer(own_runs["vit_vqgan"])(images), -1, 1)
     distances = open_lpips(lpips_file)(images, reconstruction)
     assert result["figures"]["LPIPS"] == pytest.approx(np.mean(distances), rel=1e-4)
@@ -137,13 +137,13 @@ def test_reconstruction_with_lpips(own_runs, run, lpips_file):
     assert result["settings"]["lpips"]["path"] == str(lpips_file)
 
 
-def test_pictures_too_small_for_lpips(tiny, tmp_path, run, lpips_file):
+def test_images_too_small_for_lpips(tiny, tmp_path, run, lpips_file):
     experiment = tiny("vit_vqgan", "data.image_size=12")
     folder = Run(tmp_path / "run")
     folder.start(experiment)
     tokenizer = ViTVQGAN(experiment.model, experiment.data.image_size)
     folder.save_preset(tokenizer.save_to_preset)
-    with pytest.raises(UserError, match="LPIPS of pictures of 12 x 12 .* leave out lpips"):
+    with pytest.raises(UserError, match="LPIPS of images of 12 x 12 .* leave out lpips"):
         run("reconstruction", folder.path, "--lpips", lpips_file)
     assert not (tmp_path / "x.json").exists()
 
@@ -151,16 +151,16 @@ def test_pictures_too_small_for_lpips(tiny, tmp_path, run, lpips_file):
 def test_reconstruction_with_a_network(own_runs, run, classifier):
     path, features = classifier
     result = run("reconstruction", own_runs["vit_vqgan"], "--extractor", path)
-    images = pictures_of(own_runs["vit_vqgan"])
+    images = images_of(own_runs["vit_vqgan"])
     reconstruction = to_uint8(load_tokenizer(own_runs["vit_vqgan"])(images))
     expected = frechet(features(reconstruction), features(to_uint8(images)))
     figures = result["figures"]
     assert figures["rFID[colours]"] == pytest.approx(expected, rel=1e-4)
     assert {"PSNR", "IS[colours]", "KID[colours]", "precision[colours]"} <= set(figures)
     assert not any(name.startswith("sFID") for name in figures)
-    assert result["reference"]["kind"] == "the run's validation pictures"
-    assert result["pictures"]["kind"] == "reconstructions"
-    assert result["pictures"]["count"] == result["reference"]["count"] == 10
+    assert result["reference"]["kind"] == "the run's validation images"
+    assert result["images"]["kind"] == "reconstructions"
+    assert result["images"]["count"] == result["reference"]["count"] == 10
     (card,) = result["model_index"]
     assert card["name"] == "vit_vqgan"
     (entry,) = card["results"]
@@ -175,23 +175,23 @@ def test_the_first_n_of_a_split(own_runs, run, classifier):
     given = ["--split", "train", "--n", "12", "--metrics", "fid", "--extractor", classifier[0]]
     result = run("reconstruction", own_runs["vit_vqgan"], *given)
     assert result["reference"]["count"] == 12
-    images = pictures_of(own_runs["vit_vqgan"], "train")[:12]
+    images = images_of(own_runs["vit_vqgan"], "train")[:12]
     error = (np.asarray(load_tokenizer(own_runs["vit_vqgan"])(images)) - images) / 2
     assert result["figures"]["l1"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
 
 
-def test_pictures_that_have_moved(own_runs, run, tiny_pictures, tmp_path):
-    moved = shutil.copytree(tiny_pictures, tmp_path / "moved")
+def test_images_that_have_moved(own_runs, run, tiny_images, tmp_path):
+    moved = shutil.copytree(tiny_images, tmp_path / "moved")
     places = [f"data.path={moved}/train", f"data.validation_path={moved}/validation"]
     result = run("reconstruction", own_runs["vit_vqgan"], "--set", *places)
-    assert result["pictures"]["count"] == 10
-    assert result["pictures"]["path"] == f"{moved}/train"
+    assert result["images"]["count"] == 10
+    assert result["images"]["path"] == f"{moved}/train"
     places = [f"data.path={moved}/train", f"data.validation_path={moved}/train"]
     with pytest.raises(UserError, match="was made from other images: 10 validation images then"):
         run("reconstruction", own_runs["vit_vqgan"], "--set", *places, out="y.json")
     places = ["--other-images", "--set", *places]
     result = run("reconstruction", own_runs["vit_vqgan"], *places, out="y.json")
-    assert result["pictures"]["count"] == 24
+    assert result["images"]["count"] == 24
 
 
 # Generation ---------------------------------------------------------------------------------------
@@ -203,10 +203,10 @@ def test_generation(own_runs, run, classifier):
     result = run("generation", own_runs["vim"], *given, "--extractor", path, "--batch-size", "4")
     generator = ImageGenerator.load(own_runs["vim"])
     samples = generator.generate(np.arange(11) % 2, seed=3, temperature=0.9, guidance_scale=1.5)
-    reference = features(to_uint8(pictures_of(own_runs["vim"])))
+    reference = features(to_uint8(images_of(own_runs["vim"])))
     expected = frechet(features(samples), reference)
     assert result["figures"]["gFID[colours]"] == pytest.approx(expected, rel=1e-4)
-    described = result["pictures"]
+    described = result["images"]
     assert described["label_mode"] == "balanced"
     assert (described["seed"], described["temperature"], described["top_k"]) == (3, 0.9, 0)
     assert (described["guidance_scale"], described["count"]) == (1.5, 11)
@@ -216,13 +216,13 @@ def test_generation(own_runs, run, classifier):
 
 
 @pytest.mark.large
-def test_generation_against_other_pictures(own_runs, run, classifier, tmp_path):
+def test_generation_against_other_images(own_runs, run, classifier, tmp_path):
     path, features = classifier
     generator = ImageGenerator.load(own_runs["vim"])
     given = ["--n", "8", "--label-mode", "unconditional", "--extractor", path, "--metrics", "fid"]
     given += ["--top-k", "4", "--top-p", "0.9"]
     samples = features(generator.generate(n=8, top_k=4, top_p=0.9))
-    train = to_uint8(pictures_of(own_runs["vim"], "train"))
+    train = to_uint8(images_of(own_runs["vim"], "train"))
     result = run("generation", own_runs["vim"], *given, "--split", "train")
     assert result["figures"]["gFID[colours]"] == pytest.approx(
         frechet(samples, features(train)), rel=1e-4
@@ -250,11 +250,11 @@ def test_generation_of_samples_that_a_classifier_kept(
     generator = ImageGenerator.load(own_runs["vim"])
     judge = open_classifier(tiny_classifier, "--reject")
     tokens = accept(generator, judge, np.arange(8) % 2, 0.5, seed=5).tokens
-    expected = frechet(features(generator.decode(tokens)), features(pictures_of_8_bits(own_runs)))
+    expected = frechet(features(generator.decode(tokens)), features(images_of_8_bits(own_runs)))
     assert result["figures"]["gFID[colours]"] == pytest.approx(expected, rel=1e-4)
-    pictures = result["pictures"]
-    assert (pictures["acceptance"], pictures["acceptance_rate"]) == (0.5, 0.5)
-    assert pictures["rejected_by"] == judge.sha256
+    images = result["images"]
+    assert (images["acceptance"], images["acceptance_rate"]) == (0.5, 0.5)
+    assert images["rejected_by"] == judge.sha256
 
 
 @pytest.mark.large
@@ -276,7 +276,7 @@ def test_replicas_share_the_work(
     shared = run(kind, own_runs["vim"], *given, "--strategy", "mirrored", "--cpu-replicas", "2")
     assert asked == [{"strategy": "mirrored", "cpu_replicas": 2}]
     assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-4)
-    assert shared["pictures"] == alone["pictures"]  # their hashes, too
+    assert shared["images"] == alone["images"]  # their hashes, too
 
 
 @pytest.mark.large
@@ -287,13 +287,13 @@ def test_logical_cpus_from_the_command_line(own_runs, tmp_path):
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "x.json").read_text())["figures"]
-    images = pictures_of(own_runs["vit_vqgan"])
+    images = images_of(own_runs["vit_vqgan"])
     error = np.abs(np.asarray(load_tokenizer(own_runs["vit_vqgan"])(images)) - images) / 2
     assert figures["l1"] == pytest.approx(np.mean(error), rel=1e-4)
 
 
-def pictures_of_8_bits(own_runs):
-    return to_uint8(pictures_of(own_runs["vim"]))
+def images_of_8_bits(own_runs):
+    return to_uint8(images_of(own_runs["vim"]))
 
 
 # Mistakes -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from vim_tf.generation.image_generator import ImageGenerator
 
 @pytest.fixture
 def run(tiny_runs, tmp_path):
-    """A function (*arguments) -> the picture written."""
+    """A function (*arguments) -> the image written."""
 
     def run(*arguments, name="x.png"):
         out = tmp_path / name
@@ -20,37 +20,37 @@ def run(tiny_runs, tmp_path):
     return run
 
 
-def cut(picture, row, column, zoom):
+def cut(image, row, column, zoom):
     side, gap = 16 * zoom, grids.GAP * zoom
     top, left = gap + row * (side + gap), gap + column * (side + gap)
-    return picture[top : top + side, left : left + side][::zoom, ::zoom]
+    return image[top : top + side, left : left + side][::zoom, ::zoom]
 
 
 @pytest.mark.parametrize("given", ["red,0", " 1 , blue"])
 def test_classes_come_in_turn(run, tiny_runs, given, capsys):
-    picture = run("--labels", given, "--n", "5", "--seed", "2", "--zoom", "3")
+    pixels = run("--labels", given, "--n", "5", "--seed", "2", "--zoom", "3")
     expected = ImageGenerator.load(tiny_runs["vim"]).generate([1, 0, 1, 0, 1], seed=2)
-    for i, image in enumerate(expected):  # 5 pictures in 3 columns
-        np.testing.assert_array_equal(cut(picture, i // 3, i % 3, 3), image)
-    assert "5 pictures: " in capsys.readouterr().out
+    for i, image in enumerate(expected):  # 5 images in 3 columns
+        np.testing.assert_array_equal(cut(pixels, i // 3, i % 3, 3), image)
+    assert "5 images: " in capsys.readouterr().out
 
 
 def test_a_row_for_each_class(run, tiny_runs):
-    picture = run("--per-class", "3", "--zoom", "2")
+    pixels = run("--per-class", "3", "--zoom", "2")
     expected = ImageGenerator.load(tiny_runs["vim"]).generate([0, 0, 0, 1, 1, 1])
-    margin = picture.shape[1] - 2 * (3 * (16 + grids.GAP) + grids.GAP)
+    margin = pixels.shape[1] - 2 * (3 * (16 + grids.GAP) + grids.GAP)
     for i, image in enumerate(expected):
-        np.testing.assert_array_equal(cut(picture[:, margin:], i // 3, i % 3, 2), image)
+        np.testing.assert_array_equal(cut(pixels[:, margin:], i // 3, i % 3, 2), image)
 
 
 @pytest.mark.large
 def test_without_labels_and_with_settings(run, tiny_runs):
     given = ["--n", "2", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9"]
-    picture = run(*given, "--batch-size", "1", "--zoom", "1")
+    pixels = run(*given, "--batch-size", "1", "--zoom", "1")
     settings = {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "batch_size": 1}
     expected = ImageGenerator.load(tiny_runs["vim"]).generate(n=2, **settings)
     for i, image in enumerate(expected):
-        np.testing.assert_array_equal(cut(picture, 0, i, 1), image)
+        np.testing.assert_array_equal(cut(pixels, 0, i, 1), image)
 
 
 @pytest.mark.parametrize(

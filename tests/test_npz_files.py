@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vim_tf.errors import UserError
-from vim_tf.evaluation.image_sources import open_pictures
+from vim_tf.evaluation.image_sources import open_images
 from vim_tf.metrics.fid import FeatureStatistics
 from vim_tf.npz_files import open_npz
 
@@ -65,7 +65,7 @@ def test_arrays_are_read_as_numpy_reads_them(path, save):
 )
 def test_a_shape_that_does_not_fit_is_refused_before_anything_is_read(path, shape):
     write(path, arr_0=header(shape) + bytes(4 * 8 * 8 * 3))
-    refused(lambda: open_pictures(path, "--a"), "arr_0 has the shape .*which do not fit")
+    refused(lambda: open_images(path, "--a"), "arr_0 has the shape .*which do not fit")
 
 
 def test_statistics_that_lie_are_refused_before_anything_is_read(path):
@@ -82,7 +82,7 @@ def test_a_bomb_is_not_unpacked(path):
     assert os.path.getsize(path) < 2 * 10**6
     refused(lambda: FeatureStatistics.load(path), "sigma|mu of the shape")
     write(path, zipfile.ZIP_DEFLATED, arr_0=header((1, 8000, 6000, 3)) + bytes(8000 * 6000 * 3))
-    refused(lambda: open_pictures(path, "--a"), "images of 8,000 x 6,000 pixels; the most are 16,7")
+    refused(lambda: open_images(path, "--a"), "images of 8,000 x 6,000 pixels; the most are 16,7")
 
 
 def test_pickles_are_never_read(path, tmp_path):
@@ -91,10 +91,10 @@ def test_pickles_are_never_read(path, tmp_path):
             return (open, (str(tmp_path / "written"), "w"))
 
     np.savez(path, arr_0=np.array([Attack()]), mu=np.array([Attack()]), sigma=np.eye(1))
-    for call in (lambda: open_pictures(path, "--a"), lambda: FeatureStatistics.load(path)):
+    for call in (lambda: open_images(path, "--a"), lambda: FeatureStatistics.load(path)):
         refused(call, "holds neither numbers nor text, but object")
     path.write_bytes(np.array([Attack()]).dumps())
-    refused(lambda: open_pictures(path, "--a"), "is no .npz that can be read")
+    refused(lambda: open_images(path, "--a"), "is no .npz that can be read")
     assert not (tmp_path / "written").exists()
 
 
@@ -103,14 +103,14 @@ def test_other_members_are_refused(path):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("arr_0.npy", header((1,)))
             archive.writestr("arr_0.npy", header((1,)))
-    refused(lambda: open_pictures(path, "--a"), "several arrays of one name")
+    refused(lambda: open_images(path, "--a"), "several arrays of one name")
     write(path, arr_0=b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 9990 + b"\n")
-    refused(lambda: open_pictures(path, "--a"), "is no .npz that can be read")
+    refused(lambda: open_images(path, "--a"), "is no .npz that can be read")
 
 
 def test_a_pipe_is_refused(path):
     os.mkfifo(path)
-    for call in (lambda: open_pictures(path, "--a"), lambda: FeatureStatistics.load(path)):
+    for call in (lambda: open_images(path, "--a"), lambda: FeatureStatistics.load(path)):
         refused(call, "is not there|no regular file")
 
 
@@ -119,7 +119,7 @@ def test_a_pipe_is_refused(path):
     [
         ({"mu": np.full(2, 1e200), "sigma": np.eye(2)}, "values above 1e\\+100"),
         ({"mu": np.zeros(2), "sigma": np.eye(2) * 1e308}, "values above 1e\\+100"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.int64(-4)}, "is of -4 pictures"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.int64(-4)}, "is of -4 images"),
         ({"mu": np.zeros(2), "sigma": np.eye(2), "count": np.float64(np.nan)}, "is no integer"),
         ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "they must be"),
     ],

@@ -1,4 +1,4 @@
-"""If an autoencoder of a few layers cannot learn one picture by heart, something is wrong."""
+"""If an autoencoder of a few layers cannot learn one image by heart, something is wrong."""
 
 import keras
 import numpy as np

@@ -52,7 +52,7 @@ def test_features_are_those_of_the_models(vim_run):
     assert found.pixels == "pixels, 16 x 16"
 
 
-def test_large_pictures_are_made_smaller_for_the_pixels():
+def test_large_images_are_made_smaller_for_the_pixels():
     words, smaller = probe_features._smaller((128, 64))
     assert words == "pixels, 32 x 16 (made smaller)"
     images = np.random.default_rng(0).uniform(-1, 1, (2, 128, 64, 3)).astype("float32")
@@ -60,7 +60,7 @@ def test_large_pictures_are_made_smaller_for_the_pixels():
     np.testing.assert_allclose(smaller(images), means.reshape(2, -1), rtol=1e-4, atol=1e-6)
 
 
-def test_grey_pictures_have_one_channel():
+def test_grey_images_have_one_channel():
     def make(pixels):
         return ProbeFeatures({"pixels": np.float16(pixels), "block_0": None}, np.zeros(2), "pixels")
 
@@ -148,7 +148,7 @@ def test_the_best_on_the_validation_part_is_tested_on_all(result, vim_run):
     assert result["command"] == f"python -m vim_tf.probe --run {vim_run} --blocks all"
 
 
-def test_test_pictures_decide_about_nothing(result, vim_run, tmp_path, monkeypatch):
+def test_test_images_decide_about_nothing(result, vim_run, tmp_path, monkeypatch):
     def without_test(run, split):
         features = open_features(run, split)
         if split == "validation":
@@ -187,7 +187,7 @@ SGD = ("optimizer=sgd", "epochs=30", "warmup_epochs=2", "batch_size=8")
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.large)])
 def test_the_head_in_batches(vim_run, tmp_path, two_replicas, monkeypatch, replicas):
-    """Alone, and with replicas that share the features' pictures and the head's batches."""
+    """Alone, and with replicas that share the features' images and the head's batches."""
     given = ["--run", str(vim_run), "--head", "sgd", "--blocks", "1", "--out", str(tmp_path / "p")]
     given += ["--set", *(f"sgd.{setting}" for setting in SGD)]
     if replicas == 2:
@@ -245,8 +245,8 @@ def test_mistakes_are_one_line(tiny_runs, vim_run, tmp_path, monkeypatch, argume
     assert not (tmp_path / "p").exists()
 
 
-def test_pictures_need_labels(vim_run, tiny_pictures):
-    where = [f"data.path={tiny_pictures}/train/red", "data.validation_path=null"]
+def test_images_need_labels(vim_run, tiny_images):
+    where = [f"data.path={tiny_images}/train/red", "data.validation_path=null"]
     with pytest.raises(UserError, match="have no labels, and a probe predicts them"):
         probe.main(["--run", str(vim_run), "--out", "nowhere", "--other-images", "--set", *where])
 

@@ -22,7 +22,7 @@ def test_python_snippets_run(tmp_path, monkeypatch, tiny_runs):
     for snippet in snippets:
         snippet = snippet.replace("labels=[3, 7]", "labels=[0, 1]").replace("top_k=200", "top_k=8")
         exec(compile(snippet, "README.md", "exec"), names)
-    assert names["pictures"].shape == (2, 16, 16, 3)
+    assert names["images"].shape == (2, 16, 16, 3)
     assert names["tokens"].shape == (4, 64)
     assert names["reconstructions"].shape == (4, 32, 32, 3)
 

@@ -48,7 +48,7 @@ def features():
 
 @pytest.fixture(scope="module")
 def critic():
-    """Logits of a discriminator, pictures, and weights of a small critic that judges them."""
+    """Logits of a discriminator, images, and weights of a small critic that judges them."""
     random = np.random.default_rng(1)
     return {
         "real_logits": (3 * random.normal(size=50)).astype("float32"),

@@ -15,8 +15,8 @@ def arguments(tiny_configs, tiny_runs):
 def test_a_cache_by_hand_is_the_one_that_training_makes(arguments, tiny_runs, tmp_path, capsys):
     tokenize_dataset.main([*arguments, "--out", str(tmp_path / "cache")])
     output = capsys.readouterr().out
-    assert "pictures: 24\n" in output
-    assert "pictures_per_label: [12, 12]\n" in output
+    assert "images: 24\n" in output
+    assert "images_per_label: [12, 12]\n" in output
     folders = (tmp_path / "cache", tiny_runs["vim"] / "tokens")
     caches = []
     for folder in folders:

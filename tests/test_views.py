@@ -13,8 +13,8 @@ from vim_tf import views
 from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import attention as attention_views
 from vim_tf.drawing import codes as code_views
-from vim_tf.drawing.neighbours import nearest_pictures
-from vim_tf.drawing.spread_images import spread_pictures
+from vim_tf.drawing.neighbours import nearest_images
+from vim_tf.drawing.spread_images import spread_images
 from vim_tf.errors import UserError
 from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.runs import trained_run
@@ -52,18 +52,18 @@ def test_a_run_of_stage_1_has_two_views(run, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines == [str(tmp_path / "views" / name) for name in ("codes.png", "attention.png")]
     for name in ("codes.png", "attention.png"):
-        picture = np.asarray(Image.open(tmp_path / "views" / name))
-        assert picture.shape[2] == 3 and min(picture.shape[:2]) > 100
+        image = np.asarray(Image.open(tmp_path / "views" / name))
+        assert image.shape[2] == 3 and min(image.shape[:2]) > 100
 
 
 def nearest_distances(folder, samples):
     """What neighbours.json must hold, rounded."""
     data = open_run(folder).data
     training = [to_uint8(batch["image"]) for batch in data.evaluation("train")]
-    held_out, _ = spread_pictures(data, "validation", len(samples))
+    held_out, _ = spread_images(data, "validation", len(samples))
     asked = {"samples": samples, "held_out": held_out}
     return {
-        name: np.round(nearest_pictures(images, training, 1)[1][:, 0], 3).tolist()
+        name: np.round(nearest_images(images, training, 1)[1][:, 0], 3).tolist()
         for name, images in asked.items()
     }
 
@@ -105,11 +105,11 @@ def test_only_the_views_that_are_named(run):
 
 
 def test_settings_reach_the_codes_and_the_attention(run, monkeypatch):
-    asked, picture = [], np.zeros((2, 2, 3), "uint8")
+    asked, image = [], np.zeros((2, 2, 3), "uint8")
 
     def view(opened, *settings):
         asked.append(settings)
-        return picture
+        return image
 
     monkeypatch.setattr(code_views, "view_codes", view)
     monkeypatch.setattr(attention_views, "view_attention", view)
@@ -118,12 +118,12 @@ def test_settings_reach_the_codes_and_the_attention(run, monkeypatch):
     assert asked == [("train",), ("train", 4, 3), ("validation",), ("validation", 0, 64)]
 
 
-def test_pictures_that_have_moved(run, tiny_runs, tiny_pictures, tmp_path):
+def test_images_that_have_moved(run, tiny_runs, tiny_images, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(tiny_pictures, moved)
+    shutil.copytree(tiny_images, moved)
     shutil.copytree(tiny_runs["vit_vqgan"], tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
-    config.write_text(config.read_text().replace(str(tiny_pictures), "/gone"))
+    config.write_text(config.read_text().replace(str(tiny_images), "/gone"))
     arguments = ["--run", str(tmp_path / "run"), "--views", "codes", "--out", str(tmp_path / "out")]
     with pytest.raises(UserError, match="data.path is /gone/train"):
         views.main(arguments)

@@ -15,7 +15,7 @@ from vim_tf.messages import LONGEST_MESSAGE, shorten
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-MOVED_PICTURES = "keys of the run's data, if the pictures have moved: --set data.path=..."
+MOVED_IMAGES = "keys of the run's data, if the images have moved: --set data.path=..."
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EROFS: "the disk is read-only",

@@ -1,4 +1,4 @@
-"""Evaluates a run or pictures: `python -m vim_tf.evaluate generation --run runs/x --out x.json`."""
+"""Evaluates a run or images: `python -m vim_tf.evaluate generation --run runs/x --out x.json`."""
 
 import argparse
 import dataclasses
@@ -14,14 +14,14 @@ def parse_arguments(arguments=None):
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.evaluate",
-        description="Measure a tokenizer's reconstructions, a VIM's samples, or any pictures, and "
+        description="Measure a tokenizer's reconstructions, a VIM's samples, or any images, and "
         "write the figures with everything that they depend on into one JSON file.",
     )
     kinds = parser.add_subparsers(dest="kind", required=True)
 
-    kind = kinds.add_parser("reconstruction", help="a run's tokenizer on its held-out pictures")
+    kind = kinds.add_parser("reconstruction", help="a run's tokenizer on its held-out images")
     _add_run(kind)
-    kind.add_argument("--n", type=int, help="the first N pictures (default: all of the split)")
+    kind.add_argument("--n", type=int, help="the first N images (default: all of the split)")
     kind.add_argument(
         "--lpips",
         metavar="PATH",
@@ -35,7 +35,7 @@ def parse_arguments(arguments=None):
     kind.add_argument(
         "--reference",
         metavar="PATH",
-        help="a folder, an .npz of pictures or of statistics (default: the run's pictures)",
+        help="a folder, an .npz of images or of statistics (default: the run's images)",
     )
     kind.add_argument(
         "--label-mode",
@@ -62,20 +62,20 @@ def parse_arguments(arguments=None):
     command_line.add_rejection(kind)
     _add_out(kind)
 
-    kind = kinds.add_parser("images", help="one set of pictures against another")
+    kind = kinds.add_parser("images", help="one set of images against another")
     kind.add_argument("--images", required=True, metavar="PATH", help="a folder or an .npz")
     kind.add_argument(
         "--reference",
         required=True,
         metavar="PATH",
-        help="a folder, or an .npz of pictures or of statistics",
+        help="a folder, or an .npz of images or of statistics",
     )
-    kind.add_argument("--n", type=int, help="the first N pictures of each (default: all)")
+    kind.add_argument("--n", type=int, help="the first N images of each (default: all)")
     kind.add_argument(
         "--image-size",
         type=_size,
         metavar="S|HxW",
-        help="resize the shorter side of a folder's pictures and cut out the centre",
+        help="resize the shorter side of a folder's images and cut out the centre",
     )
     _add_common(kind, "needed")
 
@@ -88,15 +88,15 @@ def _add_run(parser):
         "--split",
         choices=("validation", "train"),
         default="validation",
-        help="of the run's pictures (default validation)",
+        help="of the run's images (default validation)",
     )
-    command_line.add_overrides(parser, command_line.MOVED_PICTURES)
+    command_line.add_overrides(parser, command_line.MOVED_IMAGES)
     command_line.add_other_images(parser)
 
 
 def _add_out(parser):
     parser.add_argument("--out", required=True, help="the result, a new .json file")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default 64)")
     command_line.add_strategy(parser)
 
 
@@ -120,7 +120,7 @@ def _add_common(parser, extractor):
     parser.add_argument(
         "--allow-small-n",
         action="store_true",
-        help="FID of fewer pictures than twice the features",
+        help="FID of fewer images than twice the features",
     )
 
 

@@ -1,4 +1,4 @@
-"""Generates pictures: `python -m vim_tf.generate --run runs/x --labels 3,7 --n 16 --out x.png`."""
+"""Generates images: `python -m vim_tf.generate --run runs/x --labels 3,7 --n 16 --out x.png`."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ def parse_arguments(arguments=None):
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.generate",
-        description="Generate pictures with a trained VIM and write them as one PNG grid.",
+        description="Generate images with a trained VIM and write them as one PNG grid.",
     )
     parser.add_argument("--run", required=True, help="folder of a VIM run or preset")
     parser.add_argument("--out", required=True, help="the PNG file")
@@ -22,12 +22,12 @@ def parse_arguments(arguments=None):
         "--labels", help="classes by number or name, separated by commas; unconditional if absent"
     )
     which.add_argument("--per-class", type=int, metavar="N", help="one row of N for every class")
-    parser.add_argument("--n", type=int, default=16, help="number of pictures (default 16)")
+    parser.add_argument("--n", type=int, default=16, help="number of images (default 16)")
     command_line.add_sampling(parser)
     parser.add_argument(
         "--litert",
         metavar="FILE",
-        help="sample by LiteRT, faster for few pictures on a CPU: generator_*.tflite of an export",
+        help="sample by LiteRT, faster for few images on a CPU: generator_*.tflite of an export",
     )
     command_line.add_rejection(parser)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -56,12 +56,12 @@ def main(arguments=None):
         images, names = _generate(arguments)
     if arguments.per_class:
         rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
-        picture = grids.labelled_rows(rows, names, arguments.zoom)
+        image = grids.labelled_rows(rows, names, arguments.zoom)
     else:
         columns = int(np.ceil(np.sqrt(len(images))))
-        picture = grids.image_grid(images, columns, arguments.zoom)
-    grids.write_png(out, picture)
-    sys.stdout.write(f"{len(images)} pictures: {out}\n")
+        image = grids.image_grid(images, columns, arguments.zoom)
+    grids.write_png(out, image)
+    sys.stdout.write(f"{len(images)} images: {out}\n")
 
 
 def _generate(arguments):

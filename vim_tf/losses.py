@@ -16,12 +16,12 @@ from keras import ops
 LOGIT_LAPLACE_EPSILON = 0.1
 
 # Soft lower bound of log b. Flat areas (a white background) can be met exactly, where the density
-# is unbounded and the gradient, 1/b, with it. exp(-5) is half a grey level of an 8-bit picture at
+# is unbounded and the gradient, 1/b, with it. exp(-5) is half a grey level of an 8-bit image at
 # mid-grey, in logits; finer than that there is nothing to learn. No upper bound is needed: the
 # gradient of a scale that is too large is 1, downwards.
 MIN_LOG_SCALE = -5.0
 
-PSNR_CAP = 100.0  # dB; what identical pictures get
+PSNR_CAP = 100.0  # dB; what identical images get
 
 
 def _float32(*tensors):
@@ -98,7 +98,7 @@ def _bounded(log_scale):
 
 
 def logit_laplace_loss(mean, log_scale, images):
-    """The mean of `logit_laplace` over pictures: float32 scalar."""
+    """The mean of `logit_laplace` over images: float32 scalar."""
     return ops.mean(logit_laplace(mean, log_scale, images))
 
 
@@ -112,7 +112,7 @@ def logit_laplace(mean, log_scale, images):
     lower bound, see `MIN_LOG_SCALE`.
 
     Args:
-        mean: [B,H,W,3], the logit of squeezed pixels; the model makes pictures of it.
+        mean: [B,H,W,3], the logit of squeezed pixels; the model makes images of it.
         log_scale: [B,H,W,3], log b before the bound.
         images: [B,H,W,3] in [-1,1].
 
@@ -130,7 +130,7 @@ def logit_laplace(mean, log_scale, images):
 
 
 def psnr(a, b):
-    """Peak signal-to-noise ratio of each picture in dB, at most `PSNR_CAP`.
+    """Peak signal-to-noise ratio of each image in dB, at most `PSNR_CAP`.
 
     Args:
         a: [B,H,W,3] in [-1,1].
@@ -153,7 +153,7 @@ def _unit_length(features):
 
 
 def perceptual_loss(features_a, features_b):
-    """Distance of two pictures in the features of a frozen network.
+    """Distance of two images in the features of a frozen network.
 
     The paper says "perceptual loss (VGG)" and no more. As in LPIPS (arXiv 1801.03924) each
     position's channels are scaled to unit length and squared differences are summed over channels
@@ -162,7 +162,7 @@ def perceptual_loss(features_a, features_b):
 
     Args:
         features_a: list of [B,H_i,W_i,C_i], one a layer.
-        features_b: the same of the other pictures.
+        features_b: the same of the other images.
 
     Returns:
         float32 scalar.
@@ -178,7 +178,7 @@ def non_saturating_discriminator_loss(real_logits, fake_logits):
     """Non-saturating loss of the discriminator (arXiv 1406.2661): softplus(-real) + softplus(fake).
 
     Args:
-        real_logits: [B], of real pictures; high means real.
+        real_logits: [B], of real images; high means real.
         fake_logits: [B], of reconstructions.
 
     Returns:
@@ -200,7 +200,7 @@ def hinge_discriminator_loss(real_logits, fake_logits):
     Logits beyond a margin of 1 on the right side no longer move it.
 
     Args:
-        real_logits: [B], of real pictures; high means real.
+        real_logits: [B], of real images; high means real.
         fake_logits: [B], of reconstructions.
 
     Returns:
@@ -227,10 +227,10 @@ def r1_penalty(gradients):
     """Squared length of the real logits' gradient (arXiv 1801.04406); gamma / 2 is the caller's.
 
     Args:
-        gradients: [B,H,W,3], of each real picture's logit by its pixels in [-1,1].
+        gradients: [B,H,W,3], of each real image's logit by its pixels in [-1,1].
 
     Returns:
-        float32 scalar: summed over a picture, mean over B.
+        float32 scalar: summed over an image, mean over B.
     """
     (gradients,) = _float32(gradients)
     return ops.mean(ops.sum(ops.square(gradients), axis=(1, 2, 3)))

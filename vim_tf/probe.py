@@ -15,7 +15,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.probe",
         description="Fit a linear classifier on the features of every block of a trained VIM, "
-        "choose the block on a part of the training pictures, and test it once.",
+        "choose the block on a part of the training images, and test it once.",
     )
     parser.add_argument("--run", help="folder of a VIM run")
     parser.add_argument("--blocks", help="all (default), or numbers: 0,6,12; 0 is the embeddings")
@@ -24,7 +24,7 @@ def parse_arguments(arguments=None):
         "--config", action="append", default=[], metavar="YAML", help="of experiment linear_probe"
     )
     command_line.add_overrides(
-        parser, "keys of the experiment, or of the run's data if the pictures have moved: "
+        parser, "keys of the experiment, or of the run's data if the images have moved: "
         "--set data.path=..."
     )  # fmt: skip
     command_line.add_other_images(parser)

@@ -95,9 +95,7 @@ def main(arguments=None):
     results = run_training(experiment, run.path)
     if results:  # those of another worker are the chief's
         summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
-        sys.stdout.write(
-            f"done: {summary}\npictures: {run.picture_dir}\npreset: {run.preset_dir}\n"
-        )
+        sys.stdout.write(f"done: {summary}\nimages: {run.image_dir}\npreset: {run.preset_dir}\n")
 
 
 def _predict(experiment, arguments):

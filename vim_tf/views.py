@@ -1,7 +1,7 @@
-"""Pictures of a run for a person: `python -m vim_tf.views --run runs/x --out folder/`.
+"""Images of a run for a person: `python -m vim_tf.views --run runs/x --out folder/`.
 
 codes.png: what the codes look like; attention.png: where the transformers attend; neighbours.png
-and neighbours.json: a VIM's samples beside the training pictures nearest to them. See
+and neighbours.json: a VIM's samples beside the training images nearest to them. See
 docs/views.md.
 """
 
@@ -37,12 +37,12 @@ def parse_arguments(arguments=None):
         "--split",
         choices=("validation", "train"),
         default="validation",
-        help="pictures for codes and attention (default validation)",
+        help="images for codes and attention (default validation)",
     )
     parser.add_argument("--n", type=int, default=64, help="samples for neighbours (default 64)")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once (default 64)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default 64)")
     command_line.add_sampling(parser)
-    command_line.add_overrides(parser, command_line.MOVED_PICTURES)
+    command_line.add_overrides(parser, command_line.MOVED_IMAGES)
     command_line.add_other_images(parser)
     return parser.parse_args(arguments)
 
@@ -84,16 +84,16 @@ def main(arguments=None):
     # The sampling first: it refuses settings that are out of range.
     if "neighbours" in views:
         settings = command_line.sampling_settings(arguments)
-        picture, report = view_neighbours(
+        image, report = view_neighbours(
             run, arguments.n, arguments.seed, arguments.batch_size, settings
         )
-        grids.write_png(paths["neighbours.png"], picture)
+        grids.write_png(paths["neighbours.png"], image)
         write_result(paths["neighbours.json"], report)
     if "attention" in views:
         grids.write_png(paths["attention.png"], view_attention(run, arguments.split))
     if "codes" in views:
-        picture = view_codes(run, arguments.split, arguments.seed, arguments.batch_size)
-        grids.write_png(paths["codes.png"], picture)
+        image = view_codes(run, arguments.split, arguments.seed, arguments.batch_size)
+        grids.write_png(paths["codes.png"], image)
     sys.stdout.write("\n".join(str(paths[name]) for name in names) + "\n")
 
 

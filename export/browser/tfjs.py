@@ -1,7 +1,7 @@
 """The decoder for browsers: converted for TF.js, held against Keras, with a page to try it on.
 
 The folder is static. It holds the decoder three times, with float32, float16 and uint8 weights,
-token grids of real pictures, the page and the library files that it loads.
+token grids of real images, the page and the library files that it loads.
 """
 
 import importlib.util
@@ -136,13 +136,13 @@ def decode_in_node(decoder, node_modules, tokens, image_size):
         image_size: (H, W).
 
     Returns:
-        (images [n,H,W,3] float32 in [-1,1], milliseconds of one picture).
+        (images [n,H,W,3] float32 in [-1,1], milliseconds of one image).
 
     Raises:
         RuntimeError: with Node's last words.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        inputs, outputs = Path(temporary) / "tokens", Path(temporary) / "pictures"
+        inputs, outputs = Path(temporary) / "tokens", Path(temporary) / "images"
         np.asarray(tokens, "<i4").tofile(inputs)
         files = [PAGE / PARITY_SCRIPT, node_modules, decoder, inputs, outputs]
         answer = _run_or_raise(["node", *map(str, files)])

@@ -34,7 +34,7 @@ from vim_tf.export.report import (
 from vim_tf.files import write_atomically
 from vim_tf.generation.litert import load_litert, open_interpreter
 
-CALIBRATION = 64  # pictures; more of them widen the ranges: 0.1 dB less with twice as many
+CALIBRATION = 64  # images; more of them widen the ranges: 0.1 dB less with twice as many
 # File -> (signature, what it holds, PSNR in dB or share of equal tokens that it has to reach).
 FILES = {
     "decoder_float32.tflite": (DECODE, "float32", 100),
@@ -50,7 +50,7 @@ def export_tflite(run, folder):
     """Writes the files and measures them.
 
     Args:
-        run: the `TrainedRun`; its pictures for training calibrate, its held-out ones measure.
+        run: the `TrainedRun`; its images for training calibrate, its held-out ones measure.
         folder: an existing folder.
 
     Returns:
@@ -63,7 +63,7 @@ def export_tflite(run, folder):
     """
     load_litert()
     folder = Path(folder)
-    calibration = run.tokenizer.tokenize(normalize(run.pictures(CALIBRATION, "train")))
+    calibration = run.tokenizer.tokenize(normalize(run.images(CALIBRATION, "train")))
     _, images, tokens, decoded = run.held_out
     measurements = []
     with tempfile.TemporaryDirectory() as edge_model:
@@ -94,7 +94,7 @@ def convert(edge_model, signature, kind, calibration=None):
         edge_model: the folder that a function of `edge_models` wrote.
         signature: its name.
         kind: "float32", "float16", "dynamic_int8" or "int8", as in the table above.
-        calibration: tokens int32 [n,N] of real pictures, for "int8" of `decode`.
+        calibration: tokens int32 [n,N] of real images, for "int8" of `decode`.
 
     Returns:
         The file's bytes.

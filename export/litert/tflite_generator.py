@@ -31,7 +31,7 @@ FILES = {
 
 
 def export_generator(run, folder):
-    """Writes the files and measures them on held-out pictures without labels.
+    """Writes the files and measures them on held-out images without labels.
 
     Args:
         run: a `TrainedRun` with a VIM.
@@ -39,7 +39,7 @@ def export_generator(run, folder):
 
     Returns:
         A list of `Measurement`, one a file: "tokens_equal", how often the likeliest code is that of
-        Keras, and "nats" a token, by which the pictures' tokens are less likely than by Keras.
+        Keras, and "nats" a token, by which the images' tokens are less likely than by Keras.
     """
     folder, tokens = Path(folder), run.held_out.tokens
     write_files(run.vim, run.class_names, folder)

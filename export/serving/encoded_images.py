@@ -22,11 +22,11 @@ _TOO_MANY_SCANS = (
 UNDECODABLE = "image_bytes cannot be decoded; give a whole JPEG or PNG file"
 
 
-def prepare_pictures(image_bytes, size, max_pixels):
-    """Decodes pictures of any size, resizes and centre-crops them.
+def prepare_images(image_bytes, size, max_pixels):
+    """Decodes images of any size, resizes and centre-crops them.
 
     Large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, never below twice the target, as
-    a folder of pictures is for training. EXIF orientation is applied.
+    a folder of images is for training. EXIF orientation is applied.
 
     Args:
         image_bytes: [B] string, each a JPEG or PNG file.
@@ -36,7 +36,7 @@ def prepare_pictures(image_bytes, size, max_pixels):
             coefficients a decoder holds all at once (progressive) counts at its own size.
 
     Returns:
-        (images [B,H,W,3] float32 in [-1,1], errors [B] string). An error is empty where the picture
+        (images [B,H,W,3] float32 in [-1,1], errors [B] string). An error is empty where the image
         is good; elsewhere the image is zero.
     """
     rows = tf.shape(image_bytes, out_type=tf.int64)[0]
@@ -64,14 +64,14 @@ def prepare_pictures(image_bytes, size, max_pixels):
 
 def _prepare(data, size, max_pixels):
     """One file -> (image [H,W,3], error); fails where it cannot be decoded."""
-    head = tf.strings.substr(data, 0, 32) + b"\0" * 32  # too short to be a picture: fails later
+    head = tf.strings.substr(data, 0, 32) + b"\0" * 32  # too short to be an image: fails later
     is_jpeg = tf.strings.substr(head, 0, 3) == b"\xff\xd8\xff"
     is_png = tf.strings.substr(head, 0, 8) == b"\x89PNG\r\n\x1a\n"
-    picture_size = tf.case(
+    image_size = tf.case(
         [(is_jpeg, lambda: decoding.jpeg_size(data)), (is_png, lambda: decoding.png_size(data))],
         default=lambda: tf.zeros([2], tf.int64),
     )
-    ratio = _fitting_ratio(picture_size, max_pixels)
+    ratio = _fitting_ratio(image_size, max_pixels)
     exif_place, frame, scan = tf.cond(
         is_jpeg,
         lambda: jpeg_markers.find_segments(data),
@@ -81,28 +81,28 @@ def _prepare(data, size, max_pixels):
     # All coefficients of a progressive file are held at its full size.
     reducible = is_jpeg & ~buffered & (ratio > 1) & (ratio <= _RATIOS[-1])
     limit = tf.where(reducible, *(tf.cast(n, tf.int64) for n in (image_limits.MOST, max_pixels)))
-    pixels = tf.reduce_prod(picture_size)
+    pixels = tf.reduce_prod(image_size)
     error = tf.case(
         [
             (~(is_jpeg | is_png), lambda: tf.constant("image_bytes is neither JPEG nor PNG")),
             (pixels == 0, lambda: tf.constant(UNDECODABLE)),
-            (pixels > limit, lambda: _too_large(picture_size, limit, max_pixels)),
+            (pixels > limit, lambda: _too_large(image_size, limit, max_pixels)),
             (~jpeg_markers.has_few_scans(data, buffered), lambda: tf.constant(_TOO_MANY_SCANS)),
         ],
         default=lambda: tf.constant(""),
     )
 
     def decode():
-        shrink = tf.reduce_min(picture_size / (2 * tf.constant(size, tf.int64)))
+        shrink = tf.reduce_min(image_size / (2 * tf.constant(size, tf.int64)))
         reduction = tf.maximum(_reduction(shrink), ratio)
-        picture = tf.cond(
+        image = tf.cond(
             is_jpeg,
             lambda: decoding.orient(
                 decoding.decode_jpeg(data, reduction), exif.jpeg_orientation(data, exif_place)
             ),
             lambda: decoding.decode_png(data),
         )
-        return transforms.transform_for_evaluation(picture, size)
+        return transforms.transform_for_evaluation(image, size)
 
     return tf.cond(error == "", decode, lambda: tf.zeros([*size, 3])), error
 

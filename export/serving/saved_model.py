@@ -75,7 +75,7 @@ def protocol(signatures, run):
             "classes": vim.classes,
             "embed_block": signatures.block,
             "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance_scale": 1.0},
-            "seed": "of the row; the same seed, label and settings give the same picture",
+            "seed": "of the row; the same seed, label and settings give the same image",
         }
     return about
 
@@ -84,28 +84,28 @@ def protocol(signatures, run):
 
 
 def measure(folder, signatures, run):
-    """Loads the SavedModel and holds each signature against Keras on real pictures.
+    """Loads the SavedModel and holds each signature against Keras on real images.
 
     Returns:
         A list of `Measurement`, one a signature.
     """
     answers = tf.saved_model.load(str(folder)).signatures
     size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    pictures, _, tokens, decoded = run.held_out
-    files, decoded = _png_files(pictures), to_uint8(decoded)
+    images, _, tokens, decoded = run.held_out
+    files, decoded = _png_files(images), to_uint8(decoded)
     vim = signatures.vim
     cases = {
-        "tokenize": ({"images": pictures}, _tokens(tokens)),
+        "tokenize": ({"images": images}, _tokens(tokens)),
         "tokenize_bytes": ({"image_bytes": files}, _tokens(tokens)),
         "decode": ({"tokens": tokens}, _pixels(decoded)),
         "decode_bytes": ({"tokens": tokens}, _pixels(decoded)),
-        "reconstruct": ({"images": pictures}, _pixels(decoded)),
+        "reconstruct": ({"images": images}, _pixels(decoded)),
     }
     if vim:
         features = np.asarray(vim.features(tokens, signatures.block))
-        cases["embed"] = ({"images": pictures}, _features(features))
+        cases["embed"] = ({"images": images}, _features(features))
         cases["embed_bytes"] = ({"image_bytes": files}, _features(features))
-        cases |= _generating_cases(vim, len(pictures), set(answers))
+        cases |= _generating_cases(vim, len(images), set(answers))
     return [
         _measure(name, answers[name], inputs, compare, size)
         for name, (inputs, compare) in cases.items()
@@ -181,5 +181,5 @@ def _features(expected):
     return compare
 
 
-def _png_files(pictures):
-    return np.array([tf.io.encode_png(picture).numpy() for picture in pictures], object)
+def _png_files(images):
+    return np.array([tf.io.encode_png(image).numpy() for image in images], object)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from vim_tf.data.image_limits import pixel_limit
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
-from vim_tf.export.serving.encoded_images import prepare_pictures
+from vim_tf.export.serving.encoded_images import prepare_images
 
 PAPERS_BLOCK = 5 / 12  # block 10 of 24 and 15 of 36 (section 4.3)
 SEEDS = (-(2**31), 2**32 - 1)
@@ -48,7 +48,7 @@ class Signatures:
         tokenizer: a float32 `ViTVQGAN`.
         vim: a float32 `VIM` of the same tokens, or None.
         block: whose features `embed` gives; `default_block` if None.
-        max_pixels: larger encoded images are refused by their header, see `prepare_pictures`;
+        max_pixels: larger encoded images are refused by their header, see `prepare_images`;
             `pixel_limit` of the tokenizer's image size if None.
 
     Raises:
@@ -223,7 +223,7 @@ class Signatures:
     # Inside -------------------------------------------------------------------------------------
 
     def _prepare(self, image_bytes):
-        return prepare_pictures(image_bytes, self.tokenizer.image_size, self.max_pixels)
+        return prepare_images(image_bytes, self.tokenizer.image_size, self.max_pixels)
 
     def _tokenize(self, images):
         return self.tokenizer.tokenize(normalize(images))

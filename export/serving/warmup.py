@@ -17,7 +17,7 @@ def check_tools():
 
 
 def write_warmup(saved_model_dir, run, batch_sizes=(1, 8)):
-    """Writes a request of each batch size for each signature, with real pictures.
+    """Writes a request of each batch size for each signature, with real images.
 
     The first calls of a signature load kernels and choose algorithms; these records take that on
     themselves. In a batch of more than one row every row has other settings, so that the filtering
@@ -25,7 +25,7 @@ def write_warmup(saved_model_dir, run, batch_sizes=(1, 8)):
 
     Args:
         saved_model_dir: the folder of one version; gets assets.extra/.
-        run: the `TrainedRun`, for pictures.
+        run: the `TrainedRun`, for images.
         batch_sizes: rows of the requests.
 
     Returns:
@@ -64,14 +64,14 @@ def read_signatures(saved_model_dir):
 
 def _make_inputs(run, rows):
     """{input's name: values of `rows` rows}; the first row has the settings of most requests."""
-    pictures = run.pictures(rows)
-    pictures = np.resize(pictures, (rows, *pictures.shape[1:]))  # few pictures are repeated
+    images = run.images(rows)
+    images = np.resize(images, (rows, *images.shape[1:]))  # few images are repeated
     codes = run.tokenizer.config.quantizer.codes
     rng = np.random.default_rng(0)
     later = np.arange(rows) > 0
     return {
-        "images": pictures,
-        "image_bytes": [tf.io.encode_png(picture).numpy() for picture in pictures],
+        "images": images,
+        "image_bytes": [tf.io.encode_png(image).numpy() for image in images],
         "tokens": rng.integers(0, codes, (rows, run.tokenizer.tokens_per_image)),
         "label": np.arange(rows) % max(run.vim.classes if run.vim else 1, 1),
         "seed": np.arange(rows),

@@ -160,7 +160,7 @@ def test_vims_build(name):
 
 
 @pytest.mark.parametrize("name", STAGE_2)
-def test_both_stages_see_the_same_pictures(name):
+def test_both_stages_see_the_same_images(name):
     ours, tokenizers = CONFIGS[name].data, CONFIGS[tokenizer_of(name)].data
     for field in ("source", "path", "name", "split", "image_size", "validation_split"):
         assert getattr(ours, field) == getattr(tokenizers, field), field

@@ -2,7 +2,7 @@
 
 TF_ENABLE_ONEDNN_OPTS=1 python tests/costs/memory_run.py vit_vqgan 128 32 [OVERRIDE ...]
 
-The arguments are the stage, the pictures' side, the batch, and overrides. Prints a line of JSON.
+The arguments are the stage, the images' side, the batch, and overrides. Prints a line of JSON.
 The memory is that of tensors, the greatest sum that TensorFlow's allocator has given out at a time
 since the model was made. The process takes more: code, graphs, and gaps between tensors.
 """

@@ -294,7 +294,7 @@ def test_replicas_share_the_batch(tiny):
         assert (one.batch, four.batch) == (8, 2)
         assert four.rows["weights"] == one.rows["weights"]
         for name in one.rows:
-            # The discriminator's group is 4 pictures of 8, and 2 of 2; its kernels are no batch's.
+            # The discriminator's group is 4 images of 8, and 2 of 2; its kernels are no batch's.
             if name.startswith("activations") and "R1" not in name and "discr" not in name:
                 assert np.array_equal(np.multiply(four.rows[name], 4), one.rows[name]), name
 

@@ -108,7 +108,7 @@ def test_the_slower_limit_is_what_a_step_takes(tiny):
 
 
 def test_the_paper_is_predicted_without_tensorflow():
-    """The command line; the paper's VIM has 6 * parameters * tokens operations a picture, about."""
+    """The command line; the paper's VIM has 6 * parameters * tokens operations an image, about."""
     command = [sys.executable, "-X", "importtime", "-m", "vim_tf.train", "--dry-run"]
     command += ["--config", "configs/imagenet_256/vim_base.yaml", "--devices", "8"]
     command += ["--flops", "312e12", "--bandwidth", "2e12", "--set", "tokenizer.run=null"]

@@ -1,4 +1,4 @@
-"""Every kind of picture file, decoded once at the start (held) and while training (read)."""
+"""Every kind of image file, decoded once at the start (held) and while training (read)."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ from vim_tf.data.sources import folder as folder_source
 
 
 def smooth(height=40, width=60, seed=0):
-    """A picture that survives JPEG: a few random waves."""
+    """An image that survives JPEG: a few random waves."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [
@@ -97,7 +97,7 @@ def zoo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     for write in (write_formats, write_orientations, write_transparent, write_modes):
         write(folder)
-    # Twice the target is more than the pictures have: they are held as they are.
+    # Twice the target is more than the images have: they are held as they are.
     config = DataConfig(source="folder", path=str(folder), image_size=(60, 60))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "read":
@@ -105,14 +105,14 @@ def zoo(request, tmp_path_factory):
             patch.setattr(folder_source, "CHECKED", 0)
         opened = folder_source.open_folder(str(folder), "data.path", config)
         split = folder_source._make_split(opened, (), config)
-    assert (opened.pictures is None) == (request.param == "read")
-    pictures = tf.data.Dataset.range(split.size).map(lambda index: split.load(index)[0])
-    return Zoo(folder, dict(zip(opened.names, pictures.as_numpy_iterator(), strict=True)))
+    assert (opened.images is None) == (request.param == "read")
+    images = tf.data.Dataset.range(split.size).map(lambda index: split.load(index)[0])
+    return Zoo(folder, dict(zip(opened.names, images.as_numpy_iterator(), strict=True)))
 
 
 def read(path):
-    with Image.open(path) as picture:
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+    with Image.open(path) as image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def test_all_formats_and_modes_are_decoded_as_pillow_does(zoo):
@@ -121,7 +121,7 @@ def test_all_formats_and_modes_are_decoded_as_pillow_does(zoo):
         np.testing.assert_array_equal(got, read(path), err_msg=path.name)
 
 
-def test_moving_pictures_give_their_first_frame(zoo):
+def test_moving_images_give_their_first_frame(zoo):
     for path, got in zoo.some("moving", 2):
         np.testing.assert_array_equal(got, read(path), err_msg=path.name)
         np.testing.assert_allclose(got, np.array(smooth()).astype(int), atol=60)
@@ -142,14 +142,14 @@ def test_damaged_exif_counts_as_upright(zoo):
 
 def test_transparency_becomes_white(zoo):
     for path, got in zoo.some("clear_", 10):
-        with Image.open(path) as picture:
-            rgba = np.array(picture.convert("RGBA")).astype(np.float64)
+        with Image.open(path) as image:
+            rgba = np.array(image.convert("RGBA")).astype(np.float64)
         expected = rgba[..., :3] * (rgba[..., 3:] / 255) + 255 - rgba[..., 3:]
         np.testing.assert_allclose(got, expected, atol=1.01, err_msg=path.name)
         assert rgba[..., 3].min() < 255 and got.mean() > rgba[..., :3].mean()
 
 
-def test_deep_pictures_lose_their_lower_byte_and_cmyk_becomes_rgb(zoo):
+def test_deep_images_lose_their_lower_byte_and_cmyk_becomes_rgb(zoo):
     np.testing.assert_array_equal(zoo.decoded["deep.png"], deep_grey()[..., None] // 256 + [0] * 3)
     np.testing.assert_allclose(zoo.decoded["cmyk.jpg"], np.array(smooth()).astype(int), atol=12)
 
@@ -157,7 +157,7 @@ def test_deep_pictures_lose_their_lower_byte_and_cmyk_becomes_rgb(zoo):
 @pytest.mark.parametrize("data", [b"", b"\x89PNG", b"\xff\xd8", b"RIFF....WEBPVP8X", b"hello"])
 def test_rubbish_is_an_error_of_tensorflow_and_of_pillow(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decoding.decode_picture(tf.constant(data))
+        decoding.decode_image(tf.constant(data))
     with pytest.raises(OSError):
         image_headers.decode_with_pillow(data)
 
@@ -166,7 +166,7 @@ def test_rubbish_is_an_error_of_tensorflow_and_of_pillow(data):
 def test_jpeg_can_be_decoded_smaller(tmp_path, reduction):
     smooth(160, 240).save(tmp_path / "a.jpg", quality=95)
     data = tf.io.read_file(str(tmp_path / "a.jpg"))
-    got = decoding.decode_picture(data, tf.constant(reduction))
+    got = decoding.decode_image(data, tf.constant(reduction))
     expected = np.array(smooth(160, 240).reduce(reduction)).astype(int)
     np.testing.assert_allclose(got, expected, atol=12)
 
@@ -177,10 +177,10 @@ def test_headers_tell_the_turned_size_without_decoding(tmp_path):
     smooth().save(tmp_path / "a.jpg", exif=exif)
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: data.index(b"\xff\xda")])  # up to the pixels
-    (tmp_path / "b.txt").write_text("no picture")
+    (tmp_path / "b.txt").write_text("no image")
     first, second = image_headers.read_headers([tmp_path / "a.jpg", tmp_path / "b.txt"])
     assert first == image_headers.Header(height=60, width=40, orientation=6, by_pillow=False)
-    assert second == "it is no picture of the formats JPEG, PNG, GIF, BMP, WEBP"
+    assert second == "it is no image of the formats JPEG, PNG, GIF, BMP, WEBP"
 
 
 # Transparency -----------------------------------------------------------------------------------
@@ -241,9 +241,9 @@ def kinds(size):
 
 @pytest.fixture(scope="module")
 def decode():
-    """`decode_picture` with a limit of 6,000 pixels, as training runs it."""
+    """`decode_image` with a limit of 6,000 pixels, as training runs it."""
     graph = tf.function(
-        lambda data: decoding.decode_picture(data, max_pixels=6_000),
+        lambda data: decoding.decode_image(data, max_pixels=6_000),
         input_signature=[tf.TensorSpec([], tf.string)],
         autograph=False,
     )
@@ -267,18 +267,18 @@ def test_a_jpeg_above_the_limit_is_decoded_smaller(decode, monkeypatch):
     for size, fits in (((100, 100), True), ((101, 100), False)):
         data = tf.constant(encode(size, "JPEG"))
         if fits:
-            decoding.decode_picture(data, max_pixels=6_000)
+            decoding.decode_image(data, max_pixels=6_000)
         else:
             with pytest.raises(tf.errors.InvalidArgumentError, match="above the limit"):
-                decoding.decode_picture(data, max_pixels=6_000)
+                decoding.decode_image(data, max_pixels=6_000)
 
 
 def test_a_reduction_that_was_asked_for_stays(decode):
     data = tf.constant(encode((100, 60), "JPEG"))
-    assert decoding.decode_picture(data, tf.constant(4), 6_000).shape == (15, 25, 3)
+    assert decoding.decode_image(data, tf.constant(4), 6_000).shape == (15, 25, 3)
     above = tf.constant(encode((160, 80), "JPEG"))
-    assert decoding.decode_picture(above, tf.constant(1), 6_000).shape == (40, 80, 3)
-    assert decoding.decode_picture(above, tf.constant(8), 6_000).shape == (10, 20, 3)
+    assert decoding.decode_image(above, tf.constant(1), 6_000).shape == (40, 80, 3)
+    assert decoding.decode_image(above, tf.constant(8), 6_000).shape == (10, 20, 3)
 
 
 def test_a_png_whose_header_comes_second_is_refused(decode, files):
@@ -326,6 +326,6 @@ def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
     # Small ones are soon decoded whatever they hold.
     assert decode(many).shape == (50, 60, 3)
     monkeypatch.setattr(decoding, "_SMALL", 2_999)
-    assert decoding.decode_picture(tf.constant(few)).shape == (50, 60, 3)
+    assert decoding.decode_image(tf.constant(few)).shape == (50, 60, 3)
     with pytest.raises(tf.errors.InvalidArgumentError, match="not an image, or above"):
-        decoding.decode_picture(tf.constant(many))
+        decoding.decode_image(tf.constant(many))

@@ -60,7 +60,7 @@ def test_shuffling_is_a_permutation_that_changes_with_seed_and_epoch(size):
     assert hashing.shuffle_index(one, size, 1, tf.constant(2, tf.int64)) == order(1, 2)[-1]
 
 
-def test_every_place_of_a_shuffled_epoch_gets_every_picture_alike():
+def test_every_place_of_a_shuffled_epoch_gets_every_image_alike():
     size, epochs = 12, 2000
     epoch = tf.repeat(tf.range(epochs, dtype=tf.int64), size)
     position = tf.tile(tf.range(size, dtype=tf.int64), [epochs])
@@ -71,7 +71,7 @@ def test_every_place_of_a_shuffled_epoch_gets_every_picture_alike():
 
 def test_hashes_of_names_never_change():
     # FarmHash Fingerprint64, the same in every release and on every machine: were these to
-    # move, pictures would change sides between training and validation.
+    # move, images would change sides between training and validation.
     names = ["a.png", "dogs/1.jpg", "1F44B"]
     expected = [tf.fingerprint([name]).numpy().view("<u8")[0, 0] % 2**30 for name in names]
     assert hashing.hash_names(tf.constant(names)).numpy().tolist() == expected
@@ -84,5 +84,5 @@ def test_threshold_leaves_neither_side_empty():
         threshold = hashing.validation_threshold(hashes, fraction, "x")
         assert (hashes < threshold).sum() == held_out
     for few in (hashes[:0], hashes[:1], np.array([3, 3])):
-        with pytest.raises(UserError, match=r"x has too few pictures \("):
+        with pytest.raises(UserError, match=r"x has too few images \("):
             hashing.validation_threshold(few, 0.1, "x")

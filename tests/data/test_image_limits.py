@@ -64,7 +64,7 @@ def run(*arguments):
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("by", ["decode_picture", "decode_with_pillow"])
+@pytest.mark.parametrize("by", ["decode_image", "decode_with_pillow"])
 def test_decoding_takes_no_more_than_the_stated_bytes_a_pixel(by):
     for kind, found in run(by).items():
         assert found["pixels"] > 0.99 * LEAST

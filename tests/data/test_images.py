@@ -11,14 +11,14 @@ from PIL import Image
 from vim_tf.config.sections import AugmentationConfig, DataConfig
 from vim_tf.data import images, splits
 
-COUNT = 40  # pictures, of which the colour tells which one it is
+COUNT = 40  # images, of which the colour tells which one it is
 
 
-def write_idx(folder, pictures=None):
-    if pictures is None:
-        pictures = np.full((COUNT, 6, 6), np.arange(COUNT, dtype=np.uint8)[:, None, None] * 5)
+def write_idx(folder, pixels=None):
+    if pixels is None:
+        pixels = np.full((COUNT, 6, 6), np.arange(COUNT, dtype=np.uint8)[:, None, None] * 5)
     labels = np.uint8(np.arange(COUNT) % 4)
-    for array, kind in ((pictures, "images-idx3"), (labels, "labels-idx1")):
+    for array, kind in ((pixels, "images-idx3"), (labels, "labels-idx1")):
         header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
         (folder / f"train-{kind}-ubyte").write_bytes(header + array.tobytes())
 
@@ -66,7 +66,7 @@ class Reading:
     path: pathlib.Path
     data: images.ImageData
     train: list  # batches of three epochs
-    stored: list  # evaluation's batches of 4 of the training pictures
+    stored: list  # evaluation's batches of 4 of the training images
     held_out: list
 
 
@@ -91,7 +91,7 @@ def test_all_sources_agree_on_shapes_and_labels(reading):
             assert batch["image"].shape[0] == batch["label"].shape[0]
 
 
-def test_an_epoch_holds_every_training_picture_once_in_a_new_order(reading):
+def test_an_epoch_holds_every_training_image_once_in_a_new_order(reading):
     size = reading.data.train_size
     seen, stored = numbers_of(reading.train), numbers_of(reading.stored)
     epochs = [seen[start : start + size] for start in (0, size, 2 * size)]
@@ -164,7 +164,7 @@ def test_emoji_passes_are_augmented_differently_each_time():
     np.testing.assert_array_equal(passes[0], passes[2])
     for one, other in ((passes[0], passes[1]), (passes[0], stored)):
         assert (np.abs(one - other).max((1, 2, 3)) > 0.01).mean() > 0.95
-    # The same pictures in the same order: nearer to their own original than to the next.
+    # The same images in the same order: nearer to their own original than to the next.
     near = np.abs(passes[0] - stored).mean((1, 2, 3))
     far = np.abs(passes[0] - np.roll(stored, 1, 0)).mean((1, 2, 3))
     assert (near < far).mean() > 0.9

@@ -25,10 +25,10 @@ def make_header(**changes):
     return {**header, **changes}
 
 
-def make_split(pictures, passes, seed=0):
+def make_split(images, passes, seed=0):
     random = np.random.default_rng(seed)
-    tokens = random.integers(CODES, size=(passes, pictures, 6)).astype("int32")
-    return tokens, random.integers(len(NAMES), size=pictures).astype("int32")
+    tokens = random.integers(CODES, size=(passes, images, 6)).astype("int32")
+    return tokens, random.integers(len(NAMES), size=images).astype("int32")
 
 
 def batches(tokens, labels, size=4):
@@ -36,8 +36,8 @@ def batches(tokens, labels, size=4):
         yield tokens[start : start + size], labels[start : start + size]
 
 
-def write(folder, pictures=10, passes=2, **header):
-    tokens, labels = make_split(pictures, passes)
+def write(folder, images=10, passes=2, **header):
+    tokens, labels = make_split(images, passes)
     held_out = make_split(5, 1, seed=1)
     splits = {
         "train": [batches(one, labels) for one in tokens],
@@ -57,7 +57,7 @@ def unroll(parts):
 
 @pytest.mark.parametrize("codes", [CODES, 65_536, 65_537])
 def test_reads_what_was_written(tmp_path, codes, monkeypatch):
-    monkeypatch.setattr(token_cache, "SHARD_PICTURES", 3)  # batches of 4 straddle shards
+    monkeypatch.setattr(token_cache, "SHARD_IMAGES", 3)  # batches of 4 straddle shards
     tokens, labels, held_out = write(tmp_path / "cache", codes=codes)
     cache = TokenCache.open(tmp_path / "cache", HASH)
     np.testing.assert_array_equal(cache.tokens["train"], tokens)
@@ -78,7 +78,7 @@ def test_records_are_plain_examples(tmp_path):
     assert list(example.features.feature["label"].int64_list.value) == [labels[0]]
 
 
-def test_evaluation_gives_each_picture_once_in_order(tmp_path):
+def test_evaluation_gives_each_image_once_in_order(tmp_path):
     tokens, labels, held_out = write(tmp_path / "cache")
     cache = TokenCache.open(tmp_path / "cache", HASH)
     parts = take(cache.evaluation(2), -1)
@@ -92,27 +92,27 @@ def test_evaluation_gives_each_picture_once_in_order(tmp_path):
 
 
 def find(tokens, row):
-    """(pass, picture) of a row of tokens."""
-    ((one, picture),) = np.argwhere(np.all(tokens == row, axis=-1))
-    return int(one), int(picture)
+    """(pass, image) of a row of tokens."""
+    ((one, image),) = np.argwhere(np.all(tokens == row, axis=-1))
+    return int(one), int(image)
 
 
-def test_each_picture_comes_once_an_epoch_and_once_a_pass(tmp_path):
-    tokens, labels, _ = write(tmp_path / "cache", pictures=10, passes=3)
+def test_each_image_comes_once_an_epoch_and_once_a_pass(tmp_path):
+    tokens, labels, _ = write(tmp_path / "cache", images=10, passes=3)
     cache = TokenCache.open(tmp_path / "cache", HASH)
     # 4 does not divide 10: batches straddle epochs.
     drawn = unroll(take(cache.train(seed=5, batch_size=4), 15))
     places = [find(tokens, row) for row in drawn["token"]]
     epochs = [places[start : start + 10] for start in range(0, 60, 10)]
     for epoch in epochs:
-        assert sorted(picture for _, picture in epoch) == list(range(10))
+        assert sorted(image for _, image in epoch) == list(range(10))
     for three in (epochs[:3], epochs[3:]):
         seen = [place for epoch in three for place in epoch]
-        assert sorted(seen) == [(one, picture) for one in range(3) for picture in range(10)]
+        assert sorted(seen) == [(one, image) for one in range(3) for image in range(10)]
     assert len({one for one, _ in epochs[0]}) > 1  # an epoch mixes the passes
-    orders = {tuple(picture for _, picture in epoch) for epoch in epochs}
+    orders = {tuple(image for _, image in epoch) for epoch in epochs}
     assert len(orders) == 6 and tuple(range(10)) not in orders
-    np.testing.assert_array_equal(drawn["label"], labels[[picture for _, picture in places]])
+    np.testing.assert_array_equal(drawn["label"], labels[[image for _, image in places]])
     assert drawn["token"].dtype == drawn["label"].dtype == np.int32
 
 
@@ -149,22 +149,22 @@ def test_statistics_match_numpy(tmp_path):
     statistics = TokenCache.open(tmp_path / "cache", HASH).statistics()
     share = np.array([np.mean(tokens == code) for code in range(CODES)])
     used = share[share > 0]
-    assert (statistics["pictures"], statistics["passes"]) == (10, 2)
+    assert (statistics["images"], statistics["passes"]) == (10, 2)
     assert statistics["tokens"] == 120
     assert statistics["used_codes"] == len(used) < CODES
     assert statistics["usage"] == len(used) / CODES
     assert statistics["perplexity"] == pytest.approx(np.prod(used**-used))
-    assert statistics["pictures_per_label"] == [int(np.sum(labels == i)) for i in range(3)]
+    assert statistics["images_per_label"] == [int(np.sum(labels == i)) for i in range(3)]
 
 
-def test_unlabelled_pictures(tmp_path):
+def test_unlabelled_images(tmp_path):
     tokens = np.zeros((4, 6), "int32")
     passes = [[(tokens, np.zeros(4, "int32"))]]
     splits = {"train": passes, "validation": passes}
     write_token_cache(tmp_path / "cache", splits, make_header(class_names=()))
     cache = TokenCache.open(tmp_path / "cache", HASH)
     assert cache.class_names == ()
-    assert cache.statistics()["pictures_per_label"] == [4]
+    assert cache.statistics()["images_per_label"] == [4]
 
 
 # Half-written caches and bad disks --------------------------------------------------------------

@@ -27,10 +27,10 @@ def make_header(**changes):
     return {**header, **changes}
 
 
-def make_split(pictures, passes, seed=0):
+def make_split(images, passes, seed=0):
     random = np.random.default_rng(seed)
-    tokens = random.integers(CODES, size=(passes, pictures, 6)).astype("int32")
-    return tokens, random.integers(len(NAMES), size=pictures).astype("int32")
+    tokens = random.integers(CODES, size=(passes, images, 6)).astype("int32")
+    return tokens, random.integers(len(NAMES), size=images).astype("int32")
 
 
 def batches(tokens, labels, size=4):
@@ -38,8 +38,8 @@ def batches(tokens, labels, size=4):
         yield tokens[start : start + size], labels[start : start + size]
 
 
-def write(folder, pictures=10, passes=2, **header):
-    tokens, labels = make_split(pictures, passes)
+def write(folder, images=10, passes=2, **header):
+    tokens, labels = make_split(images, passes)
     held_out = make_split(5, 1, seed=1)
     splits = {
         "train": [batches(one, labels) for one in tokens],
@@ -142,7 +142,7 @@ def test_a_header_without_a_split_is_refused(tmp_path, split):
 
 
 def test_passes_of_different_sizes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "SHARD_PICTURES", 3)
+    monkeypatch.setattr(token_cache, "SHARD_IMAGES", 3)
     write(tmp_path / "cache")
     seal(tmp_path / "cache", lambda content: content["shards"]["train"][1].pop())
     with pytest.raises(UserError, match="the passes of train differ in their labels"):
@@ -194,7 +194,7 @@ def put_too_few_tokens(path, records):
     ("damage", "reason"),
     [
         (cut_in_a_record, "truncated"),
-        (cut_between_records, "holds 9 of its 10 pictures"),
+        (cut_between_records, "holds 9 of its 10 images"),
         (flip_a_bit, "corrupted"),
         (replace_by_text, "corrupted"),
         (put_a_code_that_is_none, "token 50 is out of range"),
@@ -221,7 +221,7 @@ def test_names_a_missing_shard(tmp_path):
         TokenCache.open(tmp_path / "cache", HASH)
 
 
-def test_refuses_passes_of_different_pictures(tmp_path):
+def test_refuses_passes_of_different_images(tmp_path):
     write(tmp_path / "cache")
     folder = tmp_path / "cache"
     path = folder / "train-01-00000.tfrecord"
@@ -241,11 +241,11 @@ def test_refuses_passes_of_different_pictures(tmp_path):
         ([[(np.zeros((2, 6), int), np.full(2, 3))]], ValueError, "label 3 is out"),
         ([[(np.zeros((2, 5), int), np.zeros(2, int))]], ValueError, r"needs \[B, 6\]"),
         ([[(np.zeros((2, 6), int), np.zeros(3, int))]], ValueError, r"labels \(3,\)"),
-        ([[]], UserError, "train split has no pictures"),
+        ([[]], UserError, "train split has no images"),
         (
             [[(np.zeros((size, 6), int), np.zeros(size, int))] for size in (2, 3)],
             ValueError,
-            r"train have \[2, 3\] pictures",
+            r"train have \[2, 3\] images",
         ),
     ],
 )

@@ -138,7 +138,7 @@ def test_an_address_that_is_taken(two_workers, tiny_configs, tmp_path):
 
 # The probe --------------------------------------------------------------------------------------
 
-# Batches of four pictures, so that both have some.
+# Batches of four images, so that both have some.
 PROBE = """
 from vim_tf import command_line, probe
 from vim_tf.linear_probe import features as probe_features

@@ -15,7 +15,7 @@ from vim_tf.config.sections import (
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import attention as attention_views
-from vim_tf.drawing import grids as pictures
+from vim_tf.drawing import grids as drawing_grids
 from vim_tf.drawing.attention import maps_of_encoder, maps_of_vim, query_places, shown_blocks
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -128,11 +128,11 @@ def test_blocks_are_spread_from_the_first_to_the_last(count, shown):
 
 
 @pytest.fixture
-def make_run(tiny_pictures, tokenizer, vim):
+def make_run(tiny_images, tokenizer, vim):
     def make_run(class_names, with_vim=True):
         config = DataConfig(
-            source="folder", path=f"{tiny_pictures}/train", image_size=(8, 12), batch_size=8,
-            validation_path=f"{tiny_pictures}/validation",
+            source="folder", path=f"{tiny_images}/train", image_size=(8, 12), batch_size=8,
+            validation_path=f"{tiny_images}/validation",
         )  # fmt: skip
         return types.SimpleNamespace(
             tokenizer=tokenizer, vim=vim if with_vim else None, class_names=class_names,
@@ -143,7 +143,7 @@ def make_run(tiny_pictures, tokenizer, vim):
 
 
 @pytest.mark.parametrize(("class_names", "labels"), [(("blue", "red"), {0, 1}), (("cat",), {None})])
-def test_labels_are_given_only_where_the_pictures_have_the_models(
+def test_labels_are_given_only_where_the_images_have_the_models(
     make_run, monkeypatch, class_names, labels
 ):
     given = set()
@@ -158,12 +158,12 @@ def test_labels_are_given_only_where_the_pictures_have_the_models(
 
 
 @pytest.mark.parametrize("with_vim", [False, True])
-def test_pictures_stand_above_their_maps(make_run, monkeypatch, with_vim):
+def test_images_stand_above_their_maps(make_run, monkeypatch, with_vim):
     grids = []
 
     def note(cells, captions, columns):
         grids.append((cells, captions, columns))
-        return pictures.image_grid(cells, columns)
+        return drawing_grids.image_grid(cells, columns)
 
     monkeypatch.setattr(attention_views.grids, "captioned_grid", note)
     run = make_run(("blue", "red"), with_vim)
@@ -173,7 +173,7 @@ def test_pictures_stand_above_their_maps(make_run, monkeypatch, with_vim):
     shown = to_uint8(next(iter(run.data.evaluation("train", 24)))["image"])[[0, 6, 12, 18]]
     for cells, captions, columns in grids:
         assert columns == 4 * len(places)
-        assert len(cells) == columns * 3  # the pictures and two blocks
+        assert len(cells) == columns * 3  # the images and two blocks
         zoom = cells.shape[1] // 8
         for i, cell in enumerate(cells):
             row, column = divmod(places[i % len(places)], 3)
@@ -185,13 +185,13 @@ def test_pictures_stand_above_their_maps(make_run, monkeypatch, with_vim):
             expected[top + 2 : top + side - 2, left + 2 : left + side - 2] = False
             np.testing.assert_array_equal(framed, expected)
             if i < columns:
-                picture = shown[i // len(places)].repeat(zoom, 0).repeat(zoom, 1)
-                np.testing.assert_array_equal(cell[~framed], picture[~framed])
+                image = shown[i // len(places)].repeat(zoom, 0).repeat(zoom, 1)
+                np.testing.assert_array_equal(cell[~framed], image[~framed])
         assert captions[0] == f"token {places[0] + 1} of 6"
         assert captions[columns].startswith("block 1") and captions[-1].startswith("block 2")
     if with_vim:
         cells, captions, columns = grids[0]
-        # What a place does not see, itself and all after it, is its picture, but faint.
+        # What a place does not see, itself and all after it, is its image, but faint.
         zoom = cells.shape[1] // 8
         for j, place in enumerate(places):
             faint = (204 + 0.2 * shown[0]).round().astype("uint8")

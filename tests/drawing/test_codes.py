@@ -16,8 +16,8 @@ from vim_tf.models.vit_vqgan import ViTVQGAN
 CODES, SIZE, GRID = 7, 2, (3, 4)
 
 
-def make_pictures(n=9, codes=CODES - 1):
-    """Random pictures and tokens; the last code is used by none."""
+def make_images(n=9, codes=CODES - 1):
+    """Random images and tokens; the last code is used by none."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (n, 6, 8, 3), "uint8")  # below OUTSIDE
     return images, rng.integers(codes, size=(n, 12)).astype("int32")
@@ -32,7 +32,7 @@ def gather(images, tokens, splits, seed=0):
 
 @pytest.mark.parametrize("splits", [[], [1, 5]])
 def test_counts_and_means_are_those_of_a_plain_loop(splits):
-    images, tokens = make_pictures()
+    images, tokens = make_images()
     patches = gather(images, tokens, splits)
     lists = [[] for _ in range(CODES)]
     for image, row in zip(images, tokens, strict=True):
@@ -47,15 +47,15 @@ def test_counts_and_means_are_those_of_a_plain_loop(splits):
 
 
 @pytest.mark.parametrize("n", [2, 9])
-def test_examples_are_patches_of_the_code_in_different_pictures(n):
-    images, tokens = make_pictures(n)
-    tokens[:, 5:] = 1  # several in one picture
+def test_examples_are_patches_of_the_code_in_different_images(n):
+    images, tokens = make_images(n)
+    tokens[:, 5:] = 1  # several in one image
     patches = gather(images, tokens, [1])
     border = ((0, 0), (SIZE, SIZE), (SIZE, SIZE), (0, 0))
     padded = np.pad(images, border, constant_values=OUTSIDE)
     for code in range(CODES):
         having = np.flatnonzero((tokens == code).any(axis=1))
-        assert patches.pictures[code] == len(having)
+        assert patches.images[code] == len(having)
         filled = min(EXAMPLES, len(having))
         sources = []
         for example in patches.examples[code, :filled]:
@@ -75,22 +75,22 @@ def test_examples_are_patches_of_the_code_in_different_pictures(n):
         assert np.all(patches.examples[code, filled:] == OUTSIDE)
 
 
-def test_every_picture_of_a_code_is_equally_likely_an_example():
-    pictures, repeats = 20, 500
-    images = np.arange(pictures, dtype="uint8")[:, None, None, None] + np.zeros(
-        (pictures, 2, 2, 3), "uint8"
+def test_every_image_of_a_code_is_equally_likely_an_example():
+    pixels, repeats = 20, 500
+    images = np.arange(pixels, dtype="uint8")[:, None, None, None] + np.zeros(
+        (pixels, 2, 2, 3), "uint8"
     )
-    hits = np.zeros(pictures)
+    hits = np.zeros(pixels)
     for seed in range(repeats):
         patches = CodePatches(1, 2, (1, 1), seed)
-        patches.add(images, np.zeros((pictures, 1), "int32"))
+        patches.add(images, np.zeros((pixels, 1), "int32"))
         hits[patches.examples[0, :, 2, 2, 0]] += 1
-    expected = repeats * EXAMPLES / pictures  # 100, deviation 9
+    expected = repeats * EXAMPLES / pixels  # 100, deviation 9
     assert hits.sum() == repeats * EXAMPLES
     assert np.all(np.abs(hits - expected) < 40)
 
 
-def test_every_patch_of_a_picture_is_equally_likely_its_example():
+def test_every_patch_of_a_image_is_equally_likely_its_example():
     image = np.arange(4, dtype="uint8").reshape(1, 2, 2, 1).repeat(3, axis=3)
     hits = np.zeros(4)
     for seed in range(400):
@@ -101,7 +101,7 @@ def test_every_patch_of_a_picture_is_equally_likely_its_example():
 
 
 def test_the_seed_decides_about_examples():
-    images, tokens = make_pictures()
+    images, tokens = make_images()
     first, same, other = (gather(images, tokens, [4], seed).examples for seed in (-1, -1, 2))
     np.testing.assert_array_equal(first, same)
     assert np.any(first != other)
@@ -121,13 +121,13 @@ def test_the_middle_of_a_window_is_not_faded():
 
 
 @pytest.fixture(scope="module")
-def run(tiny_pictures):
+def run(tiny_images):
     transformer = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=24)
     quantizer = QuantizerConfig(codes=16, code_dim=4, initial_scale=1.0)
     config = ViTVQGANConfig(4, transformer, transformer, quantizer=quantizer)
     data = DataConfig(
-        source="folder", path=f"{tiny_pictures}/train", image_size=(16, 16), batch_size=8,
-        validation_path=f"{tiny_pictures}/validation",
+        source="folder", path=f"{tiny_images}/train", image_size=(16, 16), batch_size=8,
+        validation_path=f"{tiny_images}/validation",
     )  # fmt: skip
     keras.utils.set_random_seed(2)  # with some weights fewer than four codes are used
     return types.SimpleNamespace(
@@ -143,9 +143,9 @@ def test_the_most_used_codes_come_first(run, monkeypatch, split):
         drawn.update(strips=strips, captions=captions)
         return strips[0]
 
-    def note_title(picture, lines):
+    def note_title(image, lines):
         drawn["lines"] = lines
-        return picture
+        return image
 
     monkeypatch.setattr(code_views.grids, "captioned_grid", note_grid)
     monkeypatch.setattr(code_views.grids, "with_title", note_title)
@@ -161,7 +161,7 @@ def test_the_most_used_codes_come_first(run, monkeypatch, split):
         assert counts[int(code)] == count
         assert share == f"{count / tokens.size:.2%}"
     assert f"3 of {np.sum(counts > 0)} codes" in drawn["lines"][0]
-    assert f"{tokens.size} patches of {split} pictures" in drawn["lines"][0]
+    assert f"{tokens.size} patches of {split} images" in drawn["lines"][0]
     # The first square of a strip is the mean patch; 12 pixels are drawn as 36.
     first = int(drawn["captions"][0].split(":")[0])
     patches = to_uint8(images).reshape(-1, 4, 4, 4, 4, 3).swapaxes(2, 3).reshape(-1, 4, 4, 3)

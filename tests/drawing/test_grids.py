@@ -55,12 +55,12 @@ def test_originals_stand_above_their_reconstructions(n):
 @pytest.mark.parametrize("zoom", [1, 2])
 def test_a_row_a_class_with_its_name(zoom):
     images = make_images(6, 16, 16).reshape(2, 3, 16, 16, 3)
-    picture = grids.labelled_rows(images, ["x", "WWWMMM wide"], zoom)
+    image = grids.labelled_rows(images, ["x", "WWWMMM wide"], zoom)
     grid = grids.image_grid(images.reshape(6, 16, 16, 3), 3, zoom)
-    margin = picture.shape[1] - grid.shape[1]
-    np.testing.assert_array_equal(picture[:, margin:], grid)
+    margin = image.shape[1] - grid.shape[1]
+    np.testing.assert_array_equal(image[:, margin:], grid)
     row = zoom * (16 + GAP)
-    ink = [np.argwhere(part[:, :margin].min(-1) < 128) for part in (picture[:row], picture[row:])]
+    ink = [np.argwhere(part[:, :margin].min(-1) < 128) for part in (image[:row], image[row:])]
     for part in ink:  # text, and not cut off at the right
         assert len(part)
         assert part[:, 1].max() < margin - 1
@@ -132,7 +132,7 @@ def test_a_heat_map_is_bright_where_the_heat_is():
     assert len(np.unique(grids.heat_map(image, heat * 0))) <= 3
 
 
-def test_what_is_not_seen_is_the_faint_picture():
+def test_what_is_not_seen_is_the_faint_image():
     image = make_images(1, 4, 4)[0]
     seen = np.array([[True, False], [False, False]])
     drawn = grids.heat_map(image, np.ones((2, 2)), seen)

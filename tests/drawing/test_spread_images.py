@@ -4,22 +4,22 @@ import pytest
 from vim_tf.config.sections import DataConfig
 from vim_tf.data.images import make_image_dataset
 from vim_tf.data.transforms import to_uint8
-from vim_tf.drawing.spread_images import spread_pictures
+from vim_tf.drawing.spread_images import spread_images
 
 
 @pytest.mark.parametrize(
     ("count", "places"),
     [(1, [0]), (2, [0, 5]), (4, [0, 3, 5, 8]), (10, range(10)), (99, range(10))],
 )
-def test_they_come_from_all_over_the_split(tiny_pictures, count, places):
+def test_they_come_from_all_over_the_split(tiny_images, count, places):
     """Stored by class, the first five would all be blue."""
     config = DataConfig(
-        source="folder", path=f"{tiny_pictures}/train", image_size=(16, 16), batch_size=4,
-        validation_path=f"{tiny_pictures}/validation",
+        source="folder", path=f"{tiny_images}/train", image_size=(16, 16), batch_size=4,
+        validation_path=f"{tiny_images}/validation",
     )  # fmt: skip
     data = make_image_dataset(config, seed=0)
     batches = list(data.evaluation("validation"))
-    images, labels = spread_pictures(data, "validation", count)
+    images, labels = spread_images(data, "validation", count)
     assert images.dtype == np.uint8
     expected = np.concatenate([to_uint8(batch["image"]) for batch in batches])
     np.testing.assert_array_equal(images, expected[list(places)])

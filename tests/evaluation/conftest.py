@@ -15,7 +15,7 @@ def make_frozen_graph(path, dim=6, spatial=8, classes=5, size=(35, 31), scaled=F
     """Writes a graph with the names of the FID Inception and returns its GraphDef.
 
     The real weights are nobody's to give away, so their graph stands here in small: a JPEG decoder
-    in front, shapes written down for one picture, the batch normalisation that TensorFlow dropped
+    in front, shapes written down for one image, the batch normalisation that TensorFlow dropped
     in version 9, its check for NaN, and a logits matrix behind a reshape to one row.
     """
     rng = np.random.default_rng(0)

@@ -28,7 +28,7 @@ def run(tiny_runs, tmp_path):
     return run
 
 
-def real_pictures(path):
+def real_images(path):
     """Images [n,H,W,3] in [-1,1] rounded to 8 bits, and labels [n]."""
     batches = list(open_run(path).data.evaluation())
     images = np.concatenate([b["image"] for b in batches])
@@ -45,7 +45,7 @@ def test_accuracies_are_those_of_the_classifier(run, tiny_runs, tiny_classifier)
     expected = {}
     for what, images, truth in (
         ("samples", samples / 127.5 - 1, labels),
-        ("held-out pictures", *real_pictures(tiny_runs["vim"])),
+        ("held-out images", *real_images(tiny_runs["vim"])),
     ):
         hits = np.argmax(model(images), -1) == truth
         expected[f"accuracy of {what}[tiny]"] = hits.mean()
@@ -55,7 +55,7 @@ def test_accuracies_are_those_of_the_classifier(run, tiny_runs, tiny_classifier)
     score = result["figures"].pop("classification accuracy score[tiny]")
     assert result["figures"] == pytest.approx(expected)
     assert 0 <= score <= 1
-    assert result["pictures"]["count"] == 9
+    assert result["images"]["count"] == 9
     assert result["extractor"]["sha256"] == model.model_hash()
     assert result["settings"]["classification_accuracy_score"]["training"]["steps"] == 12
     assert result["markdown"].startswith("| accuracy of samples[tiny]")
@@ -77,7 +77,7 @@ def test_of_a_file_nobody_knows_how_it_was_trained(run, tmp_path):
 @pytest.mark.large
 @pytest.mark.parametrize("labels_are", ["right", "swapped"])
 def test_the_score_is_of_what_samples_teach(tiny_runs, tiny_classifier, labels_are):
-    """Samples as red and blue as the pictures; then those with the labels the wrong way round."""
+    """Samples as red and blue as the images; then those with the labels the wrong way round."""
     rng = np.random.default_rng(0)
     labels = np.arange(200, dtype="int32") % 2
     samples = rng.integers(0, 120, (200, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
@@ -89,7 +89,7 @@ def test_the_score_is_of_what_samples_teach(tiny_runs, tiny_classifier, labels_a
     experiment = dataclasses.replace(experiment, training=training)
     run = open_run(tiny_runs["vim"])
     model = classification._train(experiment, samples.astype("uint8"), given, run)
-    images, truth = real_pictures(tiny_runs["vim"])
+    images, truth = real_images(tiny_runs["vim"])
     accuracy = np.mean(np.argmax(model(images), -1) == truth)
     assert accuracy == (1 if labels_are == "right" else 0)
 

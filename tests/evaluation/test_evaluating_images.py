@@ -17,7 +17,7 @@ from vim_tf.metrics.kid import kid
 from vim_tf.metrics.precision_recall import precision_recall
 
 
-def pictures(seed, count=30, size=(20, 24)):
+def make_images(seed, count=30, size=(20, 24)):
     # Half of them dark, so that the two sets differ in more than noise.
     images = np.random.default_rng(seed).integers(0, 256, (count, *size, 3))
     return (images * np.linspace(0.3 + seed / 4, 1, count)[:, None, None, None]).astype("uint8")
@@ -25,10 +25,10 @@ def pictures(seed, count=30, size=(20, 24)):
 
 @pytest.fixture
 def scene(tmp_path, write_frozen_graph):
-    """Two .npz of pictures and a network of 6 features and 14 spatial ones."""
+    """Two .npz of images and a network of 6 features and 14 spatial ones."""
     write_frozen_graph(tmp_path / "net.pb", size=(5, 3), spatial=7)
-    np.savez(tmp_path / "a.npz", pictures(0))
-    np.savez(tmp_path / "b.npz", pictures(1, 32))
+    np.savez(tmp_path / "a.npz", make_images(0))
+    np.savez(tmp_path / "b.npz", make_images(1, 32))
     return tmp_path
 
 
@@ -47,7 +47,7 @@ def frechet(a, b):
 def test_every_figure_by_its_definition(scene, capsys):
     result = run(scene, "--batch-size", "7")
     network = open_extractor(scene / "net.pb")
-    a, b = network(pictures(0)), network(pictures(1, 32))
+    a, b = network(make_images(0)), network(make_images(1, 32))
     figures = result["figures"]
     assert figures["FID[net]"] == pytest.approx(frechet(a.pooled, b.pooled), rel=1e-5)
     assert figures["sFID[net]"] == pytest.approx(frechet(a.spatial, b.spatial), rel=1e-5)
@@ -70,11 +70,11 @@ def test_every_figure_by_its_definition(scene, capsys):
 def test_the_protocol(scene):
     result = run(scene, "--resize", "legacy", "--n", "29", "--batch-size", "8")
     assert result["command"].startswith("python -m vim_tf.evaluate images --images ")
-    assert result["pictures"]["count"] == result["reference"]["count"] == 29
+    assert result["images"]["count"] == result["reference"]["count"] == 29
     expected = hashlib.sha256()
-    for image in pictures(0)[:29]:
+    for image in make_images(0)[:29]:
         expected.update(np.array([20, 24], "<i8").tobytes() + image.tobytes())
-    assert result["pictures"]["sha256"] == expected.hexdigest()
+    assert result["images"]["sha256"] == expected.hexdigest()
     assert result["reference"]["sha256"] != expected.hexdigest()
     assert result["extractor"]["resize"] == "legacy"
     file_hash = hashlib.sha256((scene / "net.pb").read_bytes()).hexdigest()
@@ -92,7 +92,7 @@ def test_the_protocol(scene):
 
 def test_kid_takes_the_usual_subsets_where_there_are_enough(scene, monkeypatch):
     monkeypatch.setattr(compute_metrics, "KID_SUBSETS", 1)
-    np.savez(scene / "c.npz", pictures(0, 1000, (4, 4)))
+    np.savez(scene / "c.npz", make_images(0, 1000, (4, 4)))
     result = run(scene, "--metrics", "kid", a="c.npz", b="c.npz")
     assert result["settings"]["kid"]["subset_size"] == 1000
 
@@ -114,26 +114,26 @@ def test_metrics_are_chosen(scene):
             run(scene, "--metrics", given, out="y.json")
 
 
-def test_too_few_pictures_are_refused_and_why(scene):
-    np.savez(scene / "few.npz", pictures(0, 11))
+def test_too_few_images_are_refused_and_why(scene):
+    np.savez(scene / "few.npz", make_images(0, 11))
     with pytest.raises(UserError, match="fid of 11 images with 6 features: .* 12, .*1911.07023"):
         run(scene, a="few.npz")
-    with pytest.raises(UserError, match="sfid of 11 reference pictures with 14 features"):
+    with pytest.raises(UserError, match="sfid of 11 reference images with 14 features"):
         run(scene, "--metrics", "sfid", b="few.npz")
     assert not (scene / "x.json").exists()
     assert "FID[net]" in run(scene, "--allow-small-n", a="few.npz")["figures"]
-    np.savez(scene / "fewer.npz", pictures(0, 9))
+    np.savez(scene / "fewer.npz", make_images(0, 9))
     with pytest.raises(UserError, match="is of 9 images: at least 10"):
         run(scene, "--metrics", "is", a="fewer.npz", out="y.json")
     assert "IS[net]" in run(scene, "--metrics", "is", b="fewer.npz", out="y.json")["figures"]
-    np.savez(scene / "one.npz", pictures(0, 1))
-    with pytest.raises(UserError, match="kid of 1 reference pictures: at least 2"):
+    np.savez(scene / "one.npz", make_images(0, 1))
+    with pytest.raises(UserError, match="kid of 1 reference images: at least 2"):
         run(scene, "--metrics", "kid", b="one.npz", out="z.json")
-    with pytest.raises(UserError, match="fid of 1 reference pictures"):
+    with pytest.raises(UserError, match="fid of 1 reference images"):
         run(scene, "--metrics", "fid", "--allow-small-n", b="one.npz", out="z.json")
 
 
-def test_nan_features_name_the_picture(scene, monkeypatch):
+def test_nan_features_name_the_image(scene, monkeypatch):
     from vim_tf.evaluation import runner
 
     network = open_extractor(scene / "net.pb")
@@ -150,18 +150,18 @@ def test_nan_features_name_the_picture(scene, monkeypatch):
             return features
 
     monkeypatch.setattr(runner, "open_extractor", lambda *_: Broken())
-    with pytest.raises(UserError, match="net.pb gives NaN or .* for picture 20 .* of the images"):
+    with pytest.raises(UserError, match="net.pb gives NaN or .* for image 20 .* of the images"):
         run(scene, "--batch-size", "8")
 
 
 def test_folders_are_cropped_to_one_size(scene):
-    for i, image in enumerate(pictures(0)):
+    for i, image in enumerate(make_images(0)):
         (scene / "a").mkdir(exist_ok=True)
         Image.fromarray(image[: 20 - i % 2]).save(scene / "a" / f"{i:02}.png")
     with pytest.raises(UserError, match="mixed sizes.*give image_size"):
         run(scene, "--metrics", "fid", a="a")
     result = run(scene, "--metrics", "fid", "--image-size", "8x12", a="a")
-    assert result["pictures"]["size"] == [8, 12]
+    assert result["images"]["size"] == [8, 12]
     assert result["reference"]["size"] == [20, 24]
     with pytest.raises(UserError, match="neither images nor reference is a folder"):
         run(scene, "--image-size", "8", out="y.json")
@@ -171,7 +171,7 @@ def test_folders_are_cropped_to_one_size(scene):
 
 
 def spy(monkeypatch):
-    """Counts the pictures that go through the network."""
+    """Counts the images that go through the network."""
     seen = []
     take_in = compute_metrics._take_in
 
@@ -214,7 +214,7 @@ def test_kept_statistics_are_of_these_pixels_this_network_and_this_mode(
     run(scene, *STATISTICS, out="0.json")
     seen = spy(monkeypatch)
     run(scene, *STATISTICS, "--resize", "clean", out="1.json")
-    images = pictures(1, 32)
+    images = make_images(1, 32)
     images[3, 4, 5, 0] ^= 1
     np.savez(scene / "b.npz", images)
     run(scene, *STATISTICS, out="2.json")
@@ -245,7 +245,7 @@ def test_kept_statistics_are_a_reference_in_the_format_of_adm(scene):
     expected = run(scene)["figures"]
     (kept,) = kept_files(scene)
     network = open_extractor(scene / "net.pb")
-    features = network(pictures(1, 32))
+    features = network(make_images(1, 32))
     with np.load(kept) as arrays:
         np.testing.assert_allclose(arrays["mu"], features.pooled.mean(0), rtol=1e-5)
         np.testing.assert_allclose(arrays["sigma_s"], np.cov(features.spatial.T), rtol=1e-4)
@@ -253,13 +253,13 @@ def test_kept_statistics_are_a_reference_in_the_format_of_adm(scene):
     result = run(scene, b=kept.name, out="y.json")
     for name in ("FID[net]", "sFID[net]", "IS[net]"):
         assert result["figures"][name] == pytest.approx(expected[name], rel=1e-9)
-    reason = "the reference has statistics and no pictures"
+    reason = "the reference has statistics and no images"
     missing = ("KID[net]", "KID[net] std", "precision[net]", "recall[net]")
     assert result["missing"] == dict.fromkeys(missing, reason)
     assert result["reference"]["sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
     assert result["reference"]["count"] == 32
-    # The ADM suite's own files: no count, and pictures for precision and recall.
-    np.savez(scene / "adm.npz", arr_0=pictures(1, 32), **adm)
+    # The ADM suite's own files: no count, and images for precision and recall.
+    np.savez(scene / "adm.npz", arr_0=make_images(1, 32), **adm)
     result = run(scene, b="adm.npz", out="z.json")
     assert result["figures"] == pytest.approx(expected, rel=1e-9)
     assert result["reference"]["count"] is None

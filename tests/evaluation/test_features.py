@@ -19,17 +19,17 @@ def images():
 
 
 def run_as_in_2015(graph, entry, images):
-    """The untouched graph in a session, one picture at a time: pooled, spatial, logits."""
+    """The untouched graph in a session, one image at a time: pooled, spatial, logits."""
     answers = []
     with tf.Graph().as_default() as building, tf.compat.v1.Session() as session:
-        picture = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
+        pixels = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
         outputs = ["pool_3:0", "mixed_6/conv:0", "softmax/logits/MatMul:0"]
-        tensors = tf.compat.v1.import_graph_def(graph, {entry: picture}, outputs, name="")
+        tensors = tf.compat.v1.import_graph_def(graph, {entry: pixels}, outputs, name="")
         assert building.get_operation_by_name("mixed_6/conv/batchnorm").type.startswith(
             "BatchNormW"
         )
         for image in images.astype("float32"):
-            answers.append(session.run(tensors, {picture: image[None]}))
+            answers.append(session.run(tensors, {pixels: image[None]}))
     pooled, spatial, logits = (np.concatenate(part) for part in zip(*answers, strict=True))
     return pooled.reshape(len(images), -1), spatial[..., :7].reshape(len(images), -1), logits
 
@@ -52,7 +52,7 @@ def test_the_graph_answers_as_in_2015(write_frozen_graph, tmp_path, images, mode
 
 
 def test_the_graph_knows_no_batch_size(write_frozen_graph, tmp_path):
-    """Its file says one picture everywhere, which TensorFlow must not believe."""
+    """Its file says one image everywhere, which TensorFlow must not believe."""
     path = tmp_path / "net.pb"
     write_frozen_graph(path)
     graph = graph_checks.read_graph(path.read_bytes(), "x")

@@ -23,7 +23,7 @@ from vim_tf.data.sources.idx import read_idx
 from vim_tf.errors import UserError
 from vim_tf.evaluation import graph_checks, lpips
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.image_sources import open_pictures
+from vim_tf.evaluation.image_sources import open_images
 from vim_tf.evaluation.reference import open_reference
 from vim_tf.metrics.fid import FeatureStatistics
 
@@ -221,7 +221,7 @@ def test_images(tmp_path):
     np.savez_compressed(path, IMAGES)
 
     def read(path):
-        list(open_pictures(path, "images").batches(2))
+        list(open_images(path, "images").batches(2))
 
     try_all(path, path.read_bytes(), change_any, read, 1000)
 

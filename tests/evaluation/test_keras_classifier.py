@@ -53,7 +53,7 @@ def test_a_softmax_layer_gives_probabilities(tmp_path, images):
     np.testing.assert_allclose(found.probabilities, softmax(found.pooled, axis=1), rtol=1e-4)
 
 
-def test_pictures_of_its_size_or_of_any_are_not_resized(tmp_path, images, monkeypatch):
+def test_images_of_its_size_or_of_any_are_not_resized(tmp_path, images, monkeypatch):
     monkeypatch.setattr("vim_tf.evaluation.keras_classifier.RESIZERS", {})
     expected = None
     for size in ((20, 24), (None, None)):

@@ -23,10 +23,10 @@ def make_pair(count=2, height=35, width=18):
 
 
 def definition(a, b, tensors):
-    """One picture, block by block, in PyTorch's layout and float64."""
+    """One image, block by block, in PyTorch's layout and float64."""
     given = {name: value.astype("float64") for name, value in tensors.items()}
     shift, scale = (given[f"scaling_layer.{name}"][0] for name in ("shift", "scale"))
-    a, b = ((picture.transpose(2, 0, 1) - shift) / scale for picture in (a, b))  # [3,H,W]
+    a, b = ((image.transpose(2, 0, 1) - shift) / scale for image in (a, b))  # [3,H,W]
     total = 0.0
     for block in range(5):
         if block > 0:
@@ -60,21 +60,21 @@ def test_lpips_is_its_definition(distances, lpips_tensors):
     np.testing.assert_allclose(distances(a, b), expected, rtol=1e-5)
 
 
-def test_equal_pictures_are_at_distance_0_even_where_nothing_is_seen(lpips_tensors, tmp_path):
+def test_equal_images_are_at_distance_0_even_where_nothing_is_seen(lpips_tensors, tmp_path):
     """A position whose channels are all 0 has no direction; it counts as equal, not as NaN."""
     blind = {**lpips_tensors, "net.slice5.28.bias": np.full(512, -1e9, "float32")}
     save_file(blind, tmp_path / "blind.safetensors")
     distances = open_lpips(tmp_path / "blind.safetensors")
     a, b = make_pair()
-    # Threads may share sums out in another way from one picture to the next: not quite 0, 1e-13.
+    # Threads may share sums out in another way from one image to the next: not quite 0, 1e-13.
     np.testing.assert_allclose(distances(a, a), 0, atol=1e-10)
     (tmp_path / "blind.safetensors").unlink()
     expected = definition(a[0], b[0], blind)
     np.testing.assert_allclose(distances(a, b)[0], expected, rtol=1e-5)
 
 
-def test_pictures_do_not_depend_on_their_batch(distances):
-    a, b = make_pair(2 * lpips.PICTURES_AT_ONCE + 1, 16, 16)
+def test_images_do_not_depend_on_their_batch(distances):
+    a, b = make_pair(2 * lpips.IMAGES_AT_ONCE + 1, 16, 16)
     every = distances(a, b)
     assert (every.shape, every.dtype) == ((len(a),), np.float32)
     one_by_one = [distances(a[i : i + 1], b[i : i + 1])[0] for i in range(len(a))]
@@ -82,19 +82,19 @@ def test_pictures_do_not_depend_on_their_batch(distances):
     np.testing.assert_allclose(distances(tf.constant(a), tf.constant(b)), every, rtol=1e-6)
 
 
-def test_memory_is_that_of_a_few_pictures(distances, monkeypatch):
+def test_memory_is_that_of_a_few_images(distances, monkeypatch):
     sizes = []
     measure = distances._distances
     monkeypatch.setattr(distances, "_distances", lambda a, b: sizes.append(len(a)) or measure(a, b))
-    a, b = make_pair(lpips.PICTURES_AT_ONCE + 3, 16, 16)
+    a, b = make_pair(lpips.IMAGES_AT_ONCE + 3, 16, 16)
     distances(a, b)
-    assert sizes == [lpips.PICTURES_AT_ONCE, 3]
+    assert sizes == [lpips.IMAGES_AT_ONCE, 3]
 
 
-def test_the_smallest_picture(distances, lpips_tensors):
+def test_the_smallest_image(distances, lpips_tensors):
     a, b = make_pair(1, 16, 16)
     np.testing.assert_allclose(distances(a, b), definition(a[0], b[0], lpips_tensors), rtol=1e-5)
-    with pytest.raises(UserError, match="LPIPS of pictures of 16 x 15 was asked for"):
+    with pytest.raises(UserError, match="LPIPS of images of 16 x 15 was asked for"):
         distances(a[:, :, :15], b[:, :, :15])
 
 

@@ -4,7 +4,7 @@ import pytest
 from vim_tf.evaluation.resizing import resize_clean, resize_legacy
 
 
-def pictures(height, width, count=2):
+def make_images(height, width, count=2):
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), "uint8")
 
 
@@ -39,7 +39,7 @@ def antialiased_matrix(new, old):
     ("resize", "matrix"), [(resize_clean, antialiased_matrix), (resize_legacy, lerp_matrix)]
 )
 def test_resizes_by_definition(resize, matrix, size):
-    images = pictures(12, 16)
+    images = make_images(12, 16)
     rows, columns = matrix(size[0], 12), matrix(size[1], 16)
     expected = np.einsum("ih,bhwc,jw->bijc", rows, images, columns)
     resized = resize(images, size)

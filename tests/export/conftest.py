@@ -50,9 +50,9 @@ def export_dir(served_run, tmp_path_factory):
 def cases(served_run):
     """{signature: (inputs, Keras' outputs)} of arrays; some rows are refused."""
     tokenizer, vim = served_run.tokenizer, served_run.vim
-    pictures = served_run.pictures(4)
-    files = np.array([*map(to_png, pictures), b"no picture"], object)
-    tokens = np.asarray(tokenizer.tokenize(normalize(pictures)))
+    pixels = served_run.images(4)
+    files = np.array([*map(to_png, pixels), b"no image"], object)
+    tokens = np.asarray(tokenizer.tokenize(normalize(pixels)))
     bad_tokens = np.concatenate([tokens, tokens[:1] + 16])
     images = to_uint8(tokenizer.decode_tokens(tokens))
     features = np.asarray(vim.features(tokens, 1))
@@ -72,8 +72,8 @@ def cases(served_run):
 
     def sample(errors, labels, seed, **settings):
         tokens = np.asarray(vim.generate(labels, seed, **settings))
-        pictures = to_uint8(tokenizer.decode_tokens(tokens))
-        files = np.array([*map(to_png, pictures), None], object)[:-1]
+        pixels = to_uint8(tokenizer.decode_tokens(tokens))
+        files = np.array([*map(to_png, pixels), None], object)[:-1]
         return answer(errors, tokens=tokens, image_bytes=files)
 
     wrong_label = [b"label is 2; it must be from 0 to 1"]
@@ -83,12 +83,12 @@ def cases(served_run):
     defaults = {name: GENERATE[name] for name in ("label", "seed")}
     files_of_images = np.array([*map(to_png, images), None], object)[:-1]
     return {
-        "tokenize": ({"images": pictures}, answer([], tokens=tokens)),
+        "tokenize": ({"images": pixels}, answer([], tokens=tokens)),
         "tokenize_bytes": ({"image_bytes": files}, answer([BAD.encode()], tokens=tokens)),
         "decode": ({"tokens": bad_tokens}, answer(wrong_tokens, images=images)),
         "decode_bytes": ({"tokens": bad_tokens}, answer(wrong_tokens, image_bytes=files_of_images)),
-        "reconstruct": ({"images": pictures}, answer([], images=images)),
-        "embed": ({"images": pictures}, answer([], features=features)),
+        "reconstruct": ({"images": pixels}, answer([], images=images)),
+        "embed": ({"images": pixels}, answer([], features=features)),
         "embed_bytes": ({"image_bytes": files}, answer([BAD.encode()], features=features)),
         "generate": (GENERATE, generated),
         "serving_default": (GENERATE, generated),
@@ -116,9 +116,9 @@ def assert_answers():
             else:
                 assert name == "image_bytes"
                 assert [not data for data in got] == [not data for data in wanted]
-                for data, picture in zip(got, wanted, strict=True):
-                    if picture:
-                        assert_pixels(from_png(data), from_png(picture))
+                for data, image in zip(got, wanted, strict=True):
+                    if image:
+                        assert_pixels(from_png(data), from_png(image))
 
     return check
 
@@ -134,9 +134,9 @@ def as_bytes(text):
     return text if isinstance(text, bytes) else text.encode()
 
 
-def to_png(picture):
+def to_png(image):
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
+    Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 

@@ -41,7 +41,7 @@ def make_run(**changes):
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_trained_run_answers_as_in_keras(run, edge, rows):
-    images = normalize(run.pictures(rows))
+    images = normalize(run.images(rows))
     tokens = run.tokenizer.tokenize(images)
     answer = edge["tokenize"](images=tf.constant(images))
     assert list(answer) == ["tokens"] and answer["tokens"].dtype == tf.int32

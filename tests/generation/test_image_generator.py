@@ -16,35 +16,35 @@ def generator(tiny_runs):
 
 
 @pytest.fixture(scope="module")
-def pictures(generator):
+def images(generator):
     return generator.generate(LABELS, seed=3)
 
 
-def test_pictures_are_decoded_tokens(generator, pictures):
-    assert pictures.shape == (7, 16, 16, 3)
-    assert pictures.dtype == np.uint8
+def test_images_are_decoded_tokens(generator, images):
+    assert images.shape == (7, 16, 16, 3)
+    assert images.dtype == np.uint8
     seeds = np.asarray(row_seeds(3, 7))
     tokens = generator.vim.generate(np.int32(LABELS), seed=seeds)
     decoded = np.asarray(generator.tokenizer.decode_tokens(tokens))
-    np.testing.assert_array_equal(pictures, np.round((decoded + 1) * 127.5).clip(0, 255))
-    assert len(np.unique(pictures.reshape(7, -1), axis=0)) > 1
+    np.testing.assert_array_equal(images, np.round((decoded + 1) * 127.5).clip(0, 255))
+    assert len(np.unique(images.reshape(7, -1), axis=0)) > 1
 
 
 @pytest.mark.parametrize("batch_size", [3, 100])
-def test_a_picture_does_not_depend_on_its_batch(generator, pictures, batch_size):
+def test_a_image_does_not_depend_on_its_batch(generator, images, batch_size):
     calls = []
     again = generator.generate(
         LABELS, seed=3, batch_size=batch_size, callback=lambda *done: calls.append(done)
     )
     # Equal tokens; pixels may round differently where XLA orders sums differently.
-    assert np.abs(again.astype(int) - pictures).max() <= 1
-    assert np.mean(again == pictures) > 0.99
+    assert np.abs(again.astype(int) - images).max() <= 1
+    assert np.mean(again == images) > 0.99
     expected = [(3, 7), (6, 7), (7, 7)] if batch_size == 3 else [(7, 7)]
     assert calls == expected
 
 
-def test_another_seed_gives_other_pictures(generator, pictures):
-    assert np.any(generator.generate(LABELS, seed=4) != pictures)
+def test_another_seed_gives_other_images(generator, images):
+    assert np.any(generator.generate(LABELS, seed=4) != images)
 
 
 def test_without_labels_n_says_how_many(generator):
@@ -87,7 +87,7 @@ def test_what_is_refused(generator, given, message):
         generator.generate(**given)
 
 
-def test_without_anything_one_picture_comes(generator):
+def test_without_anything_one_image_comes(generator):
     assert generator.generate().shape == (1, 16, 16, 3)
 
 
@@ -133,12 +133,12 @@ def test_many_classes_are_listed_in_part():
         ImageGenerator(None, None, names).label_number("1000")
 
 
-def test_a_saved_generator_gives_the_same(generator, pictures, tmp_path):
+def test_a_saved_generator_gives_the_same(generator, images, tmp_path):
     generator.save(tmp_path / "preset", {"steps": 6})
     again = ImageGenerator.load(tmp_path / "preset")
     assert again.class_names == ("blue", "red")
     assert again.vim.metadata["steps"] == 6
-    np.testing.assert_array_equal(again.generate(LABELS, seed=3), pictures)
+    np.testing.assert_array_equal(again.generate(LABELS, seed=3), images)
     # Without names, as VIM.save_to_preset alone leaves it, classes are called by number.
     generator.vim.save_to_preset(tmp_path / "preset")
     assert ImageGenerator.load(tmp_path / "preset").class_names == ("0", "1")

@@ -11,7 +11,7 @@ from vim_tf.generation.rejection import accept
 
 
 class Numbered:
-    """Sample i is the number i; its picture, too."""
+    """Sample i is the number i; its image, too."""
 
     class_names = ("a", "b", "c")
     vim = SimpleNamespace(codes=1000)

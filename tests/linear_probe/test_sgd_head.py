@@ -182,7 +182,7 @@ def test_batches_that_replicas_cannot_share_are_refused(two_replicas):
     with two_replicas.scope():
         with pytest.raises(UserError, match="sgd.batch_size is 33, replicas: 2; .* multiple of 2"):
             train_head(features, labels, 4, config, seed=0)
-        with pytest.raises(UserError, match="1 pictures to fit the probe on, replicas: 2"):
+        with pytest.raises(UserError, match="1 images to fit the probe on, replicas: 2"):
             train_head(features[:1], labels[:1], 4, QUICK["sgd"], seed=0)
 
 
@@ -199,7 +199,7 @@ def test_features_that_are_not_finite_are_refused(monkeypatch, value):
 def test_labels_that_are_no_class_are_refused(label):
     features, labels = gaussians(100, 0.5)
     labels[9] = label
-    words = f"picture 9 .* has the label {label}; with 4 classes it must be from 0 to 3"
+    words = f"image 9 .* has the label {label}; with 4 classes it must be from 0 to 3"
     with pytest.raises(UserError, match=words):
         train_head(features, labels, 4, QUICK["sgd"], seed=0)
 

@@ -153,7 +153,7 @@ def test_the_adm_format_has_no_count(tmp_path):
     loaded.save(tmp_path / "copy.npz")
     assert set(np.load(tmp_path / "copy.npz")) == {"mu", "sigma"}
     for add in (lambda: loaded.update(features), lambda: gather(features).merge(loaded)):
-        with pytest.raises(UserError, match="does not say of how many pictures"):
+        with pytest.raises(UserError, match="does not say of how many images"):
             add()
 
 
@@ -204,7 +204,7 @@ def test_distance_equals_scipy(dim):
 
 @pytest.mark.parametrize(("rows", "rank"), [(400, 40), (30, 64), (2, 64)])
 def test_distance_of_singular_covariances_equals_scipy(rows, rank):
-    """Fewer pictures than features, or features that depend on each other."""
+    """Fewer images than features, or features that depend on each other."""
     a, b = make_features(0, rows, 64, rank), make_features(1, 300, 64, rank, mean=0.5)
     distance = frechet_distance(gather(a), gather(b))
     assert distance == pytest.approx(scipy_distance(a, b), rel=1e-5)

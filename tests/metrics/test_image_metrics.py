@@ -18,7 +18,7 @@ def make_pair(kind, height=14, width=17, noise=0.02):
 
 
 def definition(a, b):
-    """One picture, window by window, channel by channel."""
+    """One image, window by window, channel by channel."""
     weights = np.array(
         [[np.exp(-(y * y + x * x) / 4.5) for x in range(-5, 6)] for y in range(-5, 6)]
     )
@@ -54,7 +54,7 @@ def test_ssim_equals_tensorflows():
     np.testing.assert_allclose(ssim(a, b), expected, rtol=1e-5)
 
 
-def test_ssim_of_equal_and_of_opposite_pictures():
+def test_ssim_of_equal_and_of_opposite_images():
     a, _ = make_pair("noise")
     np.testing.assert_allclose(ssim(a, a), 1.0, rtol=1e-12)
     assert np.all(ssim(a, 1 - a) < -0.5)
@@ -62,10 +62,10 @@ def test_ssim_of_equal_and_of_opposite_pictures():
     np.testing.assert_allclose(ssim(float32, float32), 1.0, rtol=1e-12)
 
 
-def test_the_smallest_picture_has_one_window():
+def test_the_smallest_image_has_one_window():
     a, b = make_pair("noise", 11, 11)
     np.testing.assert_allclose(ssim(a, b), [definition(*p) for p in zip(a, b, strict=True)])
-    with pytest.raises(UserError, match="SSIM of pictures of 10 x 11"):
+    with pytest.raises(UserError, match="SSIM of images of 10 x 11"):
         ssim(a[:, :10], b[:, :10])
 
 

@@ -89,8 +89,8 @@ def test_the_row_that_is_not_finite_is_named(from_logits):
             measure.update(rows)
 
 
-def test_fewer_pictures_than_splits_are_refused():
-    with pytest.raises(UserError, match="of 9 pictures in 10 splits"):
+def test_fewer_images_than_splits_are_refused():
+    with pytest.raises(UserError, match="of 9 images in 10 splits"):
         score(make_logits(0, 9), from_logits=True)
 
 

@@ -46,14 +46,14 @@ def test_limits():
     reference, samples = make_sets(0)
     assert precision_recall(reference, reference[::-1]) == (1, 1)
     assert precision_recall(reference, samples + 100) == (0, 0)
-    # One good picture over and over: it is real, and covers nothing.
+    # One good image over and over: it is real, and covers nothing.
     assert precision_recall(reference, np.tile(reference.mean(0), (30, 1))) == (1, 0)
 
 
 @pytest.mark.parametrize("block", [7, 2048])
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_are_found_whatever_the_rounding(seed, block, monkeypatch):
-    """Balls of radius 0: of pictures that the reference holds four times."""
+    """Balls of radius 0: of images that the reference holds four times."""
     monkeypatch.setattr(module, "BLOCK", block)
     distinct = 3 * np.random.default_rng(seed).normal(size=(20, 300)) + 5
     reference = np.tile(distinct, (4, 1))
@@ -77,8 +77,8 @@ def test_reads_memmaps(tmp_path):
 @pytest.mark.parametrize(
     ("reference", "samples", "message"),
     [
-        ((3, 2), (9, 2), "reference has 3 pictures"),
-        ((9, 2), (3, 2), "samples has 3 pictures"),
+        ((3, 2), (9, 2), "reference has 3 images"),
+        ((9, 2), (3, 2), "samples has 3 images"),
         ((9, 2), (9, 3), "length 2 and 3"),
     ],
 )

@@ -13,12 +13,12 @@ def brute_force(train, held_out, codes, smoothing):
     return total / held_out.size
 
 
-def make_tokens(seed, pictures, codes=7, length=5):
+def make_tokens(seed, images, codes=7, length=5):
     # Each position prefers another code: pooling the positions would be another model.
     random = np.random.default_rng(seed)
     preferred = np.arange(length) % codes
-    drawn = random.integers(codes, size=(pictures, length))
-    return np.where(random.random((pictures, length)) < 0.6, preferred, drawn).astype("int32")
+    drawn = random.integers(codes, size=(images, length))
+    return np.where(random.random((images, length)) < 0.6, preferred, drawn).astype("int32")
 
 
 @pytest.mark.parametrize("smoothing", [0.01, 1.0, 3.0])

@@ -34,7 +34,7 @@ def normal(*shape, seed=0):
         ((6, 9), (6, 9)),
     ],
 )
-def test_one_float32_logit_for_each_picture_of_any_size(size, last):
+def test_one_float32_logit_for_each_image_of_any_size(size, last):
     model = Discriminator(TINY, size)
     logits = model(normal(3, *size, 3))
     assert logits.shape == (3,)
@@ -43,7 +43,7 @@ def test_one_float32_logit_for_each_picture_of_any_size(size, last):
     assert model.last_size == last
 
 
-def test_channels_grow_as_pictures_shrink():
+def test_channels_grow_as_images_shrink():
     model = Discriminator(DiscriminatorConfig(channels=24, base_channels=256), (32, 64))
     model.build()
     widths = [block.first.features for block in model.blocks] + [model.hidden.features]
@@ -62,7 +62,7 @@ def test_papers_size():
     assert model.count_params() == count
 
 
-def test_seen_pictures_need_no_fixed_batch():
+def test_seen_images_need_no_fixed_batch():
     model = Discriminator(TINY, (8, 8))
     model.build()
     dynamic = tf.function(model, input_signature=[tf.TensorSpec((None, 8, 8, 3))])
@@ -154,8 +154,8 @@ def test_downsampling_convolution_equals_numpy(size, kernel_size):
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_downsampling_keeps_pictures_centred():
-    """A mirrored picture gives the mirrored, not a shifted, feature map."""
+def test_downsampling_keeps_images_centred():
+    """A mirrored image gives the mirrored, not a shifted, feature map."""
     for kernel_size in (1, 3):
         layer = Equalized(2, kernel_size, downsample=True)
         x = normal(1, 8, 8, 3)
@@ -188,7 +188,7 @@ def test_a_logit_depends_on_its_group_and_on_no_other():
 
 
 def test_r1_has_right_second_order_gradients():
-    """Of the squared length of d logit / d picture by a weight, against finite differences."""
+    """Of the squared length of d logit / d image by a weight, against finite differences."""
     keras.utils.set_random_seed(0)
     model = Discriminator(DiscriminatorConfig(channels=4, base_channels=32), (8, 8))
     model.build()
@@ -220,7 +220,7 @@ def test_r1_has_right_second_order_gradients():
 
 
 def test_learns_to_tell_two_sets_apart():
-    """Real: smooth pictures. Fake: the same with a faint checkerboard. Adam at 2e-3, R1 on."""
+    """Real: smooth images. Fake: the same with a faint checkerboard. Adam at 2e-3, R1 on."""
     keras.utils.set_random_seed(0)
     model = Discriminator(TINY, (12, 12))
     model.build()
@@ -228,12 +228,12 @@ def test_learns_to_tell_two_sets_apart():
     optimizer.build(model.trainable_variables)
     checkers = 0.2 * (-1.0) ** np.add.outer(np.arange(12), np.arange(12))[..., None]
 
-    def pictures(seed, count):
+    def images(seed, count):
         coarse = np.random.default_rng(seed).uniform(-0.8, 0.8, (count, 4, 4, 3))
         real = scipy.ndimage.zoom(coarse, (1, 3, 3, 1), order=1).astype("float32")
         return real, (real[::-1] + checkers).astype("float32")
 
-    real, fake = pictures(0, 256)
+    real, fake = images(0, 256)
 
     @tf.function
     def step(real, fake):
@@ -249,7 +249,7 @@ def test_learns_to_tell_two_sets_apart():
         optimizer.apply(gradients, model.trainable_variables)
 
     def accuracy():
-        test_real, test_fake = pictures(1, 128)
+        test_real, test_fake = images(1, 128)
         return (np.mean(model(test_real) > 0) + np.mean(model(test_fake) < 0)) / 2
 
     assert accuracy() < 0.7

@@ -13,7 +13,7 @@ from vim_tf.models.perceptual import PerceptualFeatures, preprocess
 LAYERS = ["block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3"]
 
 
-def pictures(*shape, seed=0):
+def make_images(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype("float32")
 
 
@@ -45,13 +45,13 @@ def features(weights_file):
 
 
 def test_preprocessing_is_that_of_keras_applications():
-    images = pictures(2, 5, 7, 3)
+    images = make_images(2, 5, 7, 3)
     expected = keras.applications.vgg16.preprocess_input((images + 1) * 127.5)
     np.testing.assert_allclose(preprocess(images), expected, atol=1e-4)
 
 
 def test_features_are_those_of_the_five_layers(features, vgg):
-    images = pictures(2, 32, 48, 3)
+    images = make_images(2, 32, 48, 3)
     outputs = features(images)
     x = keras.applications.vgg16.preprocess_input((images + 1) * 127.5)
     expected = []
@@ -71,7 +71,7 @@ def test_features_are_those_of_the_five_layers(features, vgg):
 
 
 def test_small_sides_are_enlarged_to_32(features):
-    images = pictures(2, 16, 40, 3)
+    images = make_images(2, 16, 40, 3)
     outputs = features(images)
     assert outputs[0].shape == (2, 32, 40, 64)
     # Bilinear with half-pixel centres, doubling: 1/4 of the farther and 3/4 of the nearer row.
@@ -85,16 +85,16 @@ def test_small_sides_are_enlarged_to_32(features):
 
 def test_weights_of_keras_3_can_be_loaded(features, vgg, tmp_path):
     vgg.save_weights(tmp_path / "vgg.weights.h5")
-    images = pictures(1, 32, 32, 3)
+    images = make_images(1, 32, 32, 3)
     again = PerceptualFeatures(str(tmp_path / "vgg.weights.h5"))(images)
     for output, expected in zip(again, features(images), strict=True):
         np.testing.assert_array_equal(output, expected)
 
 
-def test_it_is_frozen_but_passes_gradients_to_pictures(features):
+def test_it_is_frozen_but_passes_gradients_to_images(features):
     assert len(features.trainable_weights) == 0
     assert len(features.weights) == 26
-    images, others = tf.constant(pictures(1, 16, 16, 3)), pictures(1, 16, 16, 3, seed=1)
+    images, others = tf.constant(make_images(1, 16, 16, 3)), make_images(1, 16, 16, 3, seed=1)
     with tf.GradientTape() as tape:
         tape.watch(images)
         loss = perceptual_loss(features(images), features(others))
@@ -176,7 +176,7 @@ def test_names_in_the_file_are_not_read(weights_file, features, tmp_path):
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = [b"block1_conv1"] * 10**3
         file["block1_conv1"].attrs["weight_names"] = [b"block1_conv1_W_1:0"] * 10**3
-    images = pictures(1, 32, 32, 3)
+    images = make_images(1, 32, 32, 3)
     for output, expected in zip(
         PerceptualFeatures(str(path))(images), features(images), strict=True
     ):

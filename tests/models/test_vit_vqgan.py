@@ -22,7 +22,7 @@ def make_images(height=8, width=12, batch=5):
 
 @pytest.mark.parametrize("output", ["rgb", "logit_laplace"])
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
-def test_pictures_need_not_be_square(output, positions):
+def test_images_need_not_be_square(output, positions):
     model = make_model(output=output, positions=positions)
     images = make_images()
     assert model.grid == (2, 3)
@@ -31,23 +31,23 @@ def test_pictures_need_not_be_square(output, positions):
     assert tokens.shape == (5, 6)
     assert tokens.dtype == "int32"
     assert 0 <= np.min(tokens) < np.max(tokens) < 16
-    pictures = np.asarray(model.decode_tokens(tokens))
-    assert pictures.shape == images.shape
-    assert pictures.dtype == np.float32
-    np.testing.assert_allclose(model(images), pictures, atol=1e-5)
+    pixels = np.asarray(model.decode_tokens(tokens))
+    assert pixels.shape == images.shape
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(model(images), pixels, atol=1e-5)
     codes = model.encode(images).codes
-    np.testing.assert_allclose(model.decode(codes), pictures, atol=1e-5)
+    np.testing.assert_allclose(model.decode(codes), pixels, atol=1e-5)
 
 
 @pytest.mark.parametrize("output", ["rgb", "logit_laplace"])
-def test_decoded_pictures_stay_in_range(output):
+def test_decoded_images_stay_in_range(output):
     model = make_model(output=output)
     model.decoder.head.outer.kernel.assign(model.decoder.head.outer.kernel * 50)
-    pictures = np.asarray(model(make_images()))
-    assert (pictures.min(), pictures.max()) == (-1, 1)
+    images = np.asarray(model(make_images()))
+    assert (images.min(), images.max()) == (-1, 1)
     unclipped = np.asarray(model.decode_distribution(model.encode(make_images()).codes)[0])
     assert np.abs(unclipped).max() > 1
-    np.testing.assert_allclose(np.clip(unclipped, -1, 1), pictures, atol=1e-3)
+    np.testing.assert_allclose(np.clip(unclipped, -1, 1), images, atol=1e-3)
 
 
 def test_rgb_has_no_distribution():
@@ -59,7 +59,7 @@ def test_rgb_has_no_distribution():
     assert log_scale is None
 
 
-def test_pictures_are_the_sigmoid_of_the_mean_unsqueezed():
+def test_images_are_the_sigmoid_of_the_mean_unsqueezed():
     model = make_model(output="logit_laplace")
     codes = model.encode(make_images()).codes
     images, mean, log_scale = (np.asarray(x) for x in model.decode_distribution(codes))
@@ -122,7 +122,7 @@ def test_hash_is_that_of_the_weights():
     assert again.model_hash() != first
 
 
-def test_mixed_precision_gives_float32_pictures():
+def test_mixed_precision_gives_float32_images():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = make_model(output="logit_laplace")

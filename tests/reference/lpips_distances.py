@@ -1,6 +1,6 @@
 """The distances of the authors' LPIPS: `lpips_distances.py INPUTS.npz OUTPUTS.npz`.
 
-The inputs are weights and pictures. The weights are also written into a file, as docs/evaluation.md
+The inputs are weights and images. The weights are also written into a file, as docs/evaluation.md
 says; the answer holds its path.
 """
 
@@ -36,13 +36,13 @@ import safetensors.torch  # noqa: E402
 
 inputs, outputs = sys.argv[1:]
 given = {name: torch.from_numpy(value) for name, value in np.load(inputs).items()}
-pictures = [given.pop(name).permute(0, 3, 1, 2) for name in ("a", "b")]
+images = [given.pop(name).permute(0, 3, 1, 2) for name in ("a", "b")]
 net = lpips.LPIPS(net="vgg")
 # The package has its last layers twice, lin0 and lins.0.
 twice = {f"lins.{name[3:]}": value for name, value in given.items() if name.startswith("lin")}
 net.load_state_dict(given | twice)  # raises if a name is missing or left over
 with torch.no_grad():
-    distances = net(*pictures)  # [B,1,1,1]
+    distances = net(*images)  # [B,1,1,1]
 path = Path(outputs).with_name("lpips_vgg.safetensors")
 safetensors.torch.save_model(net, path)
 np.savez(outputs, distances=distances[:, 0, 0, 0].numpy(), path=str(path))

@@ -21,15 +21,15 @@ from vim_tf.runs.trained_run import open_run
 
 
 @pytest.fixture
-def world(tiny_runs, tiny_classifier, tiny_pictures, tmp_path):
+def world(tiny_runs, tiny_classifier, tiny_images, tmp_path):
     """Copies of the images and of the runs, which were trained on images at another path."""
     images = tmp_path / "images"
-    shutil.copytree(tiny_pictures, images)
+    shutil.copytree(tiny_images, images)
     runs = {"classifier": tiny_classifier, **tiny_runs}
     copies = {name: tmp_path / "runs" / name for name in runs}
     for name, folder in copies.items():
         shutil.copytree(runs[name], folder)
-        _move(folder, tiny_pictures, images)
+        _move(folder, tiny_images, images)
         _move(folder, tiny_runs["vit_vqgan"], copies["vit_vqgan"])
     return SimpleNamespace(images=images, **copies)
 

@@ -20,13 +20,13 @@ def test_both_stages_open(tiny_runs):
     assert alone.hashes() == {"tokenizer": run.hashes()["tokenizer"]}
 
 
-def test_pictures_are_the_held_out_ones(tiny_runs, tiny_pictures):
+def test_images_are_the_held_out_ones(tiny_runs, tiny_images):
     run = open_run(tiny_runs["vim"])
-    pictures = run.pictures(100)
-    assert pictures.shape == (10, 16, 16, 3)
-    assert pictures.dtype == np.uint8
-    assert len(run.pictures(4)) == 4
-    assert len(run.pictures(100, "train")) == 24
+    images = run.images(100)
+    assert images.shape == (10, 16, 16, 3)
+    assert images.dtype == np.uint8
+    assert len(run.images(4)) == 4
+    assert len(run.images(100, "train")) == 24
 
 
 def test_a_run_of_mixed_precision_is_opened_in_float32(tiny_runs):
@@ -41,16 +41,16 @@ def test_a_run_of_mixed_precision_is_opened_in_float32(tiny_runs):
     assert run.vim.transformer.blocks[0].compute_dtype == "float32"
 
 
-def test_pictures_that_have_moved(tiny_runs, tiny_pictures, tmp_path):
+def test_images_that_have_moved(tiny_runs, tiny_images, tmp_path):
     moved = tmp_path / "moved"
-    shutil.copytree(tiny_pictures, moved)
+    shutil.copytree(tiny_images, moved)
     overrides = [f"data.path={moved}/train", f"data.validation_path={moved}/validation"]
-    assert len(open_run(tiny_runs["vim"], overrides).pictures(100)) == 10
+    assert len(open_run(tiny_runs["vim"], overrides).images(100)) == 10
     overrides = [f"data.path={moved}/validation", "data.validation_path=null"]
     with pytest.raises(UserError, match="was made from other images: 24 training images then"):
-        open_run(tiny_runs["vim"], overrides).pictures(100)
-    pictures = open_run(tiny_runs["vim"], overrides, other_images=True).pictures(100)
-    assert 0 < len(pictures) < 10
+        open_run(tiny_runs["vim"], overrides).images(100)
+    images = open_run(tiny_runs["vim"], overrides, other_images=True).images(100)
+    assert 0 < len(images) < 10
 
 
 def test_nothing_but_the_data_can_be_changed(tiny_runs):
@@ -80,7 +80,7 @@ def test_a_run_without_weights_and_a_torn_one(tiny_runs, tmp_path):
         open_run(run)
 
 
-def test_a_classifier_is_no_model_of_pictures(tiny_classifier):
+def test_a_classifier_is_no_model_of_images(tiny_classifier):
     with pytest.raises(UserError, match="is a run of experiment classifier; give one of"):
         open_run(tiny_classifier)
 

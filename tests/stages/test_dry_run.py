@@ -64,7 +64,7 @@ def test_tokenizer(tiny, folder, monkeypatch, adversarial):
         "a reconstruction made",
     ]
     text = "\n".join(lines)
-    assert "24 pictures to train on, 10 held out; 2 classes" in text
+    assert "24 images to train on, 10 held out; 2 classes" in text
     assert "images [8, 16, 16, 3] float32 from -" in text
     labels = dict(re.findall(r"(blue|red) (\d+)", text))
     assert sum(map(int, labels.values())) == 8
@@ -96,7 +96,7 @@ def test_vim_tokenizes_its_batches(tiny, tmp_path, folder):
 @pytest.mark.large
 def test_classifier(tiny, folder):
     lines = lines_of(tiny("classifier"))
-    assert {"the second step", "vim_tf.load of it", "a picture classified"} <= set(seconds(lines))
+    assert {"the second step", "vim_tf.load of it", "an image classified"} <= set(seconds(lines))
     assert any(line.startswith("  cross_entropy") for line in lines)
     assert re.match("  (blue|red), probability [01]", lines[-2])
     assert lines[-1] == "dry run: all good"

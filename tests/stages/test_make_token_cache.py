@@ -55,7 +55,7 @@ def test_the_cache_holds_each_pass_as_the_tokenizer_sees_it(folder, tokenizer, d
     assert cache.grid == (4, 4)
 
 
-def test_replicas_share_the_pictures(folder, tokenizer, data, tmp_path, two_replicas):
+def test_replicas_share_the_images(folder, tokenizer, data, tmp_path, two_replicas):
     alone = open_or_make_cache(folder, tokenizer, data, passes=2)
     with two_replicas.scope():
         same = ViTVQGAN.from_config(tokenizer.get_config())
@@ -75,7 +75,7 @@ def test_another_tokenizers_cache_is_refused(folder, tokenizer, data):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_cache_of_other_pictures_is_refused(folder, tokenizer, tiny):
+def test_a_cache_of_other_images_is_refused(folder, tokenizer, tiny):
     for override, seed, passes in (
         ("data.augmentation.flip=false", 5, 2),
         ("seed=0", 6, 2),

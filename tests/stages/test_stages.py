@@ -38,9 +38,9 @@ def test_the_sizes_must_agree(tiny, tiny_runs):
 
 
 @pytest.fixture
-def unlabelled(tiny_pictures):
-    """Overrides that leave one class's pictures, whose folder is no class."""
-    return (f"data.path={tiny_pictures}/train/red", "data.validation_path=null")
+def unlabelled(tiny_images):
+    """Overrides that leave one class's images, whose folder is no class."""
+    return (f"data.path={tiny_images}/train/red", "data.validation_path=null")
 
 
 def test_labels_are_needed_for_a_conditional_model(tiny, tiny_runs, unlabelled):
@@ -63,7 +63,7 @@ def stage(tiny, tiny_runs, unlabelled, tmp_path):
     return make_stage(experiment, tf.distribute.OneDeviceStrategy("CPU:0"), run), run
 
 
-def test_unlabelled_pictures_tokenized_while_training(stage):
+def test_unlabelled_images_tokenized_while_training(stage):
     """Without a cache and without classes: a step, an evaluation, samples and a preset."""
     stage, run = stage
     assert stage.trainer.model.classes == 0

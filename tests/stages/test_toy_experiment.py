@@ -128,12 +128,12 @@ def registered():
 
 
 @pytest.fixture
-def config(tiny_pictures, tmp_path):
+def config(tiny_images, tmp_path):
     path = tmp_path / "mean.yaml"
     path.write_text(
         f"experiment: mean_colour\n"
-        f"data: {{source: folder, path: {tiny_pictures}/train, image_size: 16, batch_size: 8,\n"
-        f"  validation_path: {tiny_pictures}/validation}}\n"
+        f"data: {{source: folder, path: {tiny_images}/train, image_size: 16, batch_size: 8,\n"
+        f"  validation_path: {tiny_images}/validation}}\n"
         "training: {steps: 60, log_every: 10, evaluate_every: 30, checkpoint_every: 15}\n"
     )
     return path
@@ -148,7 +148,7 @@ def test_it_trains_and_resumes(config, tmp_path):
     data = make_image_dataset(run.load_experiment().data, 0)
     images = np.concatenate([batch["image"] for batch in data.evaluation("train")])
     np.testing.assert_allclose(model.colour, images.mean((0, 1, 2)), atol=0.05)
-    assert {path.name for path in run.picture_dir.iterdir()} == {"colour.png", "curves.png"}
+    assert {path.name for path in run.image_dir.iterdir()} == {"colour.png", "curves.png"}
     with pytest.MonkeyPatch.context() as patch:  # killed behind the second checkpoint
         patch.setattr(Stage, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

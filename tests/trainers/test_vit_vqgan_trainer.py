@@ -87,17 +87,17 @@ def test_total_is_the_weighted_sum_of_the_terms(make, output):
     _, logs, output = trainer.compute_gradients(BATCH)
     model, images = trainer.model, BATCH["image"].numpy()
     latents, codes = np.asarray(output.latents), np.asarray(output.codes)
-    picture, mean, log_scale = model.decode_distribution(output.codes)
-    picture = np.asarray(picture)
+    image, mean, log_scale = model.decode_distribution(output.codes)
+    image = np.asarray(image)
     book = model.quantizer.codebook.numpy()
     book /= np.linalg.norm(book, axis=1, keepdims=True)
     affinity = 2 * latents.reshape(-1, 4) @ book.T
-    logits = trainer.discriminator(picture).numpy().astype("float64")
+    logits = trainer.discriminator(image).numpy().astype("float64")
     squared = np.mean(np.sum((latents - codes) ** 2, -1))
     expected = {
         "codebook": squared,
         "commitment": squared,
-        "l2": np.mean((picture - images) ** 2) / 4,
+        "l2": np.mean((image - images) ** 2) / 4,
         "entropy": float(losses.entropy_loss(affinity, 0.01)),
         "adversarial": np.mean(np.log1p(np.exp(-logits))),
     }
@@ -109,7 +109,7 @@ def test_total_is_the_weighted_sum_of_the_terms(make, output):
         np.testing.assert_allclose(logs[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     total = sum(weights[name] * value for name, value in expected.items())
     np.testing.assert_allclose(logs["total"], total, rtol=1e-4)
-    clipped = np.clip(picture, -1, 1)
+    clipped = np.clip(image, -1, 1)
     error = np.mean((clipped - images) ** 2, axis=(1, 2, 3)) / 4
     np.testing.assert_allclose(logs["psnr"], np.mean(-10 * np.log10(error)), rtol=1e-4)
 
@@ -137,13 +137,13 @@ def test_gradients_equal_those_of_a_single_tape(make, loss):
     with tf.GradientTape(persistent=True) as tape:
         output = model.encode(images, training=True)
         codes = model.quantizer.pass_codes(output)
-        picture, mean, log_scale = model.decode_distribution(codes, training=True)
+        image, mean, log_scale = model.decode_distribution(codes, training=True)
         affinity = tf.reshape(model.quantizer.affinity(output.latents), [-1, 16])
-        fake_logits = trainer.discriminator(picture)
+        fake_logits = trainer.discriminator(image)
         total = (
             losses.codebook_loss(output.latents, output.codes)
             + 0.25 * losses.commitment_loss(output.latents, output.codes)
-            + losses.l2_loss(picture, images)
+            + losses.l2_loss(image, images)
             + 0.1 * losses.logit_laplace_loss(mean, log_scale, images)
             + 0.1 * losses.entropy_loss(affinity, 0.01)
             + weight * generator_loss(fake_logits)
@@ -254,9 +254,9 @@ def test_perceptual_loss_takes_part(make, monkeypatch):
     monkeypatch.setattr(module, lambda weights: lambda images: [images[:, ::4, ::4]])
     trainer = make("losses.perceptual=2", "losses.adversarial=0")
     _, logs, output = trainer.compute_gradients(BATCH)
-    picture = np.asarray(trainer.model.decode_distribution(output.codes)[0])[:, ::4, ::4]
+    image = np.asarray(trainer.model.decode_distribution(output.codes)[0])[:, ::4, ::4]
     unit = [
-        x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (picture, make_images()[:, ::4, ::4])
+        x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (image, make_images()[:, ::4, ::4])
     ]
     perceptual = np.mean(np.sum((unit[0] - unit[1]) ** 2, -1))
     np.testing.assert_allclose(logs["perceptual"], perceptual, rtol=1e-4)
@@ -270,8 +270,8 @@ def test_evaluation_equals_numpy_on_the_averaged_weights(make):
     for weight in trainer.model.weights:  # the average is another model now
         weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], dtype=weight.dtype))
     results = trainer.evaluate_batch(BATCH)
-    images, pictures = make_images(), np.asarray(trainer.ema_model(BATCH["image"]))
-    error = (pictures - images) / 2
+    images, pixels = make_images(), np.asarray(trainer.ema_model(BATCH["image"]))
+    error = (pixels - images) / 2
     np.testing.assert_allclose(results["l1"], np.abs(error).mean((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(results["l2"], (error**2).mean((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(

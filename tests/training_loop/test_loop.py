@@ -113,16 +113,16 @@ def test_the_preset_has_the_averaged_weights(resumed):
     assert models[0].metadata["class_names"] == ["blue", "red"]
 
 
-def test_pictures_and_tensorboard_are_written(resumed):
+def test_images_and_tensorboard_are_written(resumed):
     stage, whole, _ = resumed
     names = {"curves.png"}
     if stage == "vit_vqgan":
         names |= {"reconstructions.png"}
     else:
         names |= {"samples.png", "samples_by_class.png"}
-    assert {path.name for path in whole.picture_dir.iterdir()} == names
+    assert {path.name for path in whole.image_dir.iterdir()} == names
     for name in names:
-        assert np.std(np.asarray(Image.open(whole.picture_dir / name))) > 1
+        assert np.std(np.asarray(Image.open(whole.image_dir / name))) > 1
     tags = set()
     for path in whole.tensorboard_dir.iterdir():
         for event in tf.compat.v1.train.summary_iterator(str(path)):

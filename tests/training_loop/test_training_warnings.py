@@ -69,7 +69,7 @@ def test_a_resumed_run_knows_no_reconstruction_before():
     assert diagnosis.training(300, {"psnr": 1.0, "discriminator": 1.0}) == []
 
 
-def test_pictures_learnt_by_heart():
+def test_images_learnt_by_heart():
     diagnosis = Diagnosis(VIMExperiment())
     assert diagnosis.training(100, {"nats": 3.0}) == []
     for step, nats in ((100, 4.0), (200, 3.0), (300, 3.02)):

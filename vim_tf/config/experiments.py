@@ -104,7 +104,7 @@ class VIMExperiment:
 
 @dataclass(frozen=True)
 class ClassifierExperiment:
-    """`experiment: classifier`: trains a classifier of the pictures' labels.
+    """`experiment: classifier`: trains a classifier of the images' labels.
 
     It judges samples: proxy features, accuracy, and which samples to keep.
     """
@@ -138,7 +138,7 @@ class LinearProbeExperiment:
     run: str | None = None  # the folder of a VIM run
     blocks: str = "all"  # or numbers separated by commas; 0 is the embeddings
     head: Literal["logistic_regression", "sgd"] = "logistic_regression"
-    validation_fraction: float = 0.1  # of the training pictures, by which the block is chosen
+    validation_fraction: float = 0.1  # of the training images, by which the block is chosen
     strategy: Strategy = "one_device"  # more devices share features and the head sgd
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs
     tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM

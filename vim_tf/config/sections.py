@@ -17,12 +17,12 @@ from vim_tf.messages import shorten
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Random changes of training pictures; evaluation always resizes and centre-crops.
+    """Random changes of training images; evaluation always resizes and centre-crops.
 
-    `crop`: "random_resized" cuts a random area (at least `min_area` of the picture, aspect ratio
+    `crop`: "random_resized" cuts a random area (at least `min_area` of the image, aspect ratio
     3/4 to 4/3) and resizes it; "random" resizes the shorter side to `1 / min_area ** 0.5` of the
     target and cuts a random window; "center" is evaluation's resize and centre crop.
-    `flip` mirrors half of the pictures left to right.
+    `flip` mirrors half of the images left to right.
     """
 
     crop: Literal["random_resized", "random", "center"] = "random_resized"
@@ -38,7 +38,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where pictures come from and what shape they get; see docs/data.md."""
+    """Where images come from and what shape they get; see docs/data.md."""
 
     source: Literal["emoji", "folder", "tfds", "tfrecord", "idx"] = "emoji"
     path: str | None = None  # folder, TFRecord glob, IDX folder, or data_dir of tfds
@@ -49,7 +49,7 @@ class DataConfig:
     validation_fraction: float = 0.1
     image_size: tuple[int, int] = (256, 256)  # height, width; one number means a square
     batch_size: int = 256  # global: over all replicas
-    on_error: Literal["stop", "skip"] = "stop"  # what to do with a picture that cannot be read
+    on_error: Literal["stop", "skip"] = "stop"  # what to do with an image that cannot be read
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self):
@@ -235,7 +235,7 @@ class VIMConfig:
     """The autoregressive model of tokens (section 3.4)."""
 
     transformer: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["vim_base"])
-    conditional: bool = True  # False: every picture gets the null label
+    conditional: bool = True  # False: every image gets the null label
     label_drop: float = 0.1  # share of labels replaced by the null label, for guidance
 
     def __post_init__(self):
@@ -244,7 +244,7 @@ class VIMConfig:
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """A small residual network that tells the classes of the pictures apart."""
+    """A small residual network that tells the classes of the images apart."""
 
     width: int = 32  # channels of the first stage; each further one has twice as many
     stages: int = 3  # each after the first halves height and width
@@ -359,7 +359,7 @@ class TokenizerConfig:
 
     run: str | None = None  # a run folder or a preset folder
     cache: str | None = None  # folder of the token cache; by default inside the workdir
-    passes: int = 4  # differently augmented passes over the pictures in the cache
+    passes: int = 4  # differently augmented passes over the images in the cache
     online: bool = False  # tokenize each batch while training instead
 
     def __post_init__(self):
@@ -380,7 +380,7 @@ class SGDHeadConfig:
     """
 
     optimizer: Literal["lars", "sgd"] = "lars"  # lars needs thousands of steps; sgd: little data
-    learning_rate: float = 0.1  # for 256 pictures; that of a batch is in proportion
+    learning_rate: float = 0.1  # for 256 images; that of a batch is in proportion
     batch_size: int = 16384
     epochs: int = 90
     warmup_epochs: int = 10

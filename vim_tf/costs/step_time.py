@@ -3,7 +3,7 @@
 Memory is that of `memory`. A step's time is the least that the hardware's limits allow: the
 operations of products and convolutions at its rate of them, or what must be read and written at its
 bandwidth, whichever takes longer. Steps that were measured, on CPUs, took 1.1 to 1.4 times that, as
-docs/performance.md has it; exchange between devices and reading pictures come on top.
+docs/performance.md has it; exchange between devices and reading images come on top.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ TRAINED = 3
 # Of real and fake: forward; by weights and inputs for its loss; by the fake's pixels for ours.
 DISCRIMINATOR = 2 + 4 + 1
 R1 = 6  # forward, by pixels, and both once more for its gradient
-PERCEPTUAL = 2 + 1  # of picture and reconstruction; by the reconstruction's pixels
+PERCEPTUAL = 2 + 1  # of image and reconstruction; by the reconstruction's pixels
 
 
 @dataclass(frozen=True)

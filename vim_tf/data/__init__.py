@@ -1,1 +1,1 @@
-"""Pictures: sources, transforms and the batches of training and evaluation."""
+"""Images: sources, transforms and the batches of training and evaluation."""

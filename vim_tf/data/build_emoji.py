@@ -1,10 +1,10 @@
-"""Rebuilds the built-in emoji pictures from the npm package emoji-datasource-google.
+"""Rebuilds the built-in emoji images from the npm package emoji-datasource-google.
 
     npm pack emoji-datasource-google@16.0.0
     python -m vim_tf.data.build_emoji emoji-datasource-google-16.0.0.tgz
 
 Reads the archive or the folder it unpacks to, and writes `emoji-00000-of-0000N.tfrecord` beside
-this file, or into `--out`. The same archive always gives the same pictures in the same order.
+this file, or into `--out`. The same archive always gives the same images in the same order.
 """
 
 import argparse
@@ -22,17 +22,17 @@ from vim_tf.errors import UserError
 
 SIDE = 32
 FILES = 3
-_PICTURES = "img/google/64/"
+_IMAGES = "img/google/64/"
 
 
 def read_package(path):
-    """Returns the package's `emoji.json` and its 64-pixel pictures.
+    """Returns the package's `emoji.json` and its 64-pixel images.
 
     Args:
         path: the .tgz archive, or the folder that it was unpacked into.
 
     Returns:
-        (entries, pictures): the parsed list of emoji; file name -> PNG bytes.
+        (entries, images): the parsed list of emoji; file name -> PNG bytes.
 
     Raises:
         UserError: the path is not such a package.
@@ -41,42 +41,42 @@ def read_package(path):
     contents = {}
     if path.is_dir():
         root = path / "package" if (path / "package").is_dir() else path
-        for file in [root / "emoji.json", *(root / _PICTURES).glob("*.png")]:
+        for file in [root / "emoji.json", *(root / _IMAGES).glob("*.png")]:
             if file.is_file():
                 contents[file.relative_to(root).as_posix()] = file.read_bytes()
     elif path.is_file() and tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:
             for member in archive:
                 name = member.name.removeprefix("package/")
-                if name == "emoji.json" or name.startswith(_PICTURES):
+                if name == "emoji.json" or name.startswith(_IMAGES):
                     contents[name] = archive.extractfile(member).read()
-    pictures = {
-        name.removeprefix(_PICTURES): data
+    images = {
+        name.removeprefix(_IMAGES): data
         for name, data in contents.items()
-        if name.startswith(_PICTURES)
+        if name.startswith(_IMAGES)
     }
-    if "emoji.json" not in contents or not pictures:
+    if "emoji.json" not in contents or not images:
         raise UserError(
-            f"{path} holds no emoji.json and {_PICTURES}*.png; give the archive of the npm "
+            f"{path} holds no emoji.json and {_IMAGES}*.png; give the archive of the npm "
             "package emoji-datasource-google, or the folder it unpacks to"
         )
-    return json.loads(contents["emoji.json"]), pictures
+    return json.loads(contents["emoji.json"]), images
 
 
 def shrink(png):
-    """Returns `png`, a picture of any mode, on white and half as large, as RGB."""
-    picture = Image.open(io.BytesIO(png)).convert("RGBA")
-    white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-    picture = Image.alpha_composite(white, picture).convert("RGB")
+    """Returns `png`, an image of any mode, on white and half as large, as RGB."""
+    image = Image.open(io.BytesIO(png)).convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    image = Image.alpha_composite(white, image).convert("RGB")
     # An exact average of whole pixels: no ringing around shapes on the white ground.
-    return picture.reduce((picture.width // SIDE, picture.height // SIDE))
+    return image.reduce((image.width // SIDE, image.height // SIDE))
 
 
-def make_rows(entries, pictures):
-    """Returns one dict of a picture's image, class, code and base for each emoji, in a fixed order.
+def make_rows(entries, images):
+    """Returns one dict of image, class, code and base for each emoji, in a fixed order.
 
     Skin-tone variants share their emoji's base. Emoji that look exactly alike (a few flags and
-    families) share one too, so that no picture can stand on both sides of a split by base.
+    families) share one too, so that no image can stand on both sides of a split by base.
     """
     rows = []
     base_of_pixels, merged = {}, {}
@@ -87,9 +87,9 @@ def make_rows(entries, pictures):
     for entry in sorted(entries, key=lambda entry: entry["unified"]):
         variants = entry.get("skin_variations", {})
         for variant in [entry, *(variants[tone] for tone in sorted(variants))]:
-            if variant["image"] not in pictures:
+            if variant["image"] not in images:
                 continue
-            image = shrink(pictures[variant["image"]])
+            image = shrink(images[variant["image"]])
             twin = find(base_of_pixels.setdefault(image.tobytes(), entry["unified"]))
             if twin != find(entry["unified"]):
                 merged[find(entry["unified"])] = twin
@@ -144,7 +144,7 @@ def main(arguments=None):
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.data.build_emoji",
-        description="Rebuilds the built-in emoji pictures.",
+        description="Rebuilds the built-in emoji images.",
     )
     parser.add_argument("package", help="emoji-datasource-google-16.0.0.tgz, or its folder")
     parser.add_argument(
@@ -154,16 +154,16 @@ def main(arguments=None):
     )
     options = parser.parse_args(arguments)
     try:
-        entries, pictures = read_package(options.package)
+        entries, images = read_package(options.package)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    rows = make_rows(entries, pictures)
+    rows = make_rows(entries, images)
     pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
     for path in write_records(rows, options.out):
         sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
     bases = len({row["base"] for row in rows})
-    sys.stdout.write(f"{len(rows):,} pictures of {bases:,} emoji\n")
+    sys.stdout.write(f"{len(rows):,} images of {bases:,} emoji\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _AT_A_TIME = 1 << 18  # pixels that are put on white; their temporaries take 5 M
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # the first chunk has the size, and no other
 
 
-def decode_picture(data, reduction=1, max_pixels=image_limits.LEAST):
+def decode_image(data, reduction=1, max_pixels=image_limits.LEAST):
     """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP image, put on white where transparent.
 
     16-bit channels lose their lower byte, grey is repeated, CMYK converted.
@@ -59,7 +59,7 @@ def decode_picture(data, reduction=1, max_pixels=image_limits.LEAST):
 
 
 def decode_by_pillow(data, max_pixels, reduction=1):
-    """`headers.decode_with_pillow` as an operation, with the errors of `decode_picture`."""
+    """`headers.decode_with_pillow` as an operation, with the errors of `decode_image`."""
 
     def decode(data, max_pixels, reduction):
         try:
@@ -105,11 +105,11 @@ def put_on_white(image):
     return tf.reshape(parts.concat(), tf.concat([tf.shape(image)[:2], [3]], 0))
 
 
-def orient(picture, orientation):
-    """Turns and mirrors a picture as its EXIF orientation says.
+def orient(pixels, orientation):
+    """Turns and mirrors an image as its EXIF orientation says.
 
     Args:
-        picture: [h, w, 3].
+        pixels: [h, w, 3].
         orientation: int32 scalar, 1 to 8 (EXIF 2.3, section 4.6.4, tag 0x0112).
 
     Returns:
@@ -119,13 +119,13 @@ def orient(picture, orientation):
     def one_of(*values):
         return tf.reduce_any(orientation == tf.constant(values))
 
-    def change(condition, function, picture):
-        return tf.cond(condition, lambda: function(picture), lambda: picture)
+    def change(condition, function, pixels):
+        return tf.cond(condition, lambda: function(pixels), lambda: pixels)
 
-    picture = change(orientation >= 5, lambda image: tf.transpose(image, [1, 0, 2]), picture)
-    picture = change(one_of(2, 3, 6, 7), lambda image: image[:, ::-1], picture)
-    picture = change(one_of(3, 4, 7, 8), lambda image: image[::-1], picture)
-    return tf.ensure_shape(picture, [None, None, 3])
+    pixels = change(orientation >= 5, lambda image: tf.transpose(image, [1, 0, 2]), pixels)
+    pixels = change(one_of(2, 3, 6, 7), lambda image: image[:, ::-1], pixels)
+    pixels = change(one_of(3, 4, 7, 8), lambda image: image[::-1], pixels)
+    return tf.ensure_shape(pixels, [None, None, 3])
 
 
 def jpeg_size(data):

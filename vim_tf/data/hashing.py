@@ -47,7 +47,7 @@ def shuffle_index(position, size, seed, epoch):
 
     Args:
         position: int64, scalar or vector.
-        size: number of pictures.
+        size: number of images.
         seed: any Python integer.
         epoch: int64, of the shape of `position`.
     """
@@ -70,16 +70,16 @@ def validation_threshold(hashes, fraction, what):
     largest is training's.
 
     Args:
-        hashes: NumPy integers from `hash_names`, one a picture.
-        fraction: share of pictures wanted in validation.
+        hashes: NumPy integers from `hash_names`, one an image.
+        fraction: share of images wanted in validation.
         what: the data set's name in an error.
 
     Raises:
-        UserError: there are not two pictures to tell apart.
+        UserError: there are not two images to tell apart.
     """
     if len(hashes) == 0 or hashes.min() == hashes.max():
         raise UserError(
-            f"{what} has too few pictures ({len(hashes)}) to hold some out for validation; "
+            f"{what} has too few images ({len(hashes)}) to hold some out for validation; "
             "give at least 2, better hundreds"
         )
     wanted = round(fraction * _NAME_RANGE)

@@ -16,13 +16,13 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
 class Header(NamedTuple):
-    """What is known of a picture before it is decoded.
+    """What is known of an image before it is decoded.
 
     Attributes:
         height: after turning as `orientation` says.
         width: after turning.
         orientation: 1 to 8, as EXIF counts them.
-        by_pillow: whether TensorFlow's decoders would get the picture wrong.
+        by_pillow: whether TensorFlow's decoders would get the image wrong.
     """
 
     height: int
@@ -137,7 +137,7 @@ def _read_header(path, max_pixels, whole):
             orientation = _orientation(image)
             by_pillow = _needs_pillow(image)
     except UnidentifiedImageError:
-        return f"it is no picture of the formats {', '.join(_FORMATS)}"
+        return f"it is no image of the formats {', '.join(_FORMATS)}"
     except Exception as error:  # Pillow raises whatever comes up on damaged headers
         return str(error).split("\n")[0] or type(error).__name__
     if orientation >= 5:
@@ -181,7 +181,7 @@ def _orientation(image):
         image.info["exif"] = image.info["exif"][:_EXIF]
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged metadata do not make a picture unreadable
+    except Exception:  # damaged metadata do not make an image unreadable
         return 1
     return value if value in range(1, 9) else 1
 

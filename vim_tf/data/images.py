@@ -1,4 +1,4 @@
-"""The entry to pictures: config -> batches for training, evaluation and the token cache.
+"""The entry to images: config -> batches for training, evaluation and the token cache.
 
 Every source gives the same thing, and every order and every augmentation is a function of
 (seed, epoch, position): a run resumes from its step alone.
@@ -25,7 +25,7 @@ _SOURCES = {
     "tfds": "tfds",
     "tfrecord": "tfrecord",
 }
-_UNREADABLE = "picture cannot be decoded:"
+_UNREADABLE = "image cannot be decoded:"
 
 
 def make_image_dataset(config, seed):
@@ -42,16 +42,16 @@ def make_image_dataset(config, seed):
         UserError: nothing readable is there; the message says what is wrong with what.
     """
     source = importlib.import_module(f"vim_tf.data.sources.{_SOURCES[config.source]}")
-    with tf.device("/CPU:0"):  # pictures that are held stay where tf.data runs
+    with tf.device("/CPU:0"):  # images that are held stay where tf.data runs
         class_names, train, validation, tables = source.make_splits(config)
     for key, split in (("data.split or data.path", train), ("the validation data", validation)):
         if split.size == 0:
-            raise UserError(f"{key} holds no pictures")
+            raise UserError(f"{key} holds no images")
     return ImageData(class_names, config, seed, {"train": train, "validation": validation}, tables)
 
 
 def as_user_error(exception):
-    """Returns a UserError for a picture that failed while batches were read, else None.
+    """Returns a UserError for an image that failed while batches were read, else None.
 
     Args:
         exception: what iterating a data set raised.
@@ -70,10 +70,10 @@ def as_user_error(exception):
 
 @dataclass(frozen=True)
 class ImageData:
-    """Pictures of one size, split into training and validation.
+    """Images of one size, split into training and validation.
 
     A batch is {"image": [B, H, W, 3] float32 in [-1, 1], "label": [B] int32}. B is the global
-    batch; `train` also makes a worker's share of it. Unlabelled pictures have label 0 and
+    batch; `train` also makes a worker's share of it. Unlabelled images have label 0 and
     `class_names` ().
 
     Attributes:
@@ -93,12 +93,12 @@ class ImageData:
 
     @property
     def train_size(self):
-        """Number of training pictures."""
+        """Number of training images."""
         return self.splits["train"].size
 
     @property
     def validation_size(self):
-        """Number of validation pictures."""
+        """Number of validation images."""
         return self.splits["validation"].size
 
     def fingerprint(self):
@@ -143,7 +143,7 @@ class ImageData:
 
         Args:
             start_step: the step whose batch comes first.
-            worker: which contiguous share of each batch's rows; only its pictures are decoded.
+            worker: which contiguous share of each batch's rows; only its images are decoded.
             workers: number of shares, all of one size.
         """
         split, batch_size = self.splits["train"], self.config.batch_size
@@ -163,7 +163,7 @@ class ImageData:
         return self._batch(elements, make, split, share, endless=True)
 
     def augmented_pass(self, index):
-        """Returns every training picture once, in stored order, augmented anew for each `index`.
+        """Returns every training image once, in stored order, augmented anew for each `index`.
 
         Batches are as in `train`; the last one may be smaller.
 
@@ -180,33 +180,33 @@ class ImageData:
         return self._batch(split.in_order(), make, split, self.config.batch_size)
 
     def evaluation(self, split="validation", batch_size=None):
-        """Returns every picture of a split once, in stored order, resized and centre-cropped.
+        """Returns every image of a split once, in stored order, resized and centre-cropped.
 
         Args:
             split: "validation" or "train".
-            batch_size: pictures a batch, `config.batch_size` if None; the last may be smaller.
+            batch_size: images a batch, `config.batch_size` if None; the last may be smaller.
         """
         split = self.splits[split]
         load = self._naming_load(split)
 
         def make(_, reference):
-            pictures, labels = load(reference)
-            images = transforms.transform_for_evaluation(pictures, self.config.image_size)
+            pixels, labels = load(reference)
+            images = transforms.transform_for_evaluation(pixels, self.config.image_size)
             return {"image": images, "label": labels}
 
         batch_size = batch_size or self.config.batch_size
         return self._batch(split.in_order(), make, split, batch_size)
 
     def _augment(self, load, epoch, position, reference):
-        pictures, labels = load(reference)
+        pixels, labels = load(reference)
         draws = hashing.draw_uniform(transforms.DRAWS, self.seed, epoch, position)
         images = transforms.transform_for_training(
-            pictures, self.config.image_size, self.config.augmentation, draws
+            pixels, self.config.image_size, self.config.augmentation, draws
         )
         return {"image": images, "label": labels}
 
     def _naming_load(self, split):
-        """The split's `load`, with an error that names the picture; skipping drops it later."""
+        """The split's `load`, with an error that names the image; skipping drops it later."""
         if split.describe is None or self.config.on_error == "skip":
             return split.load
 
@@ -226,9 +226,9 @@ class ImageData:
         return load
 
     def _substituting_load(self, split):
-        """As `_naming_load`; skipping gives the first readable picture instead.
+        """As `_naming_load`; skipping gives the first readable image instead.
 
-        A picture that was dropped would shift all positions behind it, and with them the order
+        An image that was dropped would shift all positions behind it, and with them the order
         that a resumed run must find again.
         """
         if split.describe is None or self.config.on_error == "stop":
@@ -236,7 +236,7 @@ class ImageData:
         readable = split.in_order().map(lambda _, reference: split.load(reference))
         spare = next(iter(readable.ignore_errors().take(1)), None)
         if spare is None:
-            raise UserError(f"none of the {split.size:,} training pictures can be decoded")
+            raise UserError(f"none of the {split.size:,} training images can be decoded")
         spare = tf.data.Dataset.from_tensors(spare)
         return lambda reference: splits.load_or_else(split.load, reference, spare)
 

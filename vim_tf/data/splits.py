@@ -1,7 +1,7 @@
 """The half of the data that a source hands to `images`, as training or as validation.
 
-A split gives references to its pictures (an index, or an undecoded record) in a fixed or in a
-shuffled order, and loads the picture behind one. Shuffled orders depend on (seed, epoch) alone.
+A split gives references to its images (an index, or an undecoded record) in a fixed or in a
+shuffled order, and loads the image behind one. Shuffled orders depend on (seed, epoch) alone.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ VECTORIZED_SIDE = 64  # pixels
 
 @dataclass(frozen=True)
 class IndexedSplit:
-    """Pictures that can be fetched in any order, so that shuffling and resuming cost nothing.
+    """Images that can be fetched in any order, so that shuffling and resuming cost nothing.
 
     Attributes:
-        size: number of pictures.
-        load: int64 index -> (uint8 [h, w, 3] picture, int32 label), in TensorFlow operations.
-        describe: int64 index -> string that names the picture in an error; None where loading
+        size: number of images.
+        load: int64 index -> (uint8 [h, w, 3] image, int32 label), in TensorFlow operations.
+        describe: int64 index -> string that names the image in an error; None where loading
             cannot fail.
-        vectorized: whether `load` also takes [B] indices and gives pictures of one size.
+        vectorized: whether `load` also takes [B] indices and gives images of one size.
     """
 
     size: int
@@ -47,28 +47,28 @@ class IndexedSplit:
         return epoch, position, hashing.shuffle_index(position, self.size, seed, epoch)
 
 
-def make_array_split(pictures, labels):
-    """A split of pictures of one size that are held in memory, or lie in one file.
+def make_array_split(images, labels):
+    """A split of images of one size that are held in memory, or lie in one file.
 
     Args:
-        pictures: [n, h, w, 3] uint8, or [n, h, w, 1] for grey ones; a NumPy memmap is read picture
-            by picture.
+        images: [n, h, w, 3] uint8, or [n, h, w, 1] for grey ones; a NumPy memmap is read image
+            by image.
         labels: [n] int32.
     """
-    repeats = 3 // pictures.shape[-1]
+    repeats = 3 // images.shape[-1]
 
     def take(index):
-        if not isinstance(pictures, np.memmap):
-            return tf.gather(pictures, index)
-        found = tf.numpy_function(lambda i: pictures[i], [index], tf.uint8, stateful=False)
-        return tf.ensure_shape(found, [*index.shape, *pictures.shape[1:]])
+        if not isinstance(images, np.memmap):
+            return tf.gather(images, index)
+        found = tf.numpy_function(lambda i: images[i], [index], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, [*index.shape, *images.shape[1:]])
 
     def load(index):
         return tf.repeat(take(index), repeats, -1), tf.gather(labels, index)
 
     # The matrices of `transforms.resize_window` grow with the square of the side.
-    small = max(pictures.shape[1:3]) <= VECTORIZED_SIDE
-    return IndexedSplit(size=int(pictures.shape[0]), load=load, vectorized=small)
+    small = max(images.shape[1:3]) <= VECTORIZED_SIDE
+    return IndexedSplit(size=int(images.shape[0]), load=load, vectorized=small)
 
 
 def load_or_else(load, reference, fallback):

@@ -1,11 +1,11 @@
 """Tokens of a data set, kept on disk so that stage 2 need not run the tokenizer at each step.
 
-A cache is a folder of `header.json` and TFRecord files. One file holds pictures of one split and
-one pass, at most `SHARD_PICTURES`; a record is a `tf.train.Example` with the int64 features `token`
-[N] and `label` [1]. Passes are the same pictures in the same order, augmented anew.
+A cache is a folder of `header.json` and TFRecord files. One file holds images of one split and
+one pass, at most `SHARD_IMAGES`; a record is a `tf.train.Example` with the int64 features `token`
+[N] and `label` [1]. Passes are the same images in the same order, augmented anew.
 
 The whole cache is read into memory, 2 bytes a token up to 65,536 codes: ImageNet in 32 x 32 tokens
-takes 2.6 GB a pass, the built-in pictures in 8 x 8 half a megabyte.
+takes 2.6 GB a pass, the built-in images in 8 x 8 half a megabyte.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from vim_tf.messages import show
 
 HEADER_FILE = "header.json"
 ADVICE = "delete the folder to make it anew, or give another tokenizer.cache"
-SHARD_PICTURES = 65_536
+SHARD_IMAGES = 65_536
 # What the maker says: of which tokenizer, images and options.
 _GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
 _SPLITS = {"train", "validation"}
@@ -64,14 +64,14 @@ def write_token_cache(folder, splits, header, tables=None):
         folder: must not exist, or be empty.
         splits: {"train": passes, "validation": passes}. Passes are a list of iterables, one a pass,
             of (tokens [B,N] int, labels [B] int); B may change from batch to batch. All passes of a
-            split hold the same pictures in the same order; validation usually has one pass.
+            split hold the same images in the same order; validation usually has one pass.
         header: dict that JSON can hold: `tokenizer_hash`, `images` (the fingerprint of the images),
             `options` (of what else the tokens depend on), `grid` (rows, columns), `codes`, and
             `class_names`, empty without labels.
         tables: {config key: `FileTable`} of the images' files, kept beside; None for no files.
 
     Raises:
-        UserError: the folder is taken or cannot be written, or a split has no pictures.
+        UserError: the folder is taken or cannot be written, or a split has no images.
         ValueError: tokens, labels, passes or header that do not fit together.
     """
     if set(header) != _GIVEN:
@@ -98,9 +98,9 @@ def write_token_cache(folder, splits, header, tables=None):
         for split, passes in shards.items():
             counts = [sum(shard["pictures"] for shard in one) for one in passes]
             if not counts or counts[0] == 0:
-                raise UserError(f"the {split} split has no pictures; nothing to put into {folder}")
+                raise UserError(f"the {split} split has no images; nothing to put into {folder}")
             if len(set(counts)) > 1:
-                raise ValueError(f"the passes of {split} have {counts} pictures; all need the same")
+                raise ValueError(f"the passes of {split} have {counts} images; all need the same")
         with _writing(folder):
             fingerprints.save(partial, tables or {})
             text = formats.to_json("token cache", {**header, "shards": shards})
@@ -132,7 +132,7 @@ def _writing(path):
 
 
 def _write_pass(folder, stem, batches, header):
-    """Writes one pass as shards; returns [{"file": name, "pictures": count}]."""
+    """Writes one pass as shards; returns [{"file": name, "images": count}]."""
     shards = []
     with contextlib.ExitStack() as writers:
         for tokens, labels in batches:
@@ -141,7 +141,7 @@ def _write_pass(folder, stem, batches, header):
             if problem:
                 raise ValueError(f"batch for {stem}: {problem}")
             for row, label in zip(tokens, labels, strict=True):
-                if not shards or shards[-1]["pictures"] == SHARD_PICTURES:
+                if not shards or shards[-1]["pictures"] == SHARD_IMAGES:
                     shards.append({"file": f"{stem}-{len(shards):05d}.tfrecord", "pictures": 0})
                     path = folder / shards[-1]["file"]
                     with _writing(path):
@@ -261,20 +261,20 @@ class TokenCache:
 
     @property
     def train_size(self):
-        """Number of training pictures M."""
+        """Number of training images M."""
         return len(self.labels["train"])
 
     def train(self, seed, batch_size, start_step=0, worker=0, workers=1):
         """Returns endless training batches, shuffled anew each epoch.
 
-        Position p of the endless sequence belongs to epoch p // M, in which each picture comes
+        Position p of the endless sequence belongs to epoch p // M, in which each image comes
         once; batch `step` holds the positions from step * B on, so `train(seed, B, k)` equals
-        `train(seed, B)` without its first k batches. In `passes` epochs each picture comes once
+        `train(seed, B)` without its first k batches. In `passes` epochs each image comes once
         from each pass, beginning with any.
 
         Args:
             seed: any integer.
-            batch_size: pictures B of a batch, over all replicas.
+            batch_size: images B of a batch, over all replicas.
             start_step: the step whose batch comes first.
             worker: which contiguous share of each batch's rows.
             workers: number of shares, all of one size.
@@ -291,29 +291,29 @@ class TokenCache:
             first_row = step * batch_size + worker * share
             position = first_row + tf.range(share, dtype=tf.int64)
             epoch = position // size
-            picture = hashing.shuffle_index(position % size, size, seed, epoch)
-            first = hashing.draw_uniform(1, seed, picture)[:, 0] * passes  # each picture's own
+            image = hashing.shuffle_index(position % size, size, seed, epoch)
+            first = hashing.draw_uniform(1, seed, image)[:, 0] * passes  # each image's own
             taken = (tf.cast(first, tf.int64) + epoch) % passes
             return {
-                "token": tf.cast(tf.gather(tokens, taken * size + picture), tf.int32),
-                "label": tf.gather(labels, picture),
+                "token": tf.cast(tf.gather(tokens, taken * size + image), tf.int32),
+                "label": tf.gather(labels, image),
             }
 
         steps = tf.data.Dataset.counter(start_step)
         return steps.map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def evaluation(self, batch_size, split="validation"):
-        """Returns every picture of a split once, in stored order, from its first pass.
+        """Returns every image of a split once, in stored order, from its first pass.
 
         Args:
-            batch_size: pictures a batch; the last batch may be smaller.
+            batch_size: images a batch; the last batch may be smaller.
             split: "validation" or "train".
 
         Returns:
             tf.data.Dataset of batches as in `train`.
         """
-        pictures = tf.data.Dataset.from_tensor_slices((self.tokens[split][0], self.labels[split]))
-        return pictures.batch(batch_size).map(
+        images = tf.data.Dataset.from_tensor_slices((self.tokens[split][0], self.labels[split]))
+        return images.batch(batch_size).map(
             lambda token, label: {"token": tf.cast(token, tf.int32), "label": label}
         )
 
@@ -321,22 +321,22 @@ class TokenCache:
         """Counts what is in a split, over all its passes.
 
         Returns:
-            dict of `pictures`, `passes`, `tokens`, `used_codes`, `usage` (their share of K),
+            dict of `images`, `passes`, `tokens`, `used_codes`, `usage` (their share of K),
             `perplexity` (the exponential of the entropy of tokens, from 1 to K), and
-            `pictures_per_label`, a list; [pictures] without labels.
+            `images_per_label`, a list; [images] without labels.
         """
         tokens = self.tokens[split]
         counts = np.bincount(tokens.ravel(), minlength=self.codes)
         share = counts[counts > 0] / tokens.size
         labels = np.bincount(self.labels[split], minlength=len(self.class_names))
         return {
-            "pictures": tokens.shape[1],
+            "images": tokens.shape[1],
             "passes": tokens.shape[0],
             "tokens": tokens.size,
             "used_codes": len(share),
             "usage": len(share) / self.codes,
             "perplexity": float(np.exp(-np.sum(share * np.log(share)))),
-            "pictures_per_label": labels.tolist(),
+            "images_per_label": labels.tolist(),
         }
 
 
@@ -360,13 +360,13 @@ def _read_pass(folder, shards, header):
 
 
 def _read_shard(path, shard, header):
-    length, pictures = header["grid"][0] * header["grid"][1], shard["pictures"]
+    length, images = header["grid"][0] * header["grid"][1], shard["pictures"]
     if not path.exists():
         raise UserError(f"{path} is missing; {ADVICE}")
     if measure_file(path) != (shard["bytes"], shard["sha256"]):
         raise UserError(f"{path} is damaged: it does not have the hash in {HEADER_FILE}; {ADVICE}")
-    if length * pictures > shard["bytes"]:  # a token takes a byte or more
-        raise UserError(f"{path} is too small for its {pictures:,} pictures; {ADVICE}")
+    if length * images > shard["bytes"]:  # a token takes a byte or more
+        raise UserError(f"{path} is too small for its {images:,} images; {ADVICE}")
     features = {
         "token": tf.io.FixedLenFeature([length], tf.int64),
         "label": tf.io.FixedLenFeature([], tf.int64),
@@ -385,6 +385,6 @@ def _read_shard(path, shard, header):
         reason = error.message.split("[[")[0].strip().splitlines()[0]
         raise UserError(f"{path} is damaged or missing: {reason}; {ADVICE}") from None
     read = sum(map(len, labels))
-    if read != pictures:
-        raise UserError(f"{path} holds {read} of its {pictures} pictures; {ADVICE}")
+    if read != images:
+        raise UserError(f"{path} holds {read} of its {images} images; {ADVICE}")
     return np.concatenate(tokens), np.concatenate(labels)

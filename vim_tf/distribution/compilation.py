@@ -18,7 +18,7 @@ def compiled(function, variables, rows=False, xla=False):
     Args:
         function: takes and returns nested tensors and None; may read `variables`, not assign them.
         variables: the Keras variables it reads; each call sees their values at that time.
-        rows: every argument and every answer has one row a picture; on TensorFlow the replicas of
+        rows: every argument and every answer has one row an image; on TensorFlow the replicas of
             the strategy in scope share them, see `replicas.over_replicas`.
         xla: compile with XLA on TensorFlow, too: seconds for each set of shapes, and faster then.
 

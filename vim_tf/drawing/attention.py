@@ -1,15 +1,15 @@
-"""Where the transformers of a run attend: heat maps over held-out pictures."""
+"""Where the transformers of a run attend: heat maps over held-out images."""
 
 import numpy as np
 from keras import ops
 
 from vim_tf.data.transforms import normalize
 from vim_tf.drawing import grids
-from vim_tf.drawing.spread_images import spread_pictures
+from vim_tf.drawing.spread_images import spread_images
 
-PICTURES = 4
-BLOCKS = 4  # at most; rows of the picture
-# Tokens of each picture that are asked about, in parts of its height and width.
+IMAGES = 4
+BLOCKS = 4  # at most; rows of the image
+# Tokens of each image that are asked about, in parts of its height and width.
 QUERIES = ((0.3, 0.5), (0.5, 0.35), (0.75, 0.6))
 
 
@@ -73,18 +73,18 @@ def view_attention(run, split):
 
     Args:
         run: a `TrainedRun`.
-        split: "validation" or "train", whose pictures are shown.
+        split: "validation" or "train", whose images are shown.
 
     Returns:
         uint8 [h,w,3].
     """
-    images, labels = spread_pictures(run.data, split, PICTURES)
+    images, labels = spread_images(run.data, split, IMAGES)
     tokenizer = run.tokenizer
     places = query_places(tokenizer.grid)
     parts = []
     if run.vim is not None:
         tokens = ops.convert_to_numpy(tokenizer.tokenize(normalize(images)))
-        # Pictures that have moved may be labelled otherwise.
+        # Images that have moved may be labelled otherwise.
         known = run.vim.classes and run.data.class_names == run.class_names
         found = [
             maps_of_vim(run.vim, row, label if known else None, places)
@@ -94,7 +94,7 @@ def view_attention(run, split):
         before = np.arange(tokens.shape[1]) < places[:, None]
         lines = [
             "VIM: where it looks to predict the framed token. Means over heads, a row a block; the "
-            "brightest is the most of each picture.",
+            "brightest is the most of each image.",
             "It sees the tokens before it, in raster order, and the label, whose share is given; "
             "what it does not see is faint.",
         ]
@@ -107,7 +107,7 @@ def view_attention(run, split):
 
 
 def _draw(images, places, maps, seen=None, shares=None):
-    """A column for each picture and place, a row for each block below one of the pictures.
+    """A column for each image and place, a row for each block below one of the images.
 
     Args:
         images: uint8 [p,H,W,3].

@@ -5,34 +5,34 @@ from keras import ops
 
 from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import grids
-from vim_tf.evaluation.image_sources import RunPictures
+from vim_tf.evaluation.image_sources import RunImages
 from vim_tf.models.patches import patchify
 
-SHOWN = 192  # codes in the picture
+SHOWN = 192  # codes in the image
 EXAMPLES = 4  # patches of each
-OUTSIDE = 255  # what is beyond a picture's border
+OUTSIDE = 255  # what is beyond an image's border
 PAPER = 150  # grey, because many codes are white
 
 
 class CodePatches:
-    """Gathers the patches of each code, a batch of pictures at a time; memory O(K).
+    """Gathers the patches of each code, a batch of images at a time; memory O(K).
 
     Args:
         codes: number of codes K.
         patch_size: side P of a patch.
-        grid: rows and columns of patches in a picture.
+        grid: rows and columns of patches in an image.
         seed: any integer; decides which patches are the examples.
 
     Attributes:
         counts: int64 [K], patches that have each code.
         examples: uint8 [K,EXAMPLES,3P,3P,3]: patches with one patch around them, each of another
-            picture, drawn evenly from all pictures that have the code.
-        pictures: int64 [K], pictures that have each code; of `examples`, as many are filled.
+            image, drawn evenly from all images that have the code.
+        images: int64 [K], images that have each code; of `examples`, as many are filled.
     """
 
     def __init__(self, codes, patch_size, grid, seed=0):
         self.counts = np.zeros(codes, "int64")
-        self.pictures = np.zeros(codes, "int64")
+        self.images = np.zeros(codes, "int64")
         side = 3 * patch_size
         self.examples = np.full((codes, EXAMPLES, side, side, 3), OUTSIDE, "uint8")
         self._sums = np.zeros((codes, patch_size**2 * 3))
@@ -40,7 +40,7 @@ class CodePatches:
         self._random = np.random.default_rng(seed % 2**32)
 
     def add(self, images, tokens):
-        """Adds pictures.
+        """Adds images.
 
         Args:
             images: uint8 [B,H,W,3].
@@ -58,16 +58,16 @@ class CodePatches:
             self._draw_examples(image, row)
 
     def _draw_examples(self, image, tokens):
-        """Reservoir sampling: picture n of a code takes a random one of n places, if it is there.
+        """Reservoir sampling: image n of a code takes a random one of n places, if it is there.
 
         J. Vitter, "Random sampling with a reservoir", algorithm R.
         """
-        # A random order decides which of a picture's patches of one code it is.
+        # A random order decides which of an image's patches of one code it is.
         order = self._random.permutation(len(tokens))
         codes, first = np.unique(tokens[order], return_index=True)
-        self.pictures[codes] += 1
-        slots = self._random.integers(self.pictures[codes])
-        slots = np.where(self.pictures[codes] <= EXAMPLES, self.pictures[codes] - 1, slots)
+        self.images[codes] += 1
+        slots = self._random.integers(self.images[codes])
+        slots = np.where(self.images[codes] <= EXAMPLES, self.images[codes] - 1, slots)
         kept = slots < EXAMPLES
         size = self._patch_size
         border = ((size, size), (size, size), (0, 0))
@@ -95,9 +95,9 @@ def view_codes(run, split, seed, batch_size):
 
     Args:
         run: a `TrainedRun`.
-        split: "validation" or "train", whose pictures are tokenized, all of them.
+        split: "validation" or "train", whose images are tokenized, all of them.
         seed: decides which patches are the examples.
-        batch_size: pictures tokenized at once.
+        batch_size: images tokenized at once.
 
     Returns:
         uint8 [h,w,3].
@@ -105,7 +105,7 @@ def view_codes(run, split, seed, batch_size):
     tokenizer = run.tokenizer
     size, codes = tokenizer.config.patch_size, tokenizer.config.quantizer.codes
     patches = CodePatches(codes, size, tokenizer.grid, seed)
-    source = RunPictures(run.data, split)
+    source = RunImages(run.data, split)
     for images in source.float_batches(batch_size):
         patches.add(to_uint8(images), ops.convert_to_numpy(tokenizer.tokenize(images)))
     used = np.flatnonzero(patches.counts)
@@ -121,9 +121,9 @@ def view_codes(run, split, seed, batch_size):
         grids.captioned_grid(strips, texts, columns=8),
         [
             f"{len(shown)} of {len(used):,} codes that {patches.counts.sum():,} patches of "
-            f"{split} pictures use, of {codes:,} in the codebook; the most used first, with their "
+            f"{split} images use, of {codes:,} in the codebook; the most used first, with their "
             "number and share of the patches.",
-            f"Of each: the mean of its patches, and {EXAMPLES} of them from different pictures, "
+            f"Of each: the mean of its patches, and {EXAMPLES} of them from different images, "
             "amid the paler patches around them.",
         ],
     )

@@ -70,7 +70,7 @@ def labelled_rows(images, names, zoom=1):
 
 
 def zoom_to(side, size):
-    """The whole zoom, 1 or more, that makes a picture of `size` (H, W) about `side` pixels long."""
+    """The whole zoom, 1 or more, that makes an image of `size` (H, W) about `side` pixels long."""
     return max(1, round(side / max(size)))
 
 

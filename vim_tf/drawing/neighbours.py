@@ -1,31 +1,31 @@
-"""The training pictures nearest to samples: has a model learnt pictures by heart?"""
+"""The training images nearest to samples: has a model learnt images by heart?"""
 
 import numpy as np
 
 from vim_tf.drawing import grids
-from vim_tf.drawing.spread_images import spread_pictures
-from vim_tf.evaluation.image_sources import RunPictures, Samples
+from vim_tf.drawing.spread_images import spread_images
+from vim_tf.evaluation.image_sources import RunImages, Samples
 from vim_tf.generation.image_generator import ImageGenerator
 
 NEIGHBOURS = 3
-SHOWN = 40  # samples in the picture
-BATCH = 256  # training pictures compared at a time
+SHOWN = 40  # samples in the image
+BATCH = 256  # training images compared at a time
 
 
-def nearest_pictures(images, batches, count=NEIGHBOURS):
-    """Finds the nearest pictures of a stream to each of `images` by pixels, mirrored ones too.
+def nearest_images(images, batches, count=NEIGHBOURS):
+    """Finds the nearest images of a stream to each of `images` by pixels, mirrored ones too.
 
-    A picture and its mirror image are two pictures. Distances are exact, being sums of squared
+    An image and its mirror image are two images. Distances are exact, being sums of squared
     whole numbers in float64; of equally near ones, the one that comes first is nearer.
 
     Args:
         images: uint8 [M,H,W,3].
-        batches: yields uint8 [B,H,W,3]; one is held at a time, beside `count` pictures for each
+        batches: yields uint8 [B,H,W,3]; one is held at a time, beside `count` images for each
             of `images`.
         count: neighbours of each.
 
     Returns:
-        (uint8 [M,count,H,W,3], float64 [M,count]), the nearest first: pictures and their root mean
+        (uint8 [M,count,H,W,3], float64 [M,count]), the nearest first: images and their root mean
         square distances a pixel value, from 0 to 255. Fewer than `count` where the stream has
         fewer, mirrored ones counted.
     """
@@ -50,7 +50,7 @@ def nearest_pictures(images, batches, count=NEIGHBOURS):
 
 
 def compare_distances(samples, held_out):
-    """Holds distances to the nearest training picture, of samples and of held-out pictures.
+    """Holds distances to the nearest training image, of samples and of held-out images.
 
     Args:
         samples: [M].
@@ -66,11 +66,11 @@ def compare_distances(samples, held_out):
 
 
 def view_neighbours(run, count, seed, batch_size, settings):
-    """Draws samples beside their nearest training pictures, the most suspicious first.
+    """Draws samples beside their nearest training images, the most suspicious first.
 
     Args:
         run: a `TrainedRun` of stage 2.
-        count: number of samples, the classes in turn; of held-out pictures, as many if there are.
+        count: number of samples, the classes in turn; of held-out images, as many if there are.
         seed: of the samples.
         batch_size: samples drawn at once.
         settings: of `VIM.generate`.
@@ -84,18 +84,16 @@ def view_neighbours(run, count, seed, batch_size, settings):
     generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
     source = Samples(generator, count, None, seed, settings)
     samples = np.concatenate(list(source.batches(batch_size)))
-    held_out, _ = spread_pictures(run.data, "validation", count)
-    training = RunPictures(run.data, "train")
-    found, distances = nearest_pictures(
-        np.concatenate([samples, held_out]), training.batches(BATCH)
-    )
+    held_out, _ = spread_images(run.data, "validation", count)
+    training = RunImages(run.data, "train")
+    found, distances = nearest_images(np.concatenate([samples, held_out]), training.batches(BATCH))
     nearest = {"samples": distances[:count, 0], "held_out": distances[count:, 0]}
     report = {
         "run": str(run.path),
         "models": run.hashes(),
         "samples": source.description | {"count": count},
-        "training_pictures": training.count,
-        "held_out_pictures": len(held_out),
+        "training_images": training.count,
+        "held_out_images": len(held_out),
         **compare_distances(**nearest),
         "distances": {name: np.round(values, 3).tolist() for name, values in nearest.items()},
     }
@@ -108,15 +106,15 @@ def _draw(samples, found, distances, report):
     sheet = np.concatenate([samples[first][:, None], found[first]], axis=1)  # [n,1+count,H,W,3]
     strips = [grids.image_grid(row, len(row), zoom) for row in sheet]
     texts = [f"distance {distances[i, 0]:.1f}" for i in first]
-    picture = grids.captioned_grid(np.stack(strips), texts, columns=4)
+    image = grids.captioned_grid(np.stack(strips), texts, columns=4)
     median, near = report["median"], report["samples_nearer_than_any_held_out"]
     return grids.with_title(
-        picture,
+        image,
         [
             f"{len(first)} of {len(samples)} samples, the nearest to training first, each followed "
-            f"by its {found.shape[1]} nearest of {report['training_pictures']:,} training pictures "
+            f"by its {found.shape[1]} nearest of {report['training_images']:,} training images "
             "(mirrored ones too).",
-            f"Median distance in grey levels: samples {median['samples']:.1f}, held-out pictures "
-            f"{median['held_out']:.1f}. Nearer than any held-out picture: {near} samples.",
+            f"Median distance in grey levels: samples {median['samples']:.1f}, held-out images "
+            f"{median['held_out']:.1f}. Nearer than any held-out image: {near} samples.",
         ],
     )

@@ -1,12 +1,12 @@
-"""A few pictures from all over a split, for views: the first ones may all be of one class."""
+"""A few images from all over a split, for views: the first ones may all be of one class."""
 
 import numpy as np
 
 from vim_tf.data.transforms import to_uint8
 
 
-def spread_pictures(data, split, count):
-    """Returns pictures at even distances in a split's stored order.
+def spread_images(data, split, count):
+    """Returns images at even distances in a split's stored order.
 
     Args:
         data: the `vim_tf.data.images.ImageData`.
@@ -18,7 +18,7 @@ def spread_pictures(data, split, count):
     """
     size = data.splits[split].size
     count = min(count, size)
-    chosen = np.arange(size) * count // size  # the number of its part, for each picture
+    chosen = np.arange(size) * count // size  # the number of its part, for each image
     chosen = np.flatnonzero(np.diff(chosen, prepend=-1))  # the first of each part
     images, labels, start = [], [], 0
     for batch in data.evaluation(split):

@@ -1,8 +1,8 @@
 """Samples judged by classifiers: are they of their class, and can the classes be learnt from them?
 
-The first asks a classifier that was trained on real pictures about samples. The second is the
+The first asks a classifier that was trained on real images about samples. The second is the
 classification accuracy score of arXiv 1905.10887: a new classifier learns from samples alone and is
-asked about real pictures, which it cannot recognise where the samples lack a kind of picture.
+asked about real images, which it cannot recognise where the samples lack a kind of image.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from vim_tf.data.images import ImageData
 from vim_tf.data.splits import make_array_split
 from vim_tf.data.transforms import to_uint8
 from vim_tf.evaluation import protocol, runner
-from vim_tf.evaluation.image_sources import RunPictures, hash_images
+from vim_tf.evaluation.image_sources import RunImages, hash_images
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
 from vim_tf.runs.run import Run
 from vim_tf.runs.trained_run import open_run
@@ -78,17 +78,17 @@ def evaluate_classification(
     samples = runner.open_samples(opened, n, "balanced", seed, sampling, reject, acceptance)
     judge.check_classes(opened.class_names, "classifier")
     classes = judge.classes
-    real = {"validation": "held-out pictures", "train": "training pictures"}[split]
+    real = {"validation": "held-out images", "train": "training images"}[split]
 
     def real_batches():
         for batch in opened.data.evaluation(split, batch_size):
             yield to_uint8(batch["image"]), batch["label"].numpy()
 
     with tempfile.TemporaryDirectory(prefix="vim_tf_samples_") as folder:
-        pictures, sha256 = _keep(samples, Path(folder) / "samples.npy", batch_size)
+        images, sha256 = _keep(samples, Path(folder) / "samples.npy", batch_size)
         sample_batches = (
-            (pictures[start : start + batch_size], samples.labels[start : start + batch_size])
-            for start in range(0, len(pictures), batch_size)
+            (images[start : start + batch_size], samples.labels[start : start + batch_size])
+            for start in range(0, len(images), batch_size)
         )
         hits = _count_hits(judge, sample_batches, classes)
         figures = _accuracies(*hits, f"accuracy of samples[{judge.name}]")
@@ -100,7 +100,7 @@ def evaluate_classification(
         trained = Run(classifier)
         if trained.config_path.exists():
             experiment = trained.load_experiment()
-            network = _train(experiment, pictures, samples.labels, opened)
+            network = _train(experiment, images, samples.labels, opened)
             settings = {"classification_accuracy_score": dataclasses.asdict(experiment)}
             student = KerasClassifier(judge.path, network, None, opened.class_names)
             hits = _count_hits(student, real_batches(), classes)
@@ -112,8 +112,8 @@ def evaluate_classification(
     return protocol.make_result(
         figures,
         missing,
-        samples.description | {"count": len(pictures), "sha256": sha256},
-        RunPictures(opened.data, split).description,
+        samples.description | {"count": len(images), "sha256": sha256},
+        RunImages(opened.data, split).description,
         judge,
         {"batch_size": batch_size, **settings},
         opened.hashes(),
@@ -124,19 +124,19 @@ def evaluate_classification(
 def _keep(samples, path, batch_size):
     """Draws the samples into a file; returns (uint8 [n,H,W,3] that lies in it, their SHA-256)."""
     shape = (samples.count, *samples.description["size"], 3)
-    pictures = np.lib.format.open_memmap(path, "w+", "uint8", shape)
+    images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
     digest, done = hashlib.sha256(), 0
     with tqdm(total=samples.count, unit="img", desc="samples", disable=None) as bar:
         for batch in samples.batches(batch_size):
-            pictures[done : done + len(batch)] = batch
+            images[done : done + len(batch)] = batch
             hash_images(digest, batch)
             done += len(batch)
             bar.update(len(batch))
-    return pictures, digest.hexdigest()
+    return images, digest.hexdigest()
 
 
 def _count_hits(classifier, batches, classes):
-    """Asks about pictures uint8 [B,H,W,3] with labels [B]: (hits, pictures), each by class [K]."""
+    """Asks about images uint8 [B,H,W,3] with labels [B]: (hits, images), each by class [K]."""
     hits, counts = np.zeros((2, classes), int)
     for images, labels in batches:
         right = np.argmax(classifier(images).probabilities, 1) == labels
@@ -146,7 +146,7 @@ def _count_hits(classifier, batches, classes):
 
 
 def _accuracies(hits, counts, name):
-    """The accuracy over pictures; and over classes, each as much as the others, if that differs."""
+    """The accuracy over images; and over classes, each as much as the others, if that differs."""
     there = counts > 0
     figures = {name: float(hits.sum() / counts.sum())}
     if len(set(counts)) > 1:
@@ -154,14 +154,14 @@ def _accuracies(hits, counts, name):
     return figures
 
 
-def _train(experiment, pictures, labels, run):
+def _train(experiment, images, labels, run):
     """Trains the classifier of `experiment` on uint8 [n,H,W,3] with labels [n]; returns the model.
 
-    Steps, batches and augmentation are those of the experiment; the pictures have the run's size.
+    Steps, batches and augmentation are those of the experiment; the images have the run's size.
     """
     config = dataclasses.replace(experiment.data, image_size=run.data.config.image_size)
     experiment = dataclasses.replace(experiment, data=config)
-    split = make_array_split(pictures, labels)
+    split = make_array_split(images, labels)
     data = ImageData(run.class_names, config, experiment.seed, {"train": split})
     keras.utils.set_random_seed(experiment.seed % 2**32)
     trainer = ClassifierTrainer(experiment, len(run.class_names))

@@ -1,6 +1,6 @@
-"""From pictures to figures: features batch by batch, then what two sets of them say.
+"""From images to figures: features batch by batch, then what two sets of them say.
 
-Memory: FID, sFID and the Inception Score need O(features^2) whatever the number of pictures; KID,
+Memory: FID, sFID and the Inception Score need O(features^2) whatever the number of images; KID,
 precision and recall need every feature and keep them in a file.
 """
 
@@ -21,22 +21,22 @@ from vim_tf.metrics.kid import kid
 from vim_tf.metrics.precision_recall import NEIGHBOURS, precision_recall
 
 METRICS = ("fid", "sfid", "is", "kid", "pr")
-NEED_FEATURES = {"kid", "pr"}  # of every picture; statistics are enough for the others
+NEED_FEATURES = {"kid", "pr"}  # of every image; statistics are enough for the others
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
 SPLITS = 10  # of the Inception Score
 
 
 @dataclass
 class Measured:
-    """What is known of a set of pictures; each part None where no metric needs it.
+    """What is known of a set of images; each part None where no metric needs it.
 
     Attributes:
-        count: number of pictures N; None for statistics that do not say.
-        sha256: of the pictures, see `picture_sources.hash_images`; None for statistics of a file.
+        count: number of images N; None for statistics that do not say.
+        sha256: of the images, see `image_sources.hash_images`; None for statistics of a file.
         pooled: `FeatureStatistics` of the pooled features.
         spatial: `FeatureStatistics` of the spatial features.
         score: `InceptionScore`.
-        spool: finished `FeatureSpool`, the pooled features of all pictures.
+        spool: finished `FeatureSpool`, the pooled features of all images.
     """
 
     count: Any = None
@@ -74,17 +74,17 @@ def choose_metrics(names, extractor):
 
 
 def check_counts(what, count, reference_count, metrics, extractor, allow_small_n):
-    """Raises UserError if there are too few pictures for the metrics.
+    """Raises UserError if there are too few images for the metrics.
 
     Args:
-        what: name of the pictures that are judged.
+        what: name of the images that are judged.
         count: their number.
-        reference_count: number of the reference's pictures; None if unknown.
+        reference_count: number of the reference's images; None if unknown.
         metrics: of `METRICS`.
         extractor: the feature network.
-        allow_small_n: let FID and sFID pass with fewer than twice as many pictures as features.
+        allow_small_n: let FID and sFID pass with fewer than twice as many images as features.
     """
-    sides = {what: count, "reference pictures": reference_count}
+    sides = {what: count, "reference images": reference_count}
     sides = {name: number for name, number in sides.items() if number is not None}
     dims = {"fid": extractor.dim, "sfid": extractor.spatial_dim}
     for metric in [metric for metric in metrics if metric in dims]:
@@ -92,9 +92,9 @@ def check_counts(what, count, reference_count, metrics, extractor, allow_small_n
             if number < 2 * dims[metric] and not (allow_small_n and number >= 2):
                 raise UserError(
                     f"{metric} of {number:,} {name} with {dims[metric]:,} features: at least twice "
-                    f"as many pictures, {2 * dims[metric]:,}, are needed, since the covariance of "
+                    f"as many images, {2 * dims[metric]:,}, are needed, since the covariance of "
                     "fewer is noise and the figure too high by an amount that depends on the model "
-                    "(arXiv 1911.07023); give more pictures, choose kid by metrics, or insist by "
+                    "(arXiv 1911.07023); give more images, choose kid by metrics, or insist by "
                     "allow_small_n"
                 )
     for metric, least in (("is", SPLITS), ("kid", 2), ("pr", NEIGHBOURS + 1)):
@@ -108,20 +108,20 @@ def check_counts(what, count, reference_count, metrics, extractor, allow_small_n
 
 
 def measure(source, extractor, metrics, batch_size, what):
-    """Runs all pictures of a source through the network once.
+    """Runs all images of a source through the network once.
 
     Args:
-        source: as in `picture_sources`.
+        source: as in `image_sources`.
         extractor: the feature network; None if there are no metrics.
         metrics: of `METRICS`; () only counts and hashes.
-        batch_size: pictures at once.
-        what: name of the pictures, for the progress bar and errors.
+        batch_size: images at once.
+        what: name of the images, for the progress bar and errors.
 
     Returns:
         A `Measured`; its files are gone when it is.
 
     Raises:
-        UserError: NaN or infinite features, or fewer pictures than the source said.
+        UserError: NaN or infinite features, or fewer images than the source said.
     """
     found, digest = Measured(count=0), hashlib.sha256()
     if "fid" in metrics:
@@ -153,8 +153,8 @@ def _take_in(found, features, extractor, what):
     if bad.any():
         number = found.count + int(np.argmax(bad))
         raise UserError(
-            f"extractor {extractor.path} gives NaN or infinite features for picture {number:,} "
-            f"(from 0) of the {what}; its weights are damaged, or it is no network for pictures"
+            f"extractor {extractor.path} gives NaN or infinite features for image {number:,} "
+            f"(from 0) of the {what}; its weights are damaged, or it is no network for images"
         )
     if found.pooled is not None:
         found.pooled.update(features.pooled)
@@ -197,7 +197,7 @@ def compare(candidate, reference, metrics, extractor, prefix=""):
         names = {"kid": ("KID", "KID std"), "pr": ("precision", "recall")}[metric]
         names = [f"KID{suffix} std" if name == "KID std" else name + suffix for name in names]
         if reference.spool is None:
-            missing |= dict.fromkeys(names, "the reference has statistics and no pictures")
+            missing |= dict.fromkeys(names, "the reference has statistics and no images")
             continue
         a, b = candidate.spool.finish(), reference.spool.finish()
         if metric == "kid":

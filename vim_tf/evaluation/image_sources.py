@@ -1,8 +1,8 @@
-"""Where evaluated pictures come from: folders, .npz files, a run's data and a run's samples.
+"""Where evaluated images come from: folders, .npz files, a run's data and a run's samples.
 
-A source has `count` (pictures, known before any is decoded), `batches(batch_size)`, which yields
+A source has `count` (images, known before any is decoded), `batches(batch_size)`, which yields
 uint8 [B,h,w,3] in a fixed order each time it is called, and `description`, a dict for the protocol.
-None holds more than a batch of pictures.
+None holds more than a batch of images.
 """
 
 import contextlib
@@ -24,44 +24,44 @@ MOST_PIXELS = 2**24  # of an image in an .npz, whose bytes may be packed a thous
 
 
 def hash_images(digest, images):
-    """Updates a hashlib digest by uint8 [B,h,w,3]: each picture's height, width and pixels.
+    """Updates a hashlib digest by uint8 [B,h,w,3]: each image's height, width and pixels.
 
-    So the same pictures have the same hash in a folder of PNG, in an .npz and in a run.
+    So the same images have the same hash in a folder of PNG, in an .npz and in a run.
     """
     size = np.array(images.shape[1:3], "<i8").tobytes()
     for image in images:
         digest.update(size + np.ascontiguousarray(image).tobytes())
 
 
-def open_pictures(path, argument, image_size=None, limit=None):
-    """Opens a folder of pictures or an .npz of them.
+def open_images(path, argument, image_size=None, limit=None):
+    """Opens a folder of images or an .npz of them.
 
     Args:
         path: the folder, or the file.
         argument: the command's argument that gave it, for errors.
-        image_size: (H, W) to resize and crop a folder's pictures to, see `FolderPictures`; those
+        image_size: (H, W) to resize and crop a folder's images to, see `FolderImages`; those
             of an .npz are taken as they are.
         limit: take the first so many; None takes all.
 
     Raises:
-        UserError: neither is there, or it holds something else or fewer pictures than `limit`.
+        UserError: neither is there, or it holds something else or fewer images than `limit`.
     """
     if os.path.isdir(path):
-        source = FolderPictures(path, argument, image_size)
+        source = FolderImages(path, argument, image_size)
     else:
-        source = NpzPictures(path, argument)
+        source = NpzImages(path, argument)
     if limit is not None:
         if limit > source.count:
             raise UserError(
-                f"n is {limit:,}, but {argument} {path} holds {source.count:,} pictures; "
-                "give more pictures, or a smaller n"
+                f"n is {limit:,}, but {argument} {path} holds {source.count:,} images; "
+                "give more images, or a smaller n"
             )
         source.count = limit
     return source
 
 
-class FolderPictures:
-    """Pictures of a folder and its sub-folders, in the order of their paths.
+class FolderImages:
+    """Images of a folder and its sub-folders, in the order of their paths.
 
     Turned as their EXIF orientation says, on white where transparent, by Pillow's decoders.
 
@@ -69,15 +69,15 @@ class FolderPictures:
         path: the folder.
         argument: the command's argument that gave it, for errors.
         image_size: (H, W): the shorter side is resized (antialiased) and the centre cut out, as
-            the evaluation of a training does; None takes pictures as they are, of one size all.
+            the evaluation of a training does; None takes images as they are, of one size all.
 
     Raises:
-        UserError: no folder, no pictures, a file that is none, or mixed sizes without `image_size`.
+        UserError: no folder, no images, a file that is none, or mixed sizes without `image_size`.
     """
 
     def __init__(self, path, argument, image_size=None):
         self._root, self._argument, self._image_size = str(path), argument, image_size
-        self._names = folder.find_pictures(self._root, argument)
+        self._names = folder.find_images(self._root, argument)
         paths = [os.path.join(self._root, name) for name in self._names]
         self._max_pixels = image_limits.pixel_limit(image_size)
         found = image_headers.read_headers(paths, self._max_pixels, whole=image_size is None)
@@ -88,7 +88,7 @@ class FolderPictures:
         for name, header in zip(self._names, found, strict=True):
             if image_size is None and header[:2] != first[:2]:
                 raise UserError(
-                    f"{argument} {path} has pictures of mixed sizes: {self._names[0]} is "
+                    f"{argument} {path} has images of mixed sizes: {self._names[0]} is "
                     f"{first.height} x {first.width} and {name} is {header.height} x "
                     f"{header.width}; give image_size to resize and crop all to one"
                 )
@@ -99,7 +99,7 @@ class FolderPictures:
         self.description = {"kind": "folder", "path": str(path), "size": size, "crop": crop}
 
     def batches(self, batch_size):
-        """Yields uint8 [B,H,W,3]; UserError for a picture that is damaged or cut short."""
+        """Yields uint8 [B,H,W,3]; UserError for an image that is damaged or cut short."""
         for start in range(0, self.count, batch_size):
             stop = min(start + batch_size, self.count)
             yield np.stack([self._load(place) for place in range(start, stop)])
@@ -108,21 +108,19 @@ class FolderPictures:
         path = os.path.join(self._root, self._names[place])
         try:
             with open(path, "rb") as file:
-                picture = tf.constant(
-                    image_headers.decode_with_pillow(file.read(), self._max_pixels)
-                )
+                image = tf.constant(image_headers.decode_with_pillow(file.read(), self._max_pixels))
         except Exception as error:  # Pillow raises whatever comes up on damaged files
             raise UserError(
                 f"{self._argument}: {path} cannot be decoded ({error}); remove it"
             ) from None
-        picture = decoding.orient(picture, self._orientations[place])
+        image = decoding.orient(image, self._orientations[place])
         if self._image_size is None:
-            return picture.numpy()
-        return to_uint8(transforms.transform_for_evaluation(picture, self._image_size))
+            return image.numpy()
+        return to_uint8(transforms.transform_for_evaluation(image, self._image_size))
 
 
-class NpzPictures:
-    """Pictures in the array `arr_0` of an .npz, uint8 [N,h,w,3], as the ADM suite writes them.
+class NpzImages:
+    """Images in the array `arr_0` of an .npz, uint8 [N,h,w,3], as the ADM suite writes them.
 
     Read batch by batch; the array is never in memory as a whole.
 
@@ -138,7 +136,7 @@ class NpzPictures:
         self._path, self._argument = str(path), argument
         if not os.path.isfile(path):
             raise UserError(
-                f"{argument} is {path}, which is not there; give a folder of pictures or an .npz"
+                f"{argument} is {path}, which is not there; give a folder of images or an .npz"
             )
         with _open_array(self._path, argument) as (_, shape):
             self.count = shape[0]
@@ -174,7 +172,7 @@ def _open_array(path, argument):
             yield file, shape
 
 
-class RunPictures:
+class RunImages:
     """A split of the data a run was trained on, centre-cropped as its evaluation does.
 
     Args:
@@ -187,10 +185,10 @@ class RunPictures:
         self._data, self._split = data, split
         size = data.validation_size if split == "validation" else data.train_size
         if limit is not None and limit > size:
-            raise UserError(f"n is {limit:,}, but the run's {split} data hold {size:,} pictures")
+            raise UserError(f"n is {limit:,}, but the run's {split} data hold {size:,} images")
         self.count = limit or size
         self.description = {
-            "kind": f"the run's {split} pictures",
+            "kind": f"the run's {split} images",
             "source": data.config.source,
             "path": data.config.path,
             "size": list(data.config.image_size),
@@ -212,11 +210,11 @@ class RunPictures:
 
 
 class Samples:
-    """Pictures that a trained VIM generates; picture i depends on (seed, i) and its label alone.
+    """Images that a trained VIM generates; image i depends on (seed, i) and its label alone.
 
     Args:
         generator: the `ImageGenerator`.
-        count: number of pictures N.
+        count: number of images N.
         label_mode: "balanced" has the classes in turn, so that their counts differ by one at most;
             "unconditional" gives no label. None is balanced for a model with classes.
         seed: an integer.

@@ -1,4 +1,4 @@
-"""A classifier of pictures in use: one of our own runs, or any Keras model file.
+"""A classifier of images in use: one of our own runs, or any Keras model file.
 
 It stands in for the Inception as a proxy, judges how many samples are of their class, and says
 which of them to keep.
@@ -157,7 +157,7 @@ class KerasClassifier:
         if self.classes != len(class_names):
             raise UserError(
                 f"{argument} {self.path} knows {self.classes} classes, and the model has "
-                f"{len(class_names)}; give a classifier of the same pictures"
+                f"{len(class_names)}; give a classifier of the same images"
             )
         if self.class_names and tuple(self.class_names) != tuple(class_names):
             place = next(
@@ -167,7 +167,7 @@ class KerasClassifier:
             )
             raise UserError(
                 f"{argument} {self.path} calls class {place} {self.class_names[place]}, and the "
-                f"model calls it {class_names[place]}; give a classifier of the same pictures"
+                f"model calls it {class_names[place]}; give a classifier of the same images"
             )
 
 

@@ -1,4 +1,4 @@
-"""LPIPS: how unlike two pictures look, as a VGG16 with learned channel weights sees them.
+"""LPIPS: how unlike two images look, as a VGG16 with learned channel weights sees them.
 
 Zhang et al., arXiv 1801.03924, section 3. Figures are comparable with those of the authors' package
 `lpips`, version 0.1 of `net="vgg"`; its AlexNet gives other figures. The weights are the user's to
@@ -25,7 +25,7 @@ WHERE = (
 MOST_HEADER = 2**20  # bytes of JSON before the tensors; those of the file have 2^12
 MIN_SIDE = 16  # pixels; VGG16 halves four times before its last block
 EPSILON = 1e-10  # added to a length, not to its square: the authors' choice
-PICTURES_AT_ONCE = 8  # pairs; the first block holds 64 floats for each pixel of both pictures
+IMAGES_AT_ONCE = 8  # pairs; the first block holds 64 floats for each pixel of both images
 
 # The network's blocks: the places of their convolutions among the layers of torchvision's VGG16,
 # by which the file names them, and their channels. LPIPS looks at the end of each.
@@ -60,7 +60,7 @@ def open_lpips(path):
 
 
 class LPIPS:
-    """The distance, as a function of pictures; made by `open_lpips`.
+    """The distance, as a function of images; made by `open_lpips`.
 
     Attributes:
         path: of the file.
@@ -92,7 +92,7 @@ class LPIPS:
         return {"network": NETWORK, "path": str(self.path), "sha256": self.sha256}
 
     def __call__(self, a, b):
-        """Distances of pairs of pictures, computed in float32.
+        """Distances of pairs of images, computed in float32.
 
         Each block's channels are scaled to length 1 at each position. Squared differences are
         summed over channels with the learned weights, averaged over positions and summed over the
@@ -103,11 +103,11 @@ class LPIPS:
             b: the same shape and range.
 
         Returns:
-            [B] float32 array; 0 for equal pictures, with trained weights never below.
+            [B] float32 array; 0 for equal images, with trained weights never below.
 
         Raises:
             ValueError: shapes that differ, or values outside of [-1,1].
-            UserError: pictures below 16 x 16.
+            UserError: images below 16 x 16.
         """
         a, b = (np.asarray(images, "float32") for images in (a, b))
         if a.ndim != 4 or a.shape != b.shape or a.shape[3] != 3:
@@ -121,11 +121,11 @@ class LPIPS:
                 )
         if min(a.shape[1:3]) < MIN_SIDE:
             raise UserError(
-                f"LPIPS of pictures of {a.shape[1]} x {a.shape[2]} was asked for; its network "
+                f"LPIPS of images of {a.shape[1]} x {a.shape[2]} was asked for; its network "
                 f"needs at least {MIN_SIDE} x {MIN_SIDE} pixels: leave out lpips"
             )
-        starts = range(0, len(a), PICTURES_AT_ONCE)
-        parts = [slice(start, start + PICTURES_AT_ONCE) for start in starts]
+        starts = range(0, len(a), IMAGES_AT_ONCE)
+        parts = [slice(start, start + IMAGES_AT_ONCE) for start in starts]
         return np.concatenate([self._distances(a[part], b[part]).numpy() for part in parts])
 
     def _measure(self, a, b):

@@ -1,4 +1,4 @@
-"""What every feature network says of a batch of pictures."""
+"""What every feature network says of a batch of images."""
 
 from typing import Any, NamedTuple
 

@@ -1,6 +1,6 @@
 """One JSON a result: the figures and everything that they depend on; and how people read it.
 
-A figure without its protocol cannot be compared: the same pictures have scored 4.28 and 2.11.
+A figure without its protocol cannot be compared: the same images have scored 4.28 and 2.11.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class EvaluationResult:
     Attributes:
         figures: {name: float}.
         missing: {name: why it is not among the figures}.
-        pictures: description of the images that were judged, with `count` and `sha256`.
+        images: description of the images that were judged, with `count` and `sha256`.
         reference: description of the images that they were compared with; None without any.
         extractor: description of the feature network; None without one.
         settings: the metrics' settings.
@@ -35,7 +35,7 @@ class EvaluationResult:
 
     figures: dict[str, float]
     missing: dict[str, str]
-    pictures: dict[str, Any]
+    images: dict[str, Any]
     reference: dict[str, Any] | None
     extractor: dict[str, Any] | None
     settings: dict[str, Any]
@@ -58,13 +58,13 @@ class EvaluationResult:
         return f"{format_table(self.figures, self.missing)}\n{markdown_line(self.to_dict())}"
 
 
-def make_result(figures, missing, pictures, reference, extractor, settings, models=None, run=None):
+def make_result(figures, missing, images, reference, extractor, settings, models=None, run=None):
     """Returns an `EvaluationResult`; arguments are its attributes, but for two.
 
     Args:
         figures: as there.
         missing: as there.
-        pictures: as there.
+        images: as there.
         reference: as there.
         extractor: the feature network, or None.
         settings: as there.
@@ -87,7 +87,7 @@ def make_result(figures, missing, pictures, reference, extractor, settings, mode
     return EvaluationResult(
         figures,
         missing,
-        pictures,
+        images,
         reference,
         described,
         settings,
@@ -98,9 +98,9 @@ def make_result(figures, missing, pictures, reference, extractor, settings, mode
 
 
 def markdown_line(result):
-    """Returns the result as one row of a table: figures, pictures, reference, network."""
+    """Returns the result as one row of a table: figures, images, reference, network."""
     figures = ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
-    cells = [figures, _describe(result["pictures"])]
+    cells = [figures, _describe(result["images"])]
     if result["reference"] is not None:
         cells.append(f"against {_describe(result['reference'])}")
     extractor = result["extractor"]
@@ -120,20 +120,20 @@ def markdown_line(result):
 def model_index(result, name):
     """Returns the `model-index` of a model card of the Hugging Face Hub, as its YAML has it.
 
-    Its dataset is the pictures that the model was held against, named by their folder or file.
+    Its dataset is the images that the model was held against, named by their folder or file.
 
     Args:
         result: what `EvaluationResult.to_dict` returns.
         name: of the model.
     """
-    pictures, reference = result["pictures"], result["reference"] or result["pictures"]
+    images, reference = result["images"], result["reference"] or result["images"]
     dataset = {"type": reference.get("source") or reference["kind"]}
     dataset["name"] = os.path.basename(str(reference.get("path") or dataset["type"]))
     metrics = [
         {"type": figure.partition("[")[0].lower().replace(" ", "-"), "name": figure, "value": value}
         for figure, value in result["figures"].items()
     ]
-    found = {"task": {"type": TASKS[pictures["kind"]]}, "dataset": dataset, "metrics": metrics}
+    found = {"task": {"type": TASKS[images["kind"]]}, "dataset": dataset, "metrics": metrics}
     return [{"name": name, "results": [found]}]
 
 
@@ -155,9 +155,9 @@ def format_table(figures, missing):
     return "\n".join(lines) + "\n"
 
 
-def _describe(pictures):
+def _describe(images):
     """What a description says, in a few words."""
-    known = {key: value for key, value in pictures.items() if value is not None}
+    known = {key: value for key, value in images.items() if value is not None}
     count = known.pop("count", None)
     words = [f"{count:,} {known.pop('kind')}" if count else known.pop("kind")]
     if "size" in known:

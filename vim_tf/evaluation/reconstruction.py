@@ -1,6 +1,6 @@
-"""How well a tokenizer gives pictures back: errors of pictures, and the use of its codebook.
+"""How well a tokenizer gives images back: errors of images, and the use of its codebook.
 
-Errors are those of the decoder's float output, clipped to [-1,1], against the float picture, as a
+Errors are those of the decoder's float output, clipped to [-1,1], against the float image, as a
 training's own evaluation has them; only what goes into a feature network is rounded to 8 bits.
 """
 
@@ -15,18 +15,18 @@ from vim_tf.metrics.image_metrics import WINDOW, ssim
 
 
 class Reconstructions:
-    """Reconstructed pictures as a source of `picture_sources`; gathers the errors on the way.
+    """Reconstructed images as a source of `image_sources`; gathers the errors on the way.
 
     Args:
         tokenizer: the `ViTVQGAN`.
-        pictures: the `RunPictures`.
+        images: the `RunImages`.
         lpips: the `lpips.LPIPS`; None measures none.
     """
 
-    def __init__(self, tokenizer, pictures, lpips=None):
-        self.count, self._tokenizer, self._pictures = pictures.count, tokenizer, pictures
+    def __init__(self, tokenizer, images, lpips=None):
+        self.count, self._tokenizer, self._images = images.count, tokenizer, images
         self._lpips = lpips
-        self.description = {**pictures.description, "kind": "reconstructions"}
+        self.description = {**images.description, "kind": "reconstructions"}
         self._errors, self._tokens = {}, []
         self._step = over_replicas(self._reconstruct)
 
@@ -34,7 +34,7 @@ class Reconstructions:
         """Yields uint8 [B,H,W,3]; UserError if they are too small for LPIPS."""
         smallest = np.uint16 if self._tokenizer.config.quantizer.codes <= 2**16 else np.int32
         self._errors, self._tokens = {}, []
-        for images in self._pictures.float_batches(batch_size):
+        for images in self._images.float_batches(batch_size):
             reconstruction, tokens, errors = self._step(images)
             self._tokens.append(tokens.numpy().astype(smallest))
             if min(images.shape[1:3]) >= WINDOW:
@@ -46,7 +46,7 @@ class Reconstructions:
             yield to_uint8(reconstruction)
 
     def figures(self):
-        """What the last pass over `batches` found, means over pictures.
+        """What the last pass over `batches` found, means over images.
 
         Returns:
             (figures {name: float}, {name: why it is missing}): PSNR in dB; SSIM; LPIPS; l1 and l2
@@ -56,7 +56,7 @@ class Reconstructions:
         figures = {name: np.mean(np.concatenate(parts)) for name, parts in self._errors.items()}
         missing = {}
         if "SSIM" not in figures:
-            missing["SSIM"] = f"pictures are smaller than its window of {WINDOW} pixels"
+            missing["SSIM"] = f"images are smaller than its window of {WINDOW} pixels"
         if self._lpips is None:
             missing["LPIPS"] = "its weights are not given; give lpips"
         if "logit-laplace" not in figures:

@@ -1,7 +1,7 @@
-"""What pictures are held against: other pictures, or their statistics in an .npz.
+"""What images are held against: other images, or their statistics in an .npz.
 
-Statistics that were worked out once are kept beside the pictures, as
-`<pictures>.statistics-<key>.npz` with the keys of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`),
+Statistics that were worked out once are kept beside the images, as
+`<images>.statistics-<key>.npz` with the keys of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`),
 so that they can also be given as a reference themselves. Beside these they have `format` and
 `written_by`. The key depends on the pixels, the network, the resize mode and the format: a changed
 folder is measured anew.
@@ -16,13 +16,13 @@ from typing import Any
 from vim_tf import formats
 from vim_tf.errors import UserError
 from vim_tf.evaluation.compute_metrics import NEED_FEATURES, Measured, measure
-from vim_tf.evaluation.image_sources import NpzPictures, open_pictures
+from vim_tf.evaluation.image_sources import NpzImages, open_images
 from vim_tf.files import hash_file
 from vim_tf.messages import shorten
 from vim_tf.metrics.fid import FeatureStatistics
 from vim_tf.npz_files import open_npz
 
-WHAT = "reference pictures"
+WHAT = "reference images"
 STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz
 NEEDS = "an .npz of statistics, with mu and sigma, is needed"
 
@@ -32,34 +32,34 @@ class Reference:
     """A reference, not yet measured.
 
     Attributes:
-        pictures: a source of `picture_sources`; None for statistics alone.
-        statistics: a `Measured` of what an .npz says; None for pictures alone.
+        images: a source of `image_sources`; None for statistics alone.
+        statistics: a `Measured` of what an .npz says; None for images alone.
         beside: path that the statistics' file names start with; None keeps none.
         description: dict for the protocol.
     """
 
-    pictures: Any
+    images: Any
     statistics: Any = None
     beside: Any = None
     description: Any = None
 
     def __post_init__(self):
-        self.description = dict(self.description or self.pictures.description)
+        self.description = dict(self.description or self.images.description)
 
     @property
     def count(self):
-        """Number of pictures behind the statistics; None if a file does not say."""
-        return self.statistics.count if self.statistics else self.pictures.count
+        """Number of images behind the statistics; None if a file does not say."""
+        return self.statistics.count if self.statistics else self.images.count
 
 
 def open_reference(path, argument, extractor, image_size=None, limit=None):
-    """Opens a folder, an .npz of pictures, or an .npz of statistics, with or without pictures.
+    """Opens a folder, an .npz of images, or an .npz of statistics, with or without images.
 
     Args:
         path: the folder or file.
         argument: the command's argument that gave it, for errors.
         extractor: the feature network that it must fit.
-        image_size: as in `picture_sources.open_pictures`.
+        image_size: as in `image_sources.open_images`.
         limit: as there; statistics are taken as they are.
 
     Returns:
@@ -71,26 +71,26 @@ def open_reference(path, argument, extractor, image_size=None, limit=None):
     """
     names = _array_names(path)
     if not {"mu", "sigma"} & names:
-        pictures = open_pictures(path, argument, image_size, limit)
-        return Reference(pictures, beside=Path(path))
+        images = open_images(path, argument, image_size, limit)
+        return Reference(images, beside=Path(path))
     _check_fit(path, argument, extractor)
     statistics = Measured(pooled=FeatureStatistics.load(path))
     statistics.count = statistics.pooled.count
     if "mu_s" in names:
         statistics.spatial = FeatureStatistics.load(path, spatial=True)
-    pictures = NpzPictures(path, argument) if "arr_0" in names else None
+    images = NpzImages(path, argument) if "arr_0" in names else None
     described = {"kind": "statistics", "path": str(path), "sha256": hash_file(path)}
-    return Reference(pictures, statistics, description=described)
+    return Reference(images, statistics, description=described)
 
 
 def measure_reference(reference, extractor, metrics, batch_size, say):
     """Measures a reference, from the statistics that are kept where they are enough.
 
     Args:
-        reference: the `Reference`; its description gets the number and the hash of the pictures.
+        reference: the `Reference`; its description gets the number and the hash of the images.
         extractor: the feature network.
         metrics: of `measuring.METRICS`.
-        batch_size: pictures at once.
+        batch_size: images at once.
         say: function of a line for the user.
 
     Returns:
@@ -98,18 +98,18 @@ def measure_reference(reference, extractor, metrics, batch_size, say):
     """
     metrics = tuple(metric for metric in metrics if metric != "is")
     needs_features = bool(NEED_FEATURES & set(metrics))
-    pictures = reference.pictures
+    images = reference.images
     if reference.statistics is not None:
         found = reference.statistics
-        if needs_features and pictures is not None:
-            found.spool = measure(pictures, extractor, ("kid",), batch_size, WHAT).spool
+        if needs_features and images is not None:
+            found.spool = measure(images, extractor, ("kid",), batch_size, WHAT).spool
         reference.description["count"] = found.count
         return found
     found = None
     if metrics and not needs_features:
         found = _find_kept(reference, extractor, metrics, batch_size, say)
     if found is None:
-        found = measure(pictures, extractor, metrics, batch_size, WHAT)
+        found = measure(images, extractor, metrics, batch_size, WHAT)
         _keep(reference, extractor, found, say)
     reference.description |= {"count": found.count, "sha256": found.sha256}
     return found
@@ -120,7 +120,7 @@ def _array_names(path):
         with open_npz(path, path, NEEDS) as file:
             return file.names
     except UserError:
-        return set()  # `open_pictures` says what is wrong
+        return set()  # `open_images` says what is wrong
 
 
 def _check_fit(path, argument, extractor):
@@ -153,9 +153,9 @@ def _check_fit(path, argument, extractor):
 # Kept statistics ----------------------------------------------------------------------------------
 
 
-def _kept_path(reference, extractor, pictures_hash):
+def _kept_path(reference, extractor, images_hash):
     number = formats.NUMBERS["statistics"]
-    identity = f"{number} {pictures_hash} {extractor.sha256} {extractor.mode}"
+    identity = f"{number} {images_hash} {extractor.sha256} {extractor.mode}"
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
     return reference.beside.with_name(f"{reference.beside.name}.statistics-{key}.npz")
 
@@ -164,15 +164,15 @@ def _find_kept(reference, extractor, metrics, batch_size, say):
     if reference.beside is None or not any(
         reference.beside.parent.glob(f"{reference.beside.name}.statistics-*.npz")
     ):
-        return None  # without a look at the pictures
-    pictures_hash = measure(reference.pictures, None, (), batch_size, f"{WHAT}, hash").sha256
-    path = _kept_path(reference, extractor, pictures_hash)
+        return None  # without a look at the images
+    images_hash = measure(reference.images, None, (), batch_size, f"{WHAT}, hash").sha256
+    path = _kept_path(reference, extractor, images_hash)
     kept = _array_names(path)
     if not {STATISTICS[metric] for metric in metrics} <= kept:
         return None
     try:
         _check_fit(path, "statistics", extractor)
-        found = Measured(pooled=FeatureStatistics.load(path), sha256=pictures_hash)
+        found = Measured(pooled=FeatureStatistics.load(path), sha256=images_hash)
         if "mu_s" in kept:
             found.spatial = FeatureStatistics.load(path, spatial=True)
     except UserError as error:

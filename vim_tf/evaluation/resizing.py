@@ -1,8 +1,8 @@
-"""How a picture comes to the size that a feature network takes; FID hangs on it.
+"""How an image comes to the size that a feature network takes; FID hangs on it.
 
 Three modes are in use, and figures of different modes cannot be compared (arXiv 2104.11222):
 
-- `adm`: 8-bit pictures go into the frozen Inception graph, which resizes them itself. What the
+- `adm`: 8-bit images go into the frozen Inception graph, which resizes them itself. What the
   evaluator of ADM (openai/guided-diffusion, evaluations/evaluator.py) and the first FID code
   (bioinf-jku/TTUR) do. Nothing is resized here.
 - `legacy`: that same resize, done here: bilinear without antialiasing, corners not aligned, source
@@ -12,7 +12,7 @@ Three modes are in use, and figures of different modes cannot be compared (arXiv
   nor clipped, so that values a little below 0 and above 255 occur. What clean-fid
   (GaParmar/clean-fid, cleanfid/resize.py) calls `clean`.
 
-In every mode the input is the 8-bit picture: a generator's floats are rounded first.
+In every mode the input is the 8-bit image: a generator's floats are rounded first.
 """
 
 import numpy as np

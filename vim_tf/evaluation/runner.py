@@ -10,7 +10,7 @@ from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.evaluation import compute_metrics, protocol
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.image_sources import RunPictures, Samples, open_pictures
+from vim_tf.evaluation.image_sources import RunImages, Samples, open_images
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.lpips import open_lpips
 from vim_tf.evaluation.reconstruction import Reconstructions
@@ -67,12 +67,12 @@ def evaluate_reconstruction(
     metrics = compute_metrics.choose_metrics(metrics, network)
     distance = None if lpips is None else open_lpips(lpips)
     trained = open_run(run, overrides, other_images)
-    pictures, reference = _run_reference(trained, split, n)
+    images, reference = _run_reference(trained, split, n)
     if metrics:
         compute_metrics.check_counts(
-            "images", pictures.count, pictures.count, metrics, network, allow_small_n
+            "images", images.count, images.count, metrics, network, allow_small_n
         )
-    source = Reconstructions(trained.tokenizer, pictures, distance)
+    source = Reconstructions(trained.tokenizer, images, distance)
     candidate = compute_metrics.measure(source, network, metrics, batch_size, "reconstructions")
     found = (*source.figures(), {} if distance is None else {"lpips": distance.description})
     if metrics:
@@ -239,7 +239,7 @@ def evaluate_images(
             "image_size crops the images of folders, and neither images nor reference is a "
             "folder; leave it out"
         )
-    source = open_pictures(images, "images", crops[0], n)
+    source = open_images(images, "images", crops[0], n)
     compared_with = open_reference(reference, "reference", network, crops[1], n)
     return _judge(source, compared_with, "images", network, metrics, batch_size, allow_small_n)
 
@@ -284,9 +284,9 @@ def _judge(
 
 def _run_reference(trained, split, limit):
     """Returns the images of the run's split, and the `Reference` that they are."""
-    pictures = RunPictures(trained.data, split, limit)
+    images = RunImages(trained.data, split, limit)
     beside = trained.path / "evaluation" / split
-    return pictures, Reference(pictures, beside=beside)
+    return images, Reference(images, beside=beside)
 
 
 def _say(line):

@@ -1,4 +1,4 @@
-"""From labels to pictures: VIM and its tokenizer in one object."""
+"""From labels to images: VIM and its tokenizer in one object."""
 
 import functools
 import numbers
@@ -22,7 +22,7 @@ from vim_tf.sampling.sample import row_seeds
 
 @dataclass(frozen=True)
 class ImageGenerator:
-    """Generates pictures.
+    """Generates images.
 
     Attributes:
         vim: the `VIM`, or a `LiteVIM`, which generates likewise.

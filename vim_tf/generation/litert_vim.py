@@ -1,7 +1,7 @@
 """VIM sampled by LiteRT: one position at a time by an exported file, drawn as `VIM.generate` draws.
 
 LiteRT reads weights as fast as the memory gives them, and a quarter as many bytes if they are int8;
-of one picture that is nearly all the work there is.
+of one image that is nearly all the work there is.
 """
 
 import math
@@ -36,7 +36,7 @@ PARTS = 4
 
 
 class LiteVIM:
-    """Samples pictures as tokens, with the numbers of `VIM` and the speed of LiteRT on a CPU.
+    """Samples images as tokens, with the numbers of `VIM` and the speed of LiteRT on a CPU.
 
         model = LiteVIM("out/tflite/1/generator_dynamic_int8.tflite")
         tokens = model.generate(labels, seed=0)  # [B] -> [B,N]
@@ -100,7 +100,7 @@ class LiteVIM:
         return self.grid[0] * self.grid[1]
 
     def generate(self, labels=None, seed=0, *, callback=None, modify_logits=None, **settings):
-        """Samples pictures as tokens; arguments, answer and errors are those of `VIM.generate`.
+        """Samples images as tokens; arguments, answer and errors are those of `VIM.generate`.
 
         `modify_logits` gets NumPy arrays.
         """

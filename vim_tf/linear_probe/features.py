@@ -1,10 +1,10 @@
 """Features that linear probes read: those of every block of a VIM, worked out once and kept.
 
-<run>/features/<split>-<key>/    the key is of the weights and of where the pictures come from
+<run>/features/<split>-<key>/    the key is of the weights and of where the images come from
     block_0.npy ...              float16 [M,D], mean over the tokens of a block's output; 0 is the
                                  embeddings
     tokenizer.npy                float16 [M,d], mean over the tokens of the tokenizer's encoder
-    pixels.npy                   float16 [M,h*w*c] in [-1,1], the picture itself, small
+    pixels.npy                   float16 [M,h*w*c] in [-1,1], the image itself, small
     labels.npy                   int32 [M]
     complete.json                what the key stands for; written last
 """
@@ -39,7 +39,7 @@ COMPLETE_SCHEMA = formats.json_object(
     split={"type": "string"},
 )
 BATCH_SIZE = 64
-PIXELS_SIDE = 32  # pictures are made smaller for the baseline of pixels, whose weights grow with it
+PIXELS_SIDE = 32  # images are made smaller for the baseline of pixels, whose weights grow with it
 
 
 class ProbeFeatures(NamedTuple):
@@ -59,7 +59,7 @@ class ProbeFeatures(NamedTuple):
 def open_features(run, split):
     """Opens the features of a split of a run's data, or works them out, one pass for all blocks.
 
-    Pictures are resized and centre-cropped, as in evaluation; VIM gets the null label. The devices
+    Images are resized and centre-cropped, as in evaluation; VIM gets the null label. The devices
     of the strategy in scope share them, and its workers, of whom each must call this.
 
     Args:
@@ -111,7 +111,7 @@ def _open_array(folder, name, complete):
 
 
 def without_copied_channels(train, test):
-    """Takes the pixels of grey pictures once, where both splits hold no other.
+    """Takes the pixels of grey images once, where both splits hold no other.
 
     Args:
         train: `ProbeFeatures`.
@@ -177,7 +177,7 @@ def _write(run, split, folder, identity, workers):
 
 
 def _rows_of_workers(size, count):
-    """Returns the pictures [m] of each worker; they take whole batches in turn."""
+    """Returns the images [m] of each worker; they take whole batches in turn."""
     rows = np.arange(size)
     return [rows[rows // BATCH_SIZE % count == worker] for worker in range(count)]
 
@@ -205,7 +205,7 @@ def _create(folder, name, shape, dtype):
 
 
 def _merge(folder, size, rows_of_workers):
-    """Puts what the workers wrote into one file a name; picture by picture if none was skipped."""
+    """Puts what the workers wrote into one file a name; image by image if none was skipped."""
     parts = [folder / f"part_{worker}" for worker in range(len(rows_of_workers))]
     for path in sorted(parts[0].glob("*.npy")):
         first = np.load(path, mmap_mode="r")

@@ -1,6 +1,6 @@
 """The linear probe (sections 3.4 and 4.3): how much a frozen VIM knows of classes it never saw.
 
-features of every block, once -> a head for each on most of the training pictures
+features of every block, once -> a head for each on most of the training images
     -> the block whose head is best on the rest of them -> its head on all -> the test, once
 """
 
@@ -108,13 +108,13 @@ def fit_probe(
 ):
     """Probes a run; writes `probe.json` and `probe.png`.
 
-    Test pictures, the run's held-out ones, decide about nothing. Of several workers each works out
+    Test images, the run's held-out ones, decide about nothing. Of several workers each works out
     a share of the features and takes part in training a head; the chief alone solves and writes.
 
     Args:
         experiment: `LinearProbeExperiment`.
         out: a folder without a result in it; None is `<run>/probe`.
-        overrides: "data.key=value" strings, for pictures that have moved since the training.
+        overrides: "data.key=value" strings, for images that have moved since the training.
         command: its words, for the result.
         other_images: take images that the run was not trained on.
 
@@ -122,7 +122,7 @@ def fit_probe(
         A `ProbeResult`; None on a worker that is not the chief.
 
     Raises:
-        UserError: a mistake in the config, the run or its pictures, or a result that is there.
+        UserError: a mistake in the config, the run or its images, or a result that is there.
         Interrupted: another worker is gone.
     """
     if experiment.run is None:
@@ -154,7 +154,7 @@ def _probe(experiment, workers, overrides, other_images):
     classes = len(run.data.class_names)
     if classes < 2:
         raise UserError(
-            f"the pictures of {experiment.run} have no labels, and a probe predicts them; give "
+            f"the images of {experiment.run} have no labels, and a probe predicts them; give "
             "each class its own sub-folder"
         )
     blocks = _choose_blocks(experiment.blocks, len(run.vim.transformer.blocks))
@@ -245,7 +245,7 @@ def _split(count, fraction, seed):
 def _solve(features, labels, classes, experiment, chosen):
     """Yields (how, predict) of each strength of the penalty, or of the one that was chosen."""
     if len(np.unique(labels)) < 2:
-        raise UserError("all pictures to fit the probe on have the same label; give more pictures")
+        raise UserError("all images to fit the probe on have the same label; give more images")
     strengths = logistic_head.STRENGTHS if chosen is None else (chosen["c"],)
     for solved in logistic_head.solve(features, labels, strengths):
         yield {"c": solved.c, "converged": solved.converged}, solved.predict

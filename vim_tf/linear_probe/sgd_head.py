@@ -42,7 +42,7 @@ def train_head(features, labels, classes, config, seed):
         classes: number of classes K.
         config: `SGDHeadConfig`. A batch larger than M is cut to M, or to what the replicas can
             share of it. The learning rate of 256
-            pictures is scaled with the batch, grows linearly over the warm-up's epochs, and falls
+            images is scaled with the batch, grows linearly over the warm-up's epochs, and falls
             to 0 along a cosine.
         seed: any integer; with it the weights are the same again.
 
@@ -129,7 +129,7 @@ def predict(head, features):
 def _batch_size(wanted, count, replicas):
     if count < replicas:
         raise UserError(
-            f"{count} pictures to fit the probe on, replicas: {replicas}; leave strategy out"
+            f"{count} images to fit the probe on, replicas: {replicas}; leave strategy out"
         )
     if wanted % replicas:
         raise UserError(
@@ -147,7 +147,7 @@ def _check_labels(labels, count, classes):
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         raise UserError(
-            f"picture {wrong[0]} of the probe (counted from 0) has the label {labels[wrong[0]]}; "
+            f"image {wrong[0]} of the probe (counted from 0) has the label {labels[wrong[0]]}; "
             f"with {classes} classes it must be from 0 to {classes - 1}: look at the data's labels"
         )
     return labels.astype("int32")

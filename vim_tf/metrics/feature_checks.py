@@ -28,7 +28,7 @@ def check_features(features, dim, start=0):
         row, place = np.argwhere(~finite)[0]
         raise UserError(
             f"row {start + row} of the features holds {features[row, place]} at place {place} "
-            "(both counted from 0); every value must be finite: look at that picture and at the "
+            "(both counted from 0); every value must be finite: look at that image and at the "
             "network's weights"
         )
     return features

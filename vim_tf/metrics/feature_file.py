@@ -1,4 +1,4 @@
-"""Features of many pictures on disk, for measures that need all of them at once."""
+"""Features of many images on disk, for measures that need all of them at once."""
 
 import contextlib
 import errno
@@ -61,7 +61,7 @@ class FeatureSpool:
             raise UserError(
                 f"the disk of {self._folder} is full after {self.count} rows of {self.dim} "
                 f"features ({4 * self.dim} bytes each); free some, set TMPDIR to another folder, "
-                "or evaluate fewer pictures"
+                "or evaluate fewer images"
             ) from error
         self.count += len(features)
 

@@ -147,7 +147,7 @@ class FeatureStatistics:
                 f"{path} holds NaN, infinity or values above {MOST_VALUE}; make the statistics anew"
             )
         if count is not None and not 0 <= count <= 2**53:
-            raise UserError(f"{path} is of {count} pictures; make the statistics anew")
+            raise UserError(f"{path} is of {count} images; make the statistics anew")
         if np.abs(covariance - covariance.T).max() > 1e-5 * np.abs(covariance).max():
             raise UserError(f"{names[1]} in {path} is not symmetric, so it is no covariance")
         statistics = cls(len(mean))
@@ -168,8 +168,8 @@ class FeatureStatistics:
     def _refuse_unknown_count(self):
         if self._count is None:
             raise UserError(
-                "nothing can be added to statistics whose file does not say of how many pictures "
-                "they are; make them anew from the pictures"
+                "nothing can be added to statistics whose file does not say of how many images "
+                "they are; make them anew from the images"
             )
 
     def _flush(self):
@@ -224,7 +224,7 @@ def _root(covariance):
     """R [D,D] with covariance = R R^T."""
     try:
         return np.linalg.cholesky(covariance)  # a tenth of the time of the other way
-    except np.linalg.LinAlgError:  # singular: fewer pictures than features, or dead features
+    except np.linalg.LinAlgError:  # singular: fewer images than features, or dead features
         values, vectors = np.linalg.eigh(covariance)
         return vectors * np.sqrt(np.maximum(values, 0.0))
 

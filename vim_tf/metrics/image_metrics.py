@@ -1,4 +1,4 @@
-"""Likeness of two pictures, pixel against pixel; PSNR, l1 and l2 are in `vim_tf.losses`."""
+"""Likeness of two images, pixel against pixel; PSNR, l1 and l2 are in `vim_tf.losses`."""
 
 import numpy as np
 import tensorflow as tf
@@ -13,12 +13,12 @@ CONTRAST_CONSTANT = 0.03**2
 
 
 def ssim(a, b):
-    """Structural similarity of each pair of pictures (Wang et al., IEEE TIP 13(4), 2004).
+    """Structural similarity of each pair of images (Wang et al., IEEE TIP 13(4), 2004).
 
     Means, variances and the covariance of each 11 x 11 window are weighted by a Gaussian of sigma
     1.5 whose weights sum to 1 (so the variances are the population's). Only windows that lie wholly
     inside count (H - 10 by W - 10 of them): no padding. R, G and B are taken by themselves; the
-    figure is the mean over windows and channels. Pictures are not made smaller first, as the
+    figure is the mean over windows and channels. Images are not made smaller first, as the
     authors' program does with large ones, nor turned into grey. Computed in float64: in float32
     nearly flat areas are off by 1e-5.
 
@@ -27,11 +27,11 @@ def ssim(a, b):
         b: the same shape and range.
 
     Returns:
-        [B] float64 array from -1 to 1; 1 for equal pictures.
+        [B] float64 array from -1 to 1; 1 for equal images.
 
     Raises:
         ValueError: shapes that differ, or values outside of [0,1].
-        UserError: pictures below 11 x 11.
+        UserError: images below 11 x 11.
     """
     a, b = (np.asarray(images, "float64") for images in (a, b))
     if a.ndim != 4 or a.shape != b.shape:
@@ -44,7 +44,7 @@ def ssim(a, b):
             )
     if min(a.shape[1:3]) < WINDOW:
         raise UserError(
-            f"SSIM of pictures of {a.shape[1]} x {a.shape[2]} was asked for; its window needs at "
+            f"SSIM of images of {a.shape[1]} x {a.shape[2]} was asked for; its window needs at "
             f"least {WINDOW} x {WINDOW} pixels"
         )
     mean_a, mean_b, square_a, square_b, product = tf.split(

@@ -9,12 +9,12 @@ CHUNK = 4096  # rows in memory at a time
 
 
 class InceptionScore:
-    """exp(mean over pictures of KL(p(y|x) || p(y))), p(y) being the mean of p(y|x).
+    """exp(mean over images of KL(p(y|x) || p(y))), p(y) being the mean of p(y|x).
 
-    As in the original code, the score is taken in each of `splits` consecutive blocks of pictures,
+    As in the original code, the score is taken in each of `splits` consecutive blocks of images,
     from i N // splits to (i + 1) N // splits. Where these lie is known only at the end, so the rows
-    wait on disk (`FeatureSpool`): 200 MB for 50,000 pictures of 1,008 classes, while memory stays
-    small. Pictures that come sorted by class give blocks of few classes and scores that are too
+    wait on disk (`FeatureSpool`): 200 MB for 50,000 images of 1,008 classes, while memory stays
+    small. Images that come sorted by class give blocks of few classes and scores that are too
     low: update in a random order of labels.
 
     Args:
@@ -31,11 +31,11 @@ class InceptionScore:
 
     @property
     def count(self):
-        """Pictures so far."""
+        """Images so far."""
         return self._spool.count
 
     def update(self, rows):
-        """Takes in the rows [B,K] of B pictures, in the order of the pictures.
+        """Takes in the rows [B,K] of B images, in the order of the images.
 
         Raises:
             ValueError: another shape.
@@ -60,13 +60,13 @@ class InceptionScore:
         The deviation is NumPy's, divided by `splits`.
 
         Raises:
-            UserError: fewer pictures than blocks.
+            UserError: fewer images than blocks.
         """
         rows, splits = self._spool.finish(), self.splits
         if len(rows) < splits:
             raise UserError(
-                f"an inception score of {len(rows)} pictures in {splits} splits was asked for; "
-                f"it needs at least one picture a split, and says little with fewer than 1,000"
+                f"an inception score of {len(rows)} images in {splits} splits was asked for; "
+                f"it needs at least one image a split, and says little with fewer than 1,000"
             )
         bounds = [i * len(rows) // splits for i in range(splits + 1)]
         scores = [

@@ -1,4 +1,4 @@
-"""Kernel inception distance (arXiv 1801.01401): unbiased in the number of pictures, unlike FID."""
+"""Kernel inception distance (arXiv 1801.01401): unbiased in the number of images, unlike FID."""
 
 import numpy as np
 
@@ -71,8 +71,8 @@ def kid(features_a, features_b, subsets=100, subset_size=1000, seed=2020):
         )
     if not 2 <= subset_size <= min(counts):
         raise UserError(
-            f"KID's subset size is {subset_size} for sets of {counts[0]} and {counts[1]} pictures; "
-            "it must be from 2 to the smaller number: give a smaller size or more pictures"
+            f"KID's subset size is {subset_size} for sets of {counts[0]} and {counts[1]} images; "
+            "it must be from 2 to the smaller number: give a smaller size or more images"
         )
     distances = [
         # Sorted, so that a disk is read in one direction; the sums are the same.

@@ -1,4 +1,4 @@
-"""Improved precision and recall of generated pictures (Kynkaanniemi et al., arXiv 1904.06991)."""
+"""Improved precision and recall of generated images (Kynkaanniemi et al., arXiv 1904.06991)."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ BLOCK = 2048  # rows compared with as many at a time: 32 MB of distances
 NEIGHBOURS = 3  # the paper's k
 
 # A squared distance is |x|^2 + |y|^2 - 2 x.y. What is left of equal rows is rounding, at most this
-# share of the first two terms, and is taken as 0; else it would decide about copies of a picture.
+# share of the first two terms, and is taken as 0; else it would decide about copies of an image.
 ROUNDING = 1e-12
 
 
@@ -21,7 +21,7 @@ def precision_recall(reference, samples, neighbours=NEIGHBOURS):
     sets' sizes; papers take up to 50,000 of each, the ADM suite 10,000 of the reference.
 
     Args:
-        reference: [M,D] of any real dtype, features of real pictures; may be a memmap.
+        reference: [M,D] of any real dtype, features of real images; may be a memmap.
         samples: [P,D], of generated ones.
         neighbours: k.
 
@@ -40,7 +40,7 @@ def precision_recall(reference, samples, neighbours=NEIGHBOURS):
     for name, rows in (("reference", reference), ("samples", samples)):
         if len(rows) <= neighbours:
             raise UserError(
-                f"{name} has {len(rows)} pictures; precision and recall with k = {neighbours} "
+                f"{name} has {len(rows)} images; precision and recall with k = {neighbours} "
                 f"need at least {neighbours + 1}"
             )
     # Distances do not change, but lose fewer digits around 0.

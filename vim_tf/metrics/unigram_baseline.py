@@ -10,7 +10,7 @@ def unigram_nats(train_tokens, held_out, codes, smoothing=None):
     """Mean negative log-likelihood of held-out tokens under frequencies of training tokens.
 
     At position i code k has the probability (count + smoothing) / (M + smoothing * K), where
-    `count` of the M training pictures have k there (additive smoothing).
+    `count` of the M training images have k there (additive smoothing).
 
     Args:
         train_tokens: [M,N] int; several augmented passes may stand one below the other.
@@ -31,11 +31,11 @@ def unigram_nats(train_tokens, held_out, codes, smoothing=None):
         if tokens.ndim != 2 or tokens.shape[1] != train_tokens.shape[-1] or not tokens.size:
             raise ValueError(
                 f"{name} has the shape {tokens.shape}, train_tokens {train_tokens.shape}; "
-                "give [pictures, N] with the same N and at least one picture"
+                "give [images, N] with the same N and at least one image"
             )
         if tokens.min() < 0 or tokens.max() >= codes:
             raise ValueError(f"{name} go from {tokens.min()} to {tokens.max()}; codes is {codes}")
-    # For each held-out token the number of training pictures with the same one in its place.
+    # For each held-out token the number of training images with the same one in its place.
     counts = np.stack(
         [
             np.bincount(train_tokens[:, place], minlength=codes)[held_out[:, place]]
@@ -44,8 +44,8 @@ def unigram_nats(train_tokens, held_out, codes, smoothing=None):
         axis=1,
     )  # [P,N]
     strengths = STRENGTHS if smoothing is None else (smoothing,)
-    pictures = len(train_tokens)
+    images = len(train_tokens)
     return min(
-        float(-np.mean(np.log((counts + strength) / (pictures + strength * codes))))
+        float(-np.mean(np.log((counts + strength) / (images + strength * codes))))
         for strength in strengths
     )

@@ -37,11 +37,11 @@ def blur(x, padding, stride=1):
 
 
 def minibatch_stddev(x):
-    """Adds a channel: how much the pictures of a group differ.
+    """Adds a channel: how much the images of a group differ.
 
     Groups are neighbours in the batch, so that a batch split over replicas keeps its groups; their
     size is the largest of 4, 3 and 2 that divides the batch. A batch that none divides has groups
-    of one picture, and a constant channel of 1e-4.
+    of one image, and a constant channel of 1e-4.
 
     Args:
         x: features [B,H,W,C]; B may be unknown when the graph is built.
@@ -149,7 +149,7 @@ class ResidualBlock(layers.Layer):
 
 
 class Discriminator(keras.Model):
-    """One logit a picture; high means real.
+    """One logit an image; high means real.
 
     Sides are halved (odd ones rounded down) as long as both are 8 or more: 256 x 256 ends at 4 x 4,
     28 x 28 at 7 x 7, 48 x 64 at 6 x 8. A layer whose longer side is r has `base_channels // r`
@@ -157,7 +157,7 @@ class Discriminator(keras.Model):
 
     Args:
         config: `DiscriminatorConfig`, of which `channels` and `base_channels` are read.
-        image_size: height and width of the pictures.
+        image_size: height and width of the images.
     """
 
     def __init__(self, config, image_size, **kwargs):

@@ -84,7 +84,7 @@ def _load_file(vgg, path):
 
 
 class PerceptualFeatures(keras.Model):
-    """VGG16 up to its last convolution, frozen; pictures smaller than 32 pixels are enlarged.
+    """VGG16 up to its last convolution, frozen; images smaller than 32 pixels are enlarged.
 
     Args:
         weights: "imagenet" (Keras downloads and keeps them), or the path of a weights file without

@@ -17,9 +17,9 @@ from vim_tf.models.transformer import Transformer, fan_in_normal
 from vim_tf.sampling import sample as sampling
 from vim_tf.sampling.settings import check_settings
 
-# Products of weights and tokens of a picture from which on `generate` is compiled with XLA, which
+# Products of weights and tokens of an image from which on `generate` is compiled with XLA, which
 # takes half a second a block: half of what 100M weights and 256 tokens come to. Of the model alone,
-# or a picture would depend on how many are drawn with it.
+# or an image would depend on how many are drawn with it.
 XLA_WORK = 1e10
 
 
@@ -55,7 +55,7 @@ class _Arguments:
 
 @keras.saving.register_keras_serializable("vim_tf")
 class VIM(Preset, keras.Model):
-    """Predicts each token of a picture from its label and the tokens before, in raster order.
+    """Predicts each token of an image from its label and the tokens before, in raster order.
 
         logits = model(tokens, labels)                # [B,N], [B] -> [B,N,K]
         tokens = model.generate(labels, seed=0)       # [B] -> [B,N]
@@ -288,7 +288,7 @@ class VIM(Preset, keras.Model):
         guidance_scale=None,
         modify_logits=None,
     ):
-        """Samples pictures as tokens, on tensors alone and unchecked: for the inside of a graph.
+        """Samples images as tokens, on tensors alone and unchecked: for the inside of a graph.
 
         Args:
             labels: [B] int32 from 0 to `classes`, which is the null label.
@@ -328,7 +328,7 @@ class VIM(Preset, keras.Model):
         callback=None,
         modify_logits=None,
     ):
-        """Samples pictures as tokens. A row's tokens do not depend on the other rows.
+        """Samples images as tokens. A row's tokens do not depend on the other rows.
 
         Every setting is a number for all rows or an array [B]. The first call with a new B
         compiles, and so does the first that filters (top_k, top_p) or guides.
@@ -342,7 +342,7 @@ class VIM(Preset, keras.Model):
             top_k: draw among this many best codes; 0 is off.
             top_p: draw among the best codes that together have this probability; 1 is off.
             guidance_scale: classifier-free guidance, at least 0; 1 is off and costs nothing.
-            callback: called as `callback(done, total)` with numbers of tokens a picture, after each
+            callback: called as `callback(done, total)` with numbers of tokens an image, after each
                 row of the grid. The tokens are the same with and without.
             modify_logits: function (logits [B,K] float32, position int32 scalar) -> logits [B,K],
                 of `keras.ops`, for samplers that are not here; it is compiled, so give the same

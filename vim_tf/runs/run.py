@@ -7,8 +7,8 @@
 <run>/lock               the process that trains
 <run>/images.npz         names, sizes, times and hashes of the files that it is trained on
 <run>/metrics.jsonl      one JSON object a report: step, kind ("train", "evaluation"), numbers
-<run>/tensorboard/       the same for TensorBoard, with pictures and histograms
-<run>/pictures/          PNG files
+<run>/tensorboard/       the same for TensorBoard, with images and histograms
+<run>/images/          PNG files
 
 A run can be in a bucket, gs://...: there a preset is replaced file by file, its config.json last,
 and there is no lock.
@@ -49,7 +49,7 @@ class Run:
         self.lock_path = self.path / "lock"
         self.metrics_path = self.path / "metrics.jsonl"
         self.tensorboard_dir = self.path / "tensorboard"
-        self.picture_dir = self.path / "pictures"
+        self.image_dir = self.path / "images"
 
     def check(self, experiment):
         """Raises UserError if this folder belongs to a run of another config or is no run.
@@ -77,7 +77,7 @@ class Run:
         try:
             # The config first: a folder with anything else in it is taken for no run.
             write_atomically(self.config_path, loader.to_yaml(experiment, of_run=True))
-            self.picture_dir.mkdir(exist_ok=True)
+            self.image_dir.mkdir(exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
 

@@ -1,4 +1,4 @@
-"""Opening a run for use: its models in float32, and the pictures that it was trained on."""
+"""Opening a run for use: its models in float32, and the images that it was trained on."""
 
 import functools
 from dataclasses import dataclass
@@ -26,20 +26,20 @@ PROBE_SCHEMA = {
     "required": ["block", "models"],
 }
 MOVED = "give the images of its training, or set data.path=... if they have moved"
-COMPARED = 16  # held-out pictures that each format is held against Keras on
+COMPARED = 16  # held-out images that each format is held against Keras on
 
 
 class HeldOut(NamedTuple):
-    """Held-out pictures and what the tokenizer makes of them, all NumPy.
+    """Held-out images and what the tokenizer makes of them, all NumPy.
 
     Attributes:
-        pictures: uint8 [n,H,W,3].
+        pixels: uint8 [n,H,W,3].
         images: the same, float32 in [-1,1].
         tokens: int32 [n,N].
         decoded: float32 [n,H,W,3] in [-1,1], what Keras decodes from the tokens.
     """
 
-    pictures: Any
+    pixels: Any
     images: Any
     tokens: Any
     decoded: Any
@@ -51,7 +51,7 @@ class TrainedRun:
 
     Attributes:
         path: the run's folder.
-        experiment: its config, for the pictures.
+        experiment: its config, for the images.
         tokenizer: the `ViTVQGAN`.
         vim: the `VIM`; None for a run of stage 1.
         class_names: name of class i at place i; () where there are no labels.
@@ -103,15 +103,15 @@ class TrainedRun:
 
     @functools.cached_property
     def held_out(self):
-        """The `HeldOut` of the first `COMPARED` pictures, worked out on first use."""
-        pictures = self.pictures(COMPARED)
-        images = normalize(pictures)
+        """The `HeldOut` of the first `COMPARED` images, worked out on first use."""
+        images = self.images(COMPARED)
+        images = normalize(images)
         tokens = self.tokenizer.tokenize(images)
         decoded = self.tokenizer.decode_tokens(tokens)
-        return HeldOut(pictures, *map(np.asarray, (images, tokens, decoded)))
+        return HeldOut(images, *map(np.asarray, (images, tokens, decoded)))
 
-    def pictures(self, count, split="validation"):
-        """Returns the first `count` pictures of a split: uint8 [n,H,W,3], n <= count."""
+    def images(self, count, split="validation"):
+        """Returns the first `count` images of a split: uint8 [n,H,W,3], n <= count."""
         batch = next(iter(self.data.evaluation(split, batch_size=count)))
         return to_uint8(batch["image"])
 
@@ -121,7 +121,7 @@ def open_run(path, overrides=(), other_images=False):
 
     Args:
         path: the folder of a run.
-        overrides: "data.key=value" strings, for pictures that have moved since the training.
+        overrides: "data.key=value" strings, for images that have moved since the training.
         other_images: let them be images that the run was not trained on.
 
     Raises:

@@ -1,6 +1,6 @@
 """Drawing tokens from logits, so that a row's tokens depend on that row alone.
 
-An inverse cumulative sum turns differences of 1e-5, which the logits of one picture have between
+An inverse cumulative sum turns differences of 1e-5, which the logits of one image have between
 batch sizes, into other tokens. Here each code's logit gets Gumbel noise, a hash of (the row's seed,
 the position, the code), and the largest sum wins: an exact sample of the softmax (the Gumbel-max
 trick, arXiv 1411.0030), whatever else is in the batch.

@@ -1,4 +1,4 @@
-"""What a picture is sampled with, checked: labels, seeds, temperature, filters, guidance."""
+"""What an image is sampled with, checked: labels, seeds, temperature, filters, guidance."""
 
 from typing import Any, NamedTuple
 

@@ -42,7 +42,7 @@ class ClassifierStage(Stage):
         names = self.data.class_names
         if len(names) < 2:
             raise UserError(
-                f"the pictures of data.source {self.experiment.data.source} have {len(names)} "
+                f"the images of data.source {self.experiment.data.source} have {len(names)} "
                 "classes, and a classifier needs 2 or more; give each class its own sub-folder"
             )
         return ClassifierTrainer(self.experiment, len(names))
@@ -64,5 +64,5 @@ class ClassifierStage(Stage):
         """Classifies an image."""
         classifier = report.time("vim_tf.load of it", lambda: open_classifier(run.path, "the run"))
         image = to_uint8(next(iter(self.data.evaluation(batch_size=1)))["image"])
-        shares = report.time("a picture classified", lambda: classifier(image)).probabilities
+        shares = report.time("an image classified", lambda: classifier(image)).probabilities
         report.say(f"  {self.data.class_names[np.argmax(shares)]}, probability {shares.max():.3f}")

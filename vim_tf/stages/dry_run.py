@@ -22,7 +22,7 @@ SHOWN_LABELS = 5
 
 
 def dry_run(experiment, stream=None):
-    """Reads data, trains two steps, saves, loads and makes a picture; prints each with its time.
+    """Reads data, trains two steps, saves, loads and makes an image; prints each with its time.
 
     Everything is the real thing with the real batch, but that VIM tokenizes its batches instead of
     making a token cache first. Nothing that is written stays.
@@ -85,7 +85,7 @@ class Report:
 def _show_data(data, report):
     names = data.class_names
     report.say(
-        f"  {data.train_size:,} pictures to train on, {data.validation_size:,} held out; "
+        f"  {data.train_size:,} images to train on, {data.validation_size:,} held out; "
         + (f"{len(names):,} classes" if names else "no labels")
     )
     batch = report.time("a batch of training data read", lambda: next(iter(data.train())))
@@ -153,6 +153,6 @@ def _load_and_use(stage, run, report):
     image = stage.try_preset(run, report)
     if image is None:
         return
-    path = run.picture_dir / "dry_run.png"
+    path = run.image_dir / "dry_run.png"
     grids.write_png(path, image)
     report.say(f"  {image.shape[0]} x {image.shape[1]} pixels, {path.stat().length:,} bytes of PNG")

@@ -21,21 +21,21 @@ def describe_options(config):
 
 
 def open_or_make_cache(folder, tokenizer, data, passes):
-    """Opens the cache at `folder`, or tokenizes the pictures into a new one there.
+    """Opens the cache at `folder`, or tokenizes the images into a new one there.
 
-    The replicas of the strategy in scope, in which the tokenizer was made, share the pictures.
+    The replicas of the strategy in scope, in which the tokenizer was made, share the images.
 
     Args:
         folder: of the cache.
         tokenizer: the `ViTVQGAN`.
         data: the `ImageData`.
-        passes: augmented passes over the training pictures.
+        passes: augmented passes over the training images.
 
     Returns:
         A `TokenCache`.
 
     Raises:
-        UserError: the cache there is another tokenizer's or of other pictures, or is damaged.
+        UserError: the cache there is another tokenizer's or of other images, or is damaged.
     """
     folder = epath.Path(folder)
     options = {**describe_options(data.config), "seed": data.seed, "passes": passes}

@@ -121,8 +121,8 @@ class Stage(abc.ABC):
         """Writes the images of an evaluation and the curves into a `Run`; returns the images."""
         drawn = self.draw_images()
         for name, image in drawn.items():
-            grids.write_png(run.picture_dir / f"{name}.png", image)
-        curves.draw_curves(run.read_metrics(), self.panels, run.picture_dir / "curves.png")
+            grids.write_png(run.image_dir / f"{name}.png", image)
+        curves.draw_curves(run.read_metrics(), self.panels, run.image_dir / "curves.png")
         return drawn
 
     def save(self, folder):

@@ -47,7 +47,7 @@ class VIMStage(Stage):
             data = make_image_dataset(experiment.data, experiment.seed)
         if experiment.model.conditional and not data.class_names:
             raise UserError(
-                "model.conditional is true, but the pictures of data.source "
+                "model.conditional is true, but the images of data.source "
                 f"{experiment.data.source} have no labels; set model.conditional: false, or give "
                 "each class its own sub-folder"
             )
@@ -82,7 +82,7 @@ class VIMStage(Stage):
         table.say(
             f"{model.classes} classes, as the tokenizer was trained on"
             if model.classes
-            else "no classes: every picture has the null label"
+            else "no classes: every image has the null label"
         )
         table.start()
         table.show("images", images)

@@ -3,7 +3,7 @@
 restore the newest checkpoint that is whole, if there is one
 until the last step:
     train `log_every` steps in one graph call      -> report
-    every `evaluate_every` steps: evaluate          -> report, pictures, preset
+    every `evaluate_every` steps: evaluate          -> report, images, preset
     every `checkpoint_every` steps: save everything
 a number that is not finite: back to the last checkpoint, on with the data in another order
 SIGTERM or Ctrl-C: save everything and leave
@@ -281,7 +281,7 @@ class _Training:
     def _roll_back(self, found):
         rollbacks = int(self.trainer.rollbacks.numpy()) + 1
         advice = (
-            "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the pictures of "
+            "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the images of "
             "the data"
         )
         if rollbacks > MOST_ROLLBACKS:
@@ -318,8 +318,8 @@ class _Training:
         self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
         writer = self.controller.eval_summary_manager.summary_writer()
         with writer.as_default(int(self.trainer.step.numpy())):
-            for name, picture in self.stage.draw(self.run_folder).items():
-                tf.summary.image(name, picture[None])
+            for name, image in self.stage.draw(self.run_folder).items():
+                tf.summary.image(name, image[None])
             for name, values in self.trainer.histograms().items():
                 tf.summary.histogram(name, values)
         self.run_folder.save_preset(self.stage.save)

@@ -49,9 +49,9 @@ class Diagnosis:
             return []
         return self._once(
             "overfits",
-            f"the model learns its pictures by heart: {nats:.4g} nats on held-out ones, after "
+            f"the model learns its images by heart: {nats:.4g} nats on held-out ones, after "
             f"{self._best[1]:.4g} at step {self._best[0]}, whose weights are in preset_best; take "
-            "fewer steps or more pictures, or raise model.transformer.dropout",
+            "fewer steps or more images, or raise model.transformer.dropout",
         )
 
     def _discriminator(self, step, values):

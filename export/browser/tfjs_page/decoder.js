@@ -67,10 +67,10 @@ export class Decoder {
     }
   }
 
-  // The same as pictures for a canvas.
-  async decodePictures(grids) {
+  // The same as images for a canvas.
+  async decodeImages(grids) {
     const values = await this.decode(grids);
-    return grids.map((_, i) => toPicture(values, i, this.imageSize));
+    return grids.map((_, i) => toImage(values, i, this.imageSize));
   }
 
   dispose() {
@@ -78,27 +78,27 @@ export class Decoder {
   }
 }
 
-// Picture i of Float32Array [n,H,W,3] in [-1,1] -> ImageData.
-function toPicture(values, i, [height, width]) {
-  const picture = new ImageData(width, height);
+// Image i of Float32Array [n,H,W,3] in [-1,1] -> ImageData.
+function toImage(values, i, [height, width]) {
+  const image = new ImageData(width, height);
   const start = i * height * width * 3;
   for (let pixel = 0; pixel < height * width; pixel++) {
     for (let channel = 0; channel < 3; channel++) {
       // ImageData clamps, and rounds to the nearest level.
-      picture.data[4 * pixel + channel] = (values[start + 3 * pixel + channel] + 1) * 127.5;
+      image.data[4 * pixel + channel] = (values[start + 3 * pixel + channel] + 1) * 127.5;
     }
-    picture.data[4 * pixel + 3] = 255;
+    image.data[4 * pixel + 3] = 255;
   }
-  return picture;
+  return image;
 }
 
-// The mean colour [r,g,b] of a square of a picture.
-export function meanColour(picture, left, top, size) {
+// The mean colour [r,g,b] of a square of an image.
+export function meanColour(image, left, top, size) {
   const sum = [0, 0, 0];
   for (let y = top; y < top + size; y++) {
     for (let x = left; x < left + size; x++) {
       for (let channel = 0; channel < 3; channel++) {
-        sum[channel] += picture.data[4 * (y * picture.width + x) + channel];
+        sum[channel] += image.data[4 * (y * image.width + x) + channel];
       }
     }
   }

@@ -1,4 +1,4 @@
-// The field of tokens, and the place in the picture that belongs to each.
+// The field of tokens, and the place in the image that belongs to each.
 
 import {meanColour} from './decoder.js';
 import {addArrowKeys, makeTabStop} from './keyboard.js';
@@ -43,7 +43,7 @@ export class TokenGrid {
     return `row ${Math.floor(cell / this.columns) + 1}, column ${cell % this.columns + 1}`;
   }
 
-  // The square of the picture that cell covers most of: {left, top, size} in pixels.
+  // The square of the image that cell covers most of: {left, top, size} in pixels.
   square(cell) {
     return {
       left: cell % this.columns * this.patch,
@@ -59,11 +59,11 @@ export class TokenGrid {
     return row * this.columns + column;
   }
 
-  // Shows tokens [N] in the colours of their picture; those unlike `base` are marked.
-  show(tokens, base, picture) {
+  // Shows tokens [N] in the colours of their image; those unlike `base` are marked.
+  show(tokens, base, image) {
     this.cells.forEach((cell, i) => {
       const {left, top, size} = this.square(i);
-      const colour = meanColour(picture, left, top, size);
+      const colour = meanColour(image, left, top, size);
       const changed = tokens[i] !== base[i];
       cell.style.backgroundColor = `rgb(${colour})`;
       cell.dataset.code = tokens[i];

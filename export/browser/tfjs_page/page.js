@@ -6,7 +6,7 @@ import {CodePicker, replaceToken} from './picker.js';
 import {generate} from './serving.js';
 
 const THUMBNAILS = 4;  // decoded at once
-const SMOOTH_FROM = 128;  // pixels; smaller pictures are enlarged with sharp edges
+const SMOOTH_FROM = 128;  // pixels; smaller images are enlarged with sharp edges
 
 const element = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
@@ -35,7 +35,7 @@ function setBusy(isBusy) {
   element('main').setAttribute('aria-busy', isBusy);
 }
 
-// The picture and its tokens ---------------------------------------------------------------------
+// The image and its tokens ---------------------------------------------------------------------
 
 async function draw() {
   const turn = ++latest;
@@ -43,20 +43,20 @@ async function draw() {
   setBusy(true);
   try {
     const start = performance.now();
-    const [picture] = await decoder.decodePictures([tokens]);
+    const [image] = await decoder.decodeImages([tokens]);
     const milliseconds = performance.now() - start;
     if (turn === latest) {  // otherwise a later change is being drawn
-      element('speed').textContent = `${decoder.backend} · ${milliseconds.toFixed(1)} ms a picture`;
-      showPicture(picture, tokens, base);
+      element('speed').textContent = `${decoder.backend} · ${milliseconds.toFixed(1)} ms an image`;
+      showImage(image, tokens, base);
     }
   } finally {
     setBusy(turn !== latest);
   }
 }
 
-function showPicture(picture, tokens, base) {
-  element('picture').getContext('2d').putImageData(picture, 0, 0);
-  grid.show(tokens, base, picture);
+function showImage(image, tokens, base) {
+  element('image').getContext('2d').putImageData(image, 0, 0);
+  grid.show(tokens, base, image);
   element('undo').disabled = past.length === 0;
   element('reset').disabled = tokens.every((token, i) => token === base[i]);
   markExample(base);
@@ -93,7 +93,7 @@ function undo() {
   }
 }
 
-// A token's place and code, in words and in the picture.
+// A token's place and code, in words and in the image.
 function describe(cell) {
   const note = element('cell-note');
   const spot = element('spot');
@@ -118,8 +118,8 @@ function point(cell) {
   describe(cell ?? selected);
 }
 
-function listenToPicture() {
-  const canvas = element('picture');
+function listenToImage() {
+  const canvas = element('image');
   const cellOf = (event) => {
     const box = canvas.getBoundingClientRect();
     const x = (event.clientX - box.left) / box.width;
@@ -131,10 +131,10 @@ function listenToPicture() {
 }
 
 function save() {
-  element('picture').toBlob((blob) => {
+  element('image').toBlob((blob) => {
     const link = document.createElement('a');
     link.href = URL.createObjectURL(blob);
-    link.download = 'picture.png';
+    link.download = 'image.png';
     link.click();
     URL.revokeObjectURL(link.href);
   });
@@ -167,9 +167,9 @@ async function paintExamples() {
   const canvases = element('examples').querySelectorAll('canvas');
   for (let start = 0; start < canvases.length; start += THUMBNAILS) {
     const grids = about.examples.slice(start, start + THUMBNAILS);
-    const pictures = await decoder.decodePictures(grids);
-    pictures.forEach((picture, i) => {
-      canvases[start + i].getContext('2d').putImageData(picture, 0, 0);
+    const images = await decoder.decodeImages(grids);
+    images.forEach((image, i) => {
+      canvases[start + i].getContext('2d').putImageData(image, 0, 0);
     });
     await new Promise((resume) => setTimeout(resume));
   }
@@ -247,7 +247,7 @@ async function submit(form) {
     const tokens = await generate(element('address').value, Object.fromEntries(entries), about);
     const seconds = (performance.now() - start) / 1000;
     await show(tokens, tokens);
-    note.textContent = `Generated in ${seconds.toFixed(2)} s. Another seed gives another picture.`;
+    note.textContent = `Generated in ${seconds.toFixed(2)} s. Another seed gives another image.`;
     element('stage').scrollIntoView({block: 'nearest', behavior: 'smooth'});
   } catch (error) {
     note.textContent = error.message;  // here, and not above, where it would be out of sight
@@ -270,7 +270,7 @@ async function readAbout() {
 async function start() {
   about = await readAbout();
   const [height, width] = about.image_size;
-  const canvas = element('picture');
+  const canvas = element('image');
   [canvas.width, canvas.height] = [width, height];
   document.body.classList.toggle('sharp', Math.max(height, width) < SMOOTH_FROM);
   const weights = Object.keys(about.decoders);
@@ -291,7 +291,7 @@ async function start() {
   picker = new CodePicker(parts, about.codes, change, () => grid.focus(selected ?? 0));
   makeExamples();
   prepareForm();
-  listenToPicture();
+  listenToImage();
   element('undo').addEventListener('click', undo);
   element('reset').addEventListener('click', () => show(shown.base, shown.base));
   element('save').addEventListener('click', save);

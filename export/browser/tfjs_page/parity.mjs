@@ -4,14 +4,14 @@
 //
 // DECODER is the folder of model.json. TOKENS holds int32 [n,N] and PICTURES gets float32
 // [n,H,W,3], both raw and little-endian. The last line of the output is JSON: {"backend", "rows",
-// "milliseconds"}, the last one of a single picture.
+// "milliseconds"}, the last one of a single image.
 
 import {readFileSync, writeFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {join, resolve, sep} from 'node:path';
 
 const REPEATS = 9;
-const [nodeModules, decoder, tokensFile, picturesFile] = process.argv.slice(2);
+const [nodeModules, decoder, tokensFile, imagesFile] = process.argv.slice(2);
 const require = createRequire(join(resolve(nodeModules), 'parity.js'));
 const tf = require('@tensorflow/tfjs');
 const wasm = require('@tensorflow/tfjs-backend-wasm');
@@ -54,7 +54,7 @@ const values = new Int32Array(new Uint8Array(readFileSync(tokensFile)).buffer);
 const tokens = tf.tensor2d(values, [values.length / tokensPerImage, tokensPerImage], 'int32');
 const images = model.execute(tokens);
 const pixels = await images.data();
-writeFileSync(picturesFile, Buffer.from(pixels.buffer, pixels.byteOffset, pixels.byteLength));
+writeFileSync(imagesFile, Buffer.from(pixels.buffer, pixels.byteOffset, pixels.byteLength));
 console.log(JSON.stringify({
   backend: tf.getBackend(),
   rows: tokens.shape[0],

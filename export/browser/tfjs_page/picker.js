@@ -4,7 +4,7 @@
 import {addArrowKeys, makeTabStop} from './keyboard.js';
 
 const PAGE = 40;  // codes shown at once
-const BATCH = 8;  // pictures decoded at once, so that the page stays awake in between
+const BATCH = 8;  // images decoded at once, so that the page stays awake in between
 
 // A copy of tokens with another code in one cell.
 export function replaceToken(tokens, cell, code) {
@@ -139,7 +139,7 @@ export class CodePicker {
     return button;
   }
 
-  // Decodes the picture with each of the codes; stops when the page shows something else.
+  // Decodes the image with each of the codes; stops when the page shows something else.
   async paint(codes) {
     const turn = ++this.turn;
     const {decoder, tokens, cell, square} = this;
@@ -151,10 +151,10 @@ export class CodePicker {
       }
       const grids =
           codes.slice(start, start + BATCH).map((code) => replaceToken(tokens, cell, code));
-      const pictures = await decoder.decodePictures(grids);
-      pictures.forEach((picture, i) => {
+      const images = await decoder.decodeImages(grids);
+      images.forEach((image, i) => {
         swatches[start + i].getContext('2d').putImageData(
-            picture, -square.left, -square.top, square.left, square.top, square.size, square.size);
+            image, -square.left, -square.top, square.left, square.top, square.size, square.size);
       });
     }
   }

@@ -1,4 +1,4 @@
-// Asking TF Serving's REST interface for the tokens of a new picture.
+// Asking TF Serving's REST interface for the tokens of a new image.
 
 const MODEL = 'vim';
 const PATIENCE = 5 * 60 * 1000;  // milliseconds; a large model on a CPU takes minutes
@@ -49,7 +49,7 @@ async function readAnswer(response) {
   return answer.outputs;
 }
 
-// The tokens of one picture. `settings` is {seed, temperature, top_k, top_p}, with label and
+// The tokens of one image. `settings` is {seed, temperature, top_k, top_p}, with label and
 // guidance_scale where the model has labels; `about` is examples.json.
 export async function generate(address, settings, about) {
   const inputs = Object.fromEntries(

@@ -1,9 +1,9 @@
-"""Asks a served model for tokens, pictures and features. Needs only Python; see README.md.
+"""Asks a served model for tokens, images and features. Needs only Python; see README.md.
 
     python client.py status
     python client.py tokenize a.jpg b.png --out tokens.json
-    python client.py decode tokens.json --out pictures
-    python client.py generate --label 3 --n 4 --seed 10 --top-p 0.95 --out pictures
+    python client.py decode tokens.json --out images
+    python client.py generate --label 3 --n 4 --seed 10 --top-p 0.95 --out images
     python client.py embed a.jpg b.png --out features.json
 
 `--server http://host:8501` speaks REST and needs nothing but Python's standard library;
@@ -242,7 +242,7 @@ def show_status(session, _):
 
 
 def ask_of_files(session, arguments, signature, output):
-    """Tokens or features of picture files, as a JSON list of {"file", output}."""
+    """Tokens or features of image files, as a JSON list of {"file", output}."""
     _check_signature(session, signature)
     if arguments.out:
         _check_new(Path(arguments.out))
@@ -256,17 +256,17 @@ def ask_of_files(session, arguments, signature, output):
 
 
 def tokenize(session, arguments):
-    """Tokens of picture files."""
+    """Tokens of image files."""
     ask_of_files(session, arguments, "tokenize_bytes", "tokens")
 
 
 def embed(session, arguments):
-    """Features of picture files."""
+    """Features of image files."""
     ask_of_files(session, arguments, "embed_bytes", "features")
 
 
 def decode(session, arguments):
-    """Pictures of tokens: a JSON list of token lists, or what `tokenize` wrote."""
+    """Images of tokens: a JSON list of token lists, or what `tokenize` wrote."""
     try:
         rows = json.loads(_read(arguments.file))
         tokens = [row["tokens"] if isinstance(row, dict) else row for row in rows]
@@ -281,11 +281,11 @@ def decode(session, arguments):
             f"{arguments.file} is no list of tokens; give what tokenize wrote, or [[0, 1, ...]]"
         ) from None
     _check_signature(session, "decode_bytes")
-    _write_pictures(session, arguments, "decode_bytes", names, {"tokens": tokens})
+    _write_images(session, arguments, "decode_bytes", names, {"tokens": tokens})
 
 
 def generate(session, arguments):
-    """New pictures of a class, or of none."""
+    """New images of a class, or of none."""
     signatures = _check_signature(session, "generate")
     has_labels = "label" in signatures["generate"]
     signature = "generate"
@@ -303,10 +303,10 @@ def generate(session, arguments):
     settings = {name: [value] * arguments.n for name, value in vars(arguments).items()}
     inputs = {name: settings[name] for name in signatures[signature]} | {"seed": seeds}
     names = [f"seed{seed}" for seed in seeds]
-    _write_pictures(session, arguments, signature, names, inputs)
+    _write_images(session, arguments, signature, names, inputs)
 
 
-def _write_pictures(session, arguments, signature, names, inputs):
+def _write_images(session, arguments, signature, names, inputs):
     folder = Path(arguments.out)
     paths = {name: folder / f"{name}.png" for name in names}
     for path in paths.values():
@@ -359,16 +359,16 @@ def parse_arguments(arguments=None):
         return sub
 
     add(show_status, "which versions are served")
-    for command, about in ((tokenize, "pictures to tokens"), (embed, "pictures to features")):
+    for command, about in ((tokenize, "images to tokens"), (embed, "images to features")):
         sub = add(command, about)
-        sub.add_argument("files", nargs="+", metavar="PICTURE", help="JPEG or PNG")
+        sub.add_argument("files", nargs="+", metavar="IMAGE", help="JPEG or PNG")
         sub.add_argument("--out", help="JSON file (default: standard output)")
-    sub = add(decode, "tokens to pictures")
+    sub = add(decode, "tokens to images")
     sub.add_argument("file", metavar="TOKENS.json")
     sub.add_argument("--out", required=True, help="folder for PNG files")
-    sub = add(generate, "new pictures")
+    sub = add(generate, "new images")
     sub.add_argument("--label", type=int, help="class number (default: none)")
-    sub.add_argument("--n", type=int, default=1, help="number of pictures (default 1)")
+    sub.add_argument("--n", type=int, default=1, help="number of images (default 1)")
     sub.add_argument("--seed", type=int, default=0, help="of the first; the next have the next")
     sub.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     sub.add_argument("--top-k", type=int, default=0, help="0 is off (default)")

@@ -39,11 +39,11 @@ def splits():
 
 
 def loaded(split):
-    pictures, labels = split.load(tf.range(split.size, dtype=tf.int64))
-    return pictures.numpy(), labels.numpy()
+    pixels, labels = split.load(tf.range(split.size, dtype=tf.int64))
+    return pixels.numpy(), labels.numpy()
 
 
-def test_the_built_in_set_is_all_3786_pictures_in_ten_categories(records, splits):
+def test_the_built_in_set_is_all_3786_images_in_ten_categories(records, splits):
     names, train, validation, _ = splits
     assert len(records) == train.size + validation.size == 3786
     assert len(names) == 10 and list(names) == sorted(names)
@@ -56,14 +56,14 @@ def test_the_built_in_set_is_all_3786_pictures_in_ten_categories(records, splits
     assert 0.08 < validation.size / 3786 < 0.12
 
 
-def test_pictures_are_32_by_32_and_white_where_nothing_is(records, splits):
+def test_images_are_32_by_32_and_white_where_nothing_is(records, splits):
     row = next(row for row in records if row["image/filename"] == b"1F600")  # grinning face
-    picture = np.array(Image.open(io.BytesIO(row["image/encoded"])))
-    assert picture.shape == (32, 32, 3) and picture.dtype == np.uint8
-    assert (picture[0, 0] == 255).all()
-    assert picture[16, 16, 0] > 200 and picture[16, 16, 2] < 150  # yellow
-    pictures, labels = loaded(splits[1])
-    assert pictures.shape == (len(labels), 32, 32, 3) and pictures.dtype == np.uint8
+    image = np.array(Image.open(io.BytesIO(row["image/encoded"])))
+    assert image.shape == (32, 32, 3) and image.dtype == np.uint8
+    assert (image[0, 0] == 255).all()
+    assert image[16, 16, 0] > 200 and image[16, 16, 2] < 150  # yellow
+    pixels, labels = loaded(splits[1])
+    assert pixels.shape == (len(labels), 32, 32, 3) and pixels.dtype == np.uint8
 
 
 def test_no_emoji_stands_on_both_sides_of_the_split(records, splits):
@@ -74,24 +74,24 @@ def test_no_emoji_stands_on_both_sides_of_the_split(records, splits):
         bases[plain or code].add(row["emoji/base"])
     assert all(len(base) == 1 for base in bases.values())
     (train, _), (validation, _) = loaded(splits[1]), loaded(splits[2])
-    train, validation = ({picture.tobytes() for picture in part} for part in (train, validation))
+    train, validation = ({image.tobytes() for image in part} for part in (train, validation))
     assert not train & validation  # flags that look alike included
     again = emoji.make_splits(DataConfig(image_size=(32, 32)))
-    assert {picture.tobytes() for picture in loaded(again[2])[0]} == validation
+    assert {image.tobytes() for image in loaded(again[2])[0]} == validation
 
 
 def write_package(folder):
     """A package of two categories with a skin tone and two emoji of one look, as npm packs it."""
     rng = np.random.default_rng(0)
-    pictures = folder / "package" / "img" / "google" / "64"
-    pictures.mkdir(parents=True)
+    pixels = folder / "package" / "img" / "google" / "64"
+    pixels.mkdir(parents=True)
     look = {}
     for name, mode in (("aa", "RGBA"), ("aa-1f3fb", "RGBA"), ("bb", "LA"), ("cc", "P")):
         alpha = Image.fromarray(rng.integers(0, 256, (64, 64, 4), dtype=np.uint8))
         look[name] = alpha.convert("L").quantize(8) if mode == "P" else alpha.convert(mode)
     look["dd"] = look["bb"]
-    for name, picture in look.items():
-        picture.save(pictures / f"{name}.png")
+    for name, image in look.items():
+        image.save(pixels / f"{name}.png")
 
     def entry(name, category, **more):
         return {"unified": name.upper(), "image": f"{name}.png", "category": category, **more}
@@ -102,7 +102,7 @@ def write_package(folder):
         entry("aa", "Faces", skin_variations=tone),
         entry("cc", "Flags"),
         entry("bb", "Flags"),
-        entry("ee", "Flags"),  # no picture
+        entry("ee", "Flags"),  # no image
     ]
     (folder / "package" / "emoji.json").write_text(json.dumps(entries))
     return look
@@ -119,7 +119,7 @@ def test_rebuilding_gives_the_same_bytes_from_a_folder_and_from_an_archive(tmp_p
         build_emoji.main([str(source), "--out", str(out)])
         outputs.append([file.read_bytes() for file in sorted(out.iterdir())])
     assert outputs[0] == outputs[1] == outputs[2]
-    assert "5 pictures of 3 emoji" in capsys.readouterr().out
+    assert "5 images of 3 emoji" in capsys.readouterr().out
 
     rows = build_emoji.make_rows(*build_emoji.read_package(tmp_path))
     by_code = {row["code"]: row for row in rows}

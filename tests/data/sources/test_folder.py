@@ -13,7 +13,7 @@ from vim_tf.errors import UserError
 
 
 def smooth(height=40, width=60, seed=0):
-    """A picture that survives JPEG and resizing: a few random waves."""
+    """An image that survives JPEG and resizing: a few random waves."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [
@@ -31,42 +31,42 @@ def config(path, **more):
     )
 
 
-def save(path, picture=None, **more):
+def save(path, image=None, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
-    (picture or smooth()).save(path, **more)
+    (image or smooth()).save(path, **more)
 
 
 def open_all(path, **more):
-    """Every picture of a folder as it is loaded, by its name relative to the folder."""
+    """Every image of a folder as it is loaded, by its name relative to the folder."""
     settings = config(path, **more)
     opened = folder_source.open_folder(str(path), "data.path", settings)
     split = folder_source._make_split(opened, opened.classes(), settings)
-    pictures = tf.data.Dataset.range(split.size).map(lambda index: split.load(index)[0])
-    return dict(zip(opened.names, pictures.as_numpy_iterator(), strict=True))
+    pixels = tf.data.Dataset.range(split.size).map(lambda index: split.load(index)[0])
+    return dict(zip(opened.names, pixels.as_numpy_iterator(), strict=True))
 
 
 @pytest.fixture(params=["held", "read"])
 def memory(request, monkeypatch):
-    """Both ways: pictures held in memory, and files decoded while training."""
+    """Both ways: images held in memory, and files decoded while training."""
     if request.param == "read":
         monkeypatch.setattr(folder_source, "MEMORY", 0)
         monkeypatch.setattr(folder_source, "CHECKED", 0)
     return request.param
 
 
-def test_large_pictures_are_reduced_and_small_ones_kept(tmp_path, memory):
+def test_large_images_are_reduced_and_small_ones_kept(tmp_path, memory):
     for name in ("a.jpg", "b.png"):
         save(tmp_path / name, smooth(600, 900), quality=95)
     save(tmp_path / "c.png", smooth(8, 12))
     settings = {"image_size": (16, 16), "augmentation": AugmentationConfig(min_area=0.5)}
     loaded = open_all(tmp_path, **settings)
-    shapes = {name: picture.shape for name, picture in loaded.items()}
+    shapes = {name: pixels.shape for name, pixels in loaded.items()}
     assert shapes.pop("c.png") == (8, 12, 3)
     if memory == "held":
         assert set(shapes.values()) == {(32, 48, 3)}  # twice the target
     else:
         assert shapes == {"a.jpg": (75, 113, 3), "b.png": (600, 900, 3)}  # an eighth of a JPEG
-    # What evaluation gives is what a resize of the whole picture gives.
+    # What evaluation gives is what a resize of the whole image gives.
     direct = np.array(smooth(600, 900).resize((16, 16), Image.BICUBIC, box=(150, 0, 750, 600)))
     for name in ("a.jpg", "b.png"):
         image = transforms.transform_for_evaluation(tf.constant(loaded[name]), (16, 16))
@@ -102,7 +102,7 @@ def test_without_sub_folders_nothing_is_labelled(tmp_path):
 
 
 @pytest.mark.usefixtures("headers_only")
-def test_loose_pictures_beside_sub_folders_are_a_class(tmp_path):
+def test_loose_images_beside_sub_folders_are_a_class(tmp_path):
     for name in ("1.png", "cat/2.png", "cat/3.png"):
         save(tmp_path / name)
     assert images.make_image_dataset(config(tmp_path), 0).class_names == (".", "cat")
@@ -113,7 +113,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     save(tmp_path / "data" / "a" / "2.png")
     os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "b")
     os.symlink(tmp_path / "data", tmp_path / "data" / "a" / "circle")
-    assert folder_source.find_pictures(tmp_path / "data", "data.path") == ("a/2.png", "b/1.png")
+    assert folder_source.find_images(tmp_path / "data", "data.path") == ("a/2.png", "b/1.png")
 
 
 def test_the_split_depends_on_the_names_alone(tmp_path):
@@ -127,16 +127,16 @@ def test_the_split_depends_on_the_names_alone(tmp_path):
     for place in ("one", "two"):
         _, train, validation, _ = folder_source.make_splits(config(tmp_path / place))
         numbers = tf.range(validation.size, dtype=tf.int64)
-        sides.append({picture.tobytes() for picture in validation.load(numbers)[0].numpy()})
+        sides.append({image.tobytes() for image in validation.load(numbers)[0].numpy()})
         rest = train.load(tf.range(train.size, dtype=tf.int64))[0].numpy()
-        assert not sides[-1] & {picture.tobytes() for picture in rest}
+        assert not sides[-1] & {image.tobytes() for image in rest}
         assert len(sides[-1]) + len(rest) == 30
     assert sides[0] == sides[1]
     assert 3 <= len(sides[0]) <= 15
 
 
 @pytest.mark.usefixtures("headers_only")
-def test_even_two_pictures_can_be_split(tmp_path):
+def test_even_two_images_can_be_split(tmp_path):
     for index in range(2):
         save(tmp_path / f"{index}.png")
     data = images.make_image_dataset(config(tmp_path, validation_fraction=0.01), 0)
@@ -167,10 +167,10 @@ def make_broken_folder(folder):
         save(folder / "a" / f"cut.{suffix}")
         cut_short(folder / "a" / f"cut.{suffix}")
     (folder / "a" / "empty.png").write_bytes(b"")
-    (folder / "a" / "text.jpg").write_text("not a picture at all")
+    (folder / "a" / "text.jpg").write_text("not an image at all")
 
 
-def test_a_broken_picture_stops_with_its_name(tmp_path):
+def test_a_broken_image_stops_with_its_name(tmp_path):
     make_broken_folder(tmp_path)
     with pytest.raises(UserError, match=r"a/cut.webp cannot be read: .*on_error: skip") as caught:
         images.make_image_dataset(config(tmp_path), 0)
@@ -182,14 +182,14 @@ def test_a_broken_picture_stops_with_its_name(tmp_path):
         images.make_image_dataset(config(tmp_path), 0)
 
 
-def test_broken_pictures_are_skipped_with_one_line(tmp_path, caplog):
+def test_broken_images_are_skipped_with_one_line(tmp_path, caplog):
     make_broken_folder(tmp_path)
     data = images.make_image_dataset(config(tmp_path, on_error="skip"), 0)
     assert data.train_size + data.validation_size == 6
     assert [r.getMessage() for r in caplog.records if "cannot be read" in r.getMessage()]
 
 
-def test_nothing_but_broken_pictures(tmp_path):
+def test_nothing_but_broken_images(tmp_path):
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(UserError, match="1 of 1 files cannot be read"):
         images.make_image_dataset(config(tmp_path, on_error="skip"), 0)
@@ -249,5 +249,5 @@ def test_wrong_paths(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="which is a file; give a folder"):
         images.make_image_dataset(config(tmp_path / "file"), 0)
-    with pytest.raises(UserError, match=r"no pictures are in it; files ending in .jpg"):
+    with pytest.raises(UserError, match=r"no images are in it; files ending in .jpg"):
         images.make_image_dataset(config(tmp_path), 0)

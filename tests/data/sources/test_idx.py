@@ -22,12 +22,12 @@ def encode(array):
 
 def write(folder, prefix="train", count=40, zipped=False, classes=3):
     rng = np.random.default_rng(count)
-    pictures = rng.integers(0, 256, (count, 6, 8), dtype=np.uint8)
+    pixels = rng.integers(0, 256, (count, 6, 8), dtype=np.uint8)
     labels = np.uint8(np.arange(count) % classes)
-    for array, kind in ((pictures, "images-idx3"), (labels, "labels-idx1")):
+    for array, kind in ((pixels, "images-idx3"), (labels, "labels-idx1")):
         path = folder / f"{prefix}-{kind}-ubyte{'.gz' if zipped else ''}"
         path.write_bytes(gzip.compress(encode(array)) if zipped else encode(array))
-    return pictures, labels
+    return pixels, labels
 
 
 def config(path, **more):
@@ -38,20 +38,20 @@ def config(path, **more):
 
 def read_split(data, split):
     batches = list(data.evaluation(split))
-    pictures = np.concatenate([batch["image"] for batch in batches])
-    return np.round((pictures + 1) * 127.5), np.concatenate([batch["label"] for batch in batches])
+    pixels = np.concatenate([batch["image"] for batch in batches])
+    return np.round((pixels + 1) * 127.5), np.concatenate([batch["label"] for batch in batches])
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_round_trip(tmp_path, zipped):
-    pictures, labels = write(tmp_path, zipped=zipped)
-    test_pictures, test_labels = write(tmp_path, "t10k", 12, zipped)
+    pixels, labels = write(tmp_path, zipped=zipped)
+    test_images, test_labels = write(tmp_path, "t10k", 12, zipped)
     data = images.make_image_dataset(config(tmp_path, validation_split="t10k"), 0)
     assert data.class_names == ("0", "1", "2")
     assert (data.train_size, data.validation_size) == (40, 12)
     for split, expected, numbers in (
-        ("train", pictures, labels),
-        ("validation", test_pictures, test_labels),
+        ("train", pixels, labels),
+        ("validation", test_images, test_labels),
     ):
         got, got_labels = read_split(data, split)
         np.testing.assert_array_equal(got, expected[..., None].repeat(3, -1))
@@ -59,14 +59,14 @@ def test_round_trip(tmp_path, zipped):
 
 
 def test_a_fraction_is_held_out(tmp_path):
-    pictures, labels = write(tmp_path, count=300)
+    pixels, labels = write(tmp_path, count=300)
     data = images.make_image_dataset(config(tmp_path, validation_fraction=0.2), 0)
     parts = [read_split(data, split) for split in ("train", "validation")]
     assert 40 < data.validation_size < 80
     every = np.concatenate([part[0][..., 0] for part in parts])
     order = np.lexsort(every.reshape(300, -1).T)
-    expected = np.lexsort(pictures.reshape(300, -1).T)
-    np.testing.assert_array_equal(every[order], pictures[expected])
+    expected = np.lexsort(pixels.reshape(300, -1).T)
+    np.testing.assert_array_equal(every[order], pixels[expected])
     numbers = np.concatenate([part[1] for part in parts])
     np.testing.assert_array_equal(numbers[order], labels[expected])
 
@@ -152,7 +152,7 @@ def test_files_that_do_not_belong_together(tmp_path):
         images.make_image_dataset(config(tmp_path / "nowhere"), 0)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(encode(np.zeros(40, np.uint8)))
     labels.write_bytes(encode(np.zeros(40, np.uint8)))
-    with pytest.raises(UserError, match=r"must hold \[n, height, width\] pictures"):
+    with pytest.raises(UserError, match=r"must hold \[n, height, width\] images"):
         images.make_image_dataset(config(tmp_path), 0)
 
 

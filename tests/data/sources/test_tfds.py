@@ -7,12 +7,12 @@ from vim_tf.data import images
 from vim_tf.errors import UserError
 
 
-def picture(number):
+def make_image(number):
     return np.full((6, 8, 3), (number, 255 - number, 7), np.uint8)
 
 
-class TinyPictures(tfds.core.GeneratorBasedBuilder):
-    """30 flat pictures for training and 6 for testing."""
+class TinyImages(tfds.core.GeneratorBasedBuilder):
+    """30 flat images for training and 6 for testing."""
 
     VERSION = tfds.core.Version("1.0.0")
     features = {
@@ -30,31 +30,31 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, start, end):
         for number in range(start, end):
-            row = {"image": picture(number), "label": number % 2, "note": "n"}
+            row = {"image": make_image(number), "label": number % 2, "note": "n"}
             yield number, {key: value for key, value in row.items() if key in self.features}
 
 
-class TinyUnlabelled(TinyPictures):
+class TinyUnlabelled(TinyImages):
     features = {"image": tfds.features.Image(shape=(None, None, 3))}
 
 
-class TinyTexts(TinyPictures):
+class TinyTexts(TinyImages):
     features = {"note": tfds.features.Text()}
 
 
-class TinyArrays(TinyPictures):
+class TinyArrays(TinyImages):
     pass
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("tfds"))
-    for builder in (TinyPictures, TinyUnlabelled, TinyTexts):
+    for builder in (TinyImages, TinyUnlabelled, TinyTexts):
         builder(data_dir=folder).download_and_prepare()
     return folder
 
 
-def config(data_dir, name="tiny_pictures", **more):
+def config(data_dir, name="tiny_images", **more):
     return DataConfig(
         source="tfds",
         path=data_dir,
@@ -107,7 +107,7 @@ def test_slices_of_splits(data_dir):
     assert read(data.evaluation()) == stored[10:15]
 
 
-def test_pictures_without_labels(data_dir):
+def test_images_without_labels(data_dir):
     data = images.make_image_dataset(config(data_dir, "tiny_unlabelled"), 0)
     assert data.class_names == ()
     assert all(label == 0 for _, label in read(data.evaluation("train")))

@@ -13,7 +13,7 @@ from vim_tf.errors import UserError
 
 
 def encode(value, kind="PNG"):
-    """A flat picture whose colour tells which one it is."""
+    """A flat image whose colour tells which one it is."""
     file = io.BytesIO()
     color = (value % 256, value // 256 * 40, 99)
     Image.new("RGB", (10, 8), color).save(file, kind)
@@ -31,7 +31,7 @@ def example(**features):
 
 
 def write(folder, counts=(17, 5, 23), first_label=0, text=True, labelled=True):
-    """Files of so many records; the picture's colour counts them through all the files."""
+    """Files of so many records; the image's colour counts them through all the files."""
     folder.mkdir(exist_ok=True)
     number = 0
     for index, count in enumerate(counts):
@@ -63,13 +63,13 @@ def config(path, **more):
 
 
 def numbers_of(batches):
-    """Which pictures these are, by their colour."""
+    """Which images these are, by their colour."""
     colors = np.concatenate([np.array(batch["image"])[:, 0, 0] for batch in batches])
     red, green, _ = np.round((colors + 1) * 127.5).astype(int).T
     return (red + green // 40 * 256).tolist()
 
 
-def test_reads_labels_names_and_pictures(tmp_path):
+def test_reads_labels_names_and_images(tmp_path):
     total = write(tmp_path)
     (tmp_path / "README.md").write_text("not a record")
     data = images.make_image_dataset(config(tmp_path), 0)
@@ -201,7 +201,7 @@ def test_files_that_are_cut_short(tmp_path, caplog):
         images.make_image_dataset(config(tmp_path, on_error="skip"), 0)
 
 
-def test_labels_are_found_without_reading_the_pictures(tmp_path):
+def test_labels_are_found_without_reading_the_images(tmp_path):
     # Field by field, in any order, and with fields of other messages in between.
     wide = example(image__encoded=b"y" * 100_000, image__class__label=300, image__class__text=b"n")
     merged = example(image__class__label=7) + example(image__encoded=b"y" * 70_000)
@@ -209,7 +209,7 @@ def test_labels_are_found_without_reading_the_pictures(tmp_path):
     assert tfrecord.scan_file(tmp_path / "a") == [(300, "n"), (7, None)]
 
 
-def test_pictures_that_cannot_be_decoded(tmp_path):
+def test_images_that_cannot_be_decoded(tmp_path):
     files = [encode(number) for number in range(12)]
     files[5] = files[5][:-30]
     rows = [

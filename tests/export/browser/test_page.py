@@ -18,7 +18,7 @@ def pixels(answer, run):
 
 
 def decode(run, tokens):
-    """Keras' float32 pictures of token grids."""
+    """Keras' float32 images of token grids."""
     return np.asarray(run.tokenizer.decode_tokens(np.asarray(tokens, "int32")))
 
 
@@ -51,13 +51,13 @@ def test_chromium_decodes_as_keras(browse, run, about, backend):
             ["goto", f"?backend={backend}"],
             *OPENED,
             ["text", "speed", "#speed"],
-            ["pixels", "picture", "#picture"],
+            ["pixels", "image", "#image"],
             *[["decode", weights, grids, weights, backend] for weights in about["decoders"]],
         ]
     )
     assert answers["speed"].startswith(f"{backend} · ")
     assert answers["elsewhere"] == []
-    assert_shown(answers["picture"], run, grids[0])
+    assert_shown(answers["image"], run, grids[0])
     expected = decode(run, grids)
     errors = {}
     for weights in about["decoders"]:
@@ -73,7 +73,7 @@ def test_chromium_decodes_as_keras(browse, run, about, backend):
 
 @pytest.mark.large
 @pytest.mark.parametrize("backend", ["webgl", "wasm"])
-def test_another_code_gives_another_picture(browse, run, about, backend):
+def test_another_code_gives_another_image(browse, run, about, backend):
     base = about["examples"][1]
     cell, code = best_change(run, base)
     changed = [*base]
@@ -85,20 +85,20 @@ def test_another_code_gives_another_picture(browse, run, about, backend):
             *OPENED,
             ["click", ".example >> nth=1"],
             ["settle"],
-            ["pixels", "before", "#picture"],
+            ["pixels", "before", "#image"],
             ["click", button],
             ["painted"],
             ["pixels", "swatch", f'.code[data-code="{code}"] canvas'],
             ["click", f'.code[data-code="{code}"]'],
             ["settle"],
-            ["pixels", "after", "#picture"],
+            ["pixels", "after", "#image"],
             ["codes", "codes"],
             ["count", "marked", ".cell.changed"],
             ["attribute", "label", button, "aria-label"],
             ["text", "note", "#cell-note"],
             ["click", "#undo"],
             ["settle"],
-            ["pixels", "undone", "#picture"],
+            ["pixels", "undone", "#image"],
             ["count", "marked_after_undo", ".cell.changed"],
         ]
     )
@@ -227,7 +227,7 @@ def test_the_form_asks_tf_serving_and_shows_its_tokens(browse, serving, run, abo
             *GENERATED,
             ["codes", "codes"],
             ["count", "marked", ".cell.changed"],
-            ["pixels", "picture", "#picture"],
+            ["pixels", "image", "#image"],
         ]
     )
     inputs = {
@@ -243,7 +243,7 @@ def test_the_form_asks_tf_serving_and_shows_its_tokens(browse, serving, run, abo
     assert not answers["form_before"]
     assert answers["codes"] == tokens
     assert answers["marked"] == 0
-    assert_shown(answers["picture"], run, tokens)
+    assert_shown(answers["image"], run, tokens)
     assert set(answers["elsewhere"]) == {f"{address}/v1/models/vim:predict"}
 
 

@@ -69,7 +69,7 @@ def test_a_decoder_takes_any_number_of_rows(run, exported, name):
 
 def test_the_tokenizer_takes_any_number_of_rows(run, exported):
     path = exported[0] / "tokenizer_float32.tflite"
-    images = normalize(run.pictures(3)).numpy()
+    images = normalize(run.images(3)).numpy()
     together = tflite.run_tflite(path, images)
     assert together.dtype == np.int32
     np.testing.assert_array_equal(together, run.tokenizer.tokenize(images))
@@ -78,7 +78,7 @@ def test_the_tokenizer_takes_any_number_of_rows(run, exported):
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_decoders_answer_as_keras_for_tokens_that_no_picture_has(run, exported, name):
+def test_decoders_answer_as_keras_for_tokens_that_no_image_has(run, exported, name):
     tokens = random_tokens(run, 8)
     actual = tflite.run_tflite(exported[0] / name, tokens)
     error = np.abs(actual - run.tokenizer.decode_tokens(tokens)).max()
@@ -173,13 +173,13 @@ def test_a_wrong_decoder_is_found(run, tmp_path, monkeypatch):
     assert len(tokenizer.failures) == 1 and "tokens_equal" in tokenizer.failures[0]
 
 
-def test_pictures_for_training_calibrate_and_held_out_ones_measure(run, tmp_path, monkeypatch):
+def test_images_for_training_calibrate_and_held_out_ones_measure(run, tmp_path, monkeypatch):
     asked, calibrated = [], []
 
     class Watched(TrainedRun):
-        def pictures(self, count, split="validation"):
+        def images(self, count, split="validation"):
             asked.append((count, split))
-            return run.pictures(count, split)
+            return run.images(count, split)
 
     def convert(edge_model, signature, kind, calibration):
         calibrated.append(calibration)
@@ -190,7 +190,7 @@ def test_pictures_for_training_calibrate_and_held_out_ones_measure(run, tmp_path
     with pytest.raises(UserError, match="enough"):
         tflite.export_tflite(Watched(**parts), tmp_path)
     assert asked == [(64, "train"), (16, "validation")]
-    expected = run.tokenizer.tokenize(normalize(run.pictures(64, "train")))
+    expected = run.tokenizer.tokenize(normalize(run.images(64, "train")))
     np.testing.assert_array_equal(calibrated[0], expected)
 
 

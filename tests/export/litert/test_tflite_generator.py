@@ -132,7 +132,7 @@ def test_settings_are_checked(model, labels):
         model.generate(labels)
 
 
-def test_the_command_line_draws_the_same_pictures(tiny_runs, exported_run, tmp_path):
+def test_the_command_line_draws_the_same_images(tiny_runs, exported_run, tmp_path):
     given = ["--run", str(tiny_runs["vim"]), "--per-class", "2", "--seed", "3", "--out"]
     generate.main([*given, str(tmp_path / "keras.png")])
     generate.main([*given, str(tmp_path / "litert.png"), "--litert", str(exported_run / FLOAT32)])

@@ -1,4 +1,4 @@
-"""Encoded pictures in a graph, held against Pillow; bad rows beside good ones."""
+"""Encoded images in a graph, held against Pillow; bad rows beside good ones."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps
 
 from vim_tf.data import image_limits, transforms
-from vim_tf.export.serving.encoded_images import UNDECODABLE, prepare_pictures
+from vim_tf.export.serving.encoded_images import UNDECODABLE, prepare_images
 
 SIZE = (16, 24)
 MAX_PIXELS = 10_000
@@ -23,7 +23,7 @@ def encode(pixels, kind, **options):
     return file.getvalue()
 
 
-def picture(height, width, channels=3, seed=0):
+def make_image(height, width, channels=3, seed=0):
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (-(-height // 8), -(-width // 8), channels))
     return coarse.repeat(8, 0).repeat(8, 1)[:height, :width].astype("uint8")
@@ -55,7 +55,7 @@ def repeat_last_scan(data, times):
 @pytest.fixture(scope="module")
 def prepare():
     graph = tf.function(
-        lambda data: prepare_pictures(data, SIZE, MAX_PIXELS),
+        lambda data: prepare_images(data, SIZE, MAX_PIXELS),
         input_signature=[tf.TensorSpec([None], tf.string)],
         autograph=False,
     )
@@ -73,15 +73,15 @@ def expected(pixels):
 
 @pytest.mark.parametrize("shape", [(16, 24), (40, 31), (90, 24), (17, 100)])
 def test_png_is_prepared_as_for_evaluation(prepare, shape):
-    pixels = picture(*shape)
+    pixels = make_image(*shape)
     images, errors = prepare([encode(pixels, "png")])
     assert errors == [""]
     np.testing.assert_allclose(images[0], expected(pixels), atol=1e-6)
 
 
 def test_transparent_and_grey_png(prepare):
-    clear = picture(20, 30, 4)
-    grey = picture(20, 30, 1)[..., 0]
+    clear = make_image(20, 30, 4)
+    grey = make_image(20, 30, 1)[..., 0]
     images, errors = prepare([encode(clear, "png"), encode(grey, "png")])
     assert errors == ["", ""]
     alpha = clear[..., 3:] / 255.0
@@ -91,7 +91,7 @@ def test_transparent_and_grey_png(prepare):
 
 
 def test_small_jpeg_has_pillows_pixels(prepare):
-    data = encode(picture(30, 45), "jpeg", quality=90)
+    data = encode(make_image(30, 45), "jpeg", quality=90)
     images, errors = prepare([data])
     assert errors == [""]
     pixels = np.asarray(Image.open(io.BytesIO(data)))
@@ -100,7 +100,7 @@ def test_small_jpeg_has_pillows_pixels(prepare):
 
 def test_large_jpeg_is_decoded_at_a_reduced_size(prepare):
     """The middle of the scale is the same; what is lost lies beyond the target's resolution."""
-    data = encode(picture(80, 120), "jpeg", quality=95)
+    data = encode(make_image(80, 120), "jpeg", quality=95)
     images, errors = prepare([data])
     assert errors == [""]
     reduced = tf.io.decode_jpeg(data, ratio=2, dct_method="INTEGER_ACCURATE").numpy()
@@ -111,7 +111,7 @@ def test_large_jpeg_is_decoded_at_a_reduced_size(prepare):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_exif_orientation(prepare, orientation, order):
-    pixels = picture(24, 40)
+    pixels = make_image(24, 40)
     exif = Image.Exif()
     exif.endian = order
     exif[ExifTags.Base.Make] = "maker"
@@ -125,11 +125,11 @@ def test_exif_orientation(prepare, orientation, order):
 
 
 def bad_files():
-    good_png, good_jpeg = encode(picture(30, 30), "png"), encode(picture(30, 30), "jpeg")
+    good_png, good_jpeg = encode(make_image(30, 30), "png"), encode(make_image(30, 30), "jpeg")
     return {
         "nothing": (b"", "neither JPEG nor PNG"),
         "text": (b"hello" * 20, "neither JPEG nor PNG"),
-        "gif": (encode(picture(8, 8), "gif"), "neither JPEG nor PNG"),
+        "gif": (encode(make_image(8, 8), "gif"), "neither JPEG nor PNG"),
         "cut png": (good_png[: len(good_png) // 2], UNDECODABLE),
         "png without pixels": (good_png[:33], UNDECODABLE),
         "png signature alone": (good_png[:8], UNDECODABLE),
@@ -138,13 +138,13 @@ def bad_files():
         "no rows": (png_bomb(0, 10), UNDECODABLE),
         "header in the second place": (png_bomb(200, 200, chunk(b"abCd", bytes(13))), UNDECODABLE),
         "bomb": (png_bomb(20_000, 20_000), "an image of 20000 x 20000 pixels; at most 10,000 are"),
-        "large jpeg": (encode(picture(801, 800), "jpeg"), "an image of 801 x 800 pixels"),
+        "large jpeg": (encode(make_image(801, 800), "jpeg"), "an image of 801 x 800 pixels"),
         "many scans": (
-            repeat_last_scan(encode(picture(30, 30), "jpeg", progressive=True), 95),
+            repeat_last_scan(encode(make_image(30, 30), "jpeg", progressive=True), 95),
             "image_bytes is a JPEG of more than 100 scans; send it with fewer",
         ),
         "progressive jpeg": (
-            encode(picture(101, 100), "jpeg", progressive=True),
+            encode(make_image(101, 100), "jpeg", progressive=True),
             "an image of 101 x 100 pixels; at most 10,000 are decoded; make it smaller",
         ),
     }
@@ -159,7 +159,7 @@ def test_a_bad_row_says_what_is_wrong(prepare, name):
 
 
 def test_bad_rows_leave_their_neighbours_alone(prepare):
-    good = [encode(picture(30, 30, seed=seed), "png") for seed in range(3)]
+    good = [encode(make_image(30, 30, seed=seed), "png") for seed in range(3)]
     bad = [data for data, _ in bad_files().values()]
     files = [bad[0], good[0], *bad[1:4], good[1], *bad[4:], good[2]]
     images, errors = prepare(files)
@@ -178,9 +178,9 @@ def test_no_rows_at_all(prepare):
 def test_a_jpeg_counts_at_its_reduced_size(prepare):
     """Evaluation's reduction keeps twice the target; what is still above the limit is halved."""
     files = {
-        "whole": encode(picture(100, 100), "jpeg", progressive=True),
-        "evaluation's reduction": encode(picture(101, 100), "jpeg"),
-        "the limit's reduction": encode(picture(47, 300), "jpeg"),
+        "whole": encode(make_image(100, 100), "jpeg", progressive=True),
+        "evaluation's reduction": encode(make_image(101, 100), "jpeg"),
+        "the limit's reduction": encode(make_image(47, 300), "jpeg"),
     }
     images, errors = prepare([*files.values()])
     assert errors == ["", "", ""]
@@ -192,8 +192,8 @@ def test_a_jpeg_counts_at_its_reduced_size(prepare):
 
 def test_the_own_size_of_a_jpeg_is_bounded_too(monkeypatch):
     monkeypatch.setattr(image_limits, "MOST", 40_000)
-    data = [encode(picture(height, 200), "jpeg") for height in (200, 201)]
-    images, errors = prepare_pictures(tf.constant(data), SIZE, MAX_PIXELS)
+    data = [encode(make_image(height, 200), "jpeg") for height in (200, 201)]
+    images, errors = prepare_images(tf.constant(data), SIZE, MAX_PIXELS)
     assert errors.numpy().tolist() == [
         b"",
         b"image_bytes is an image of 201 x 200 pixels; at most 40,000 are decoded; make it smaller",
@@ -210,7 +210,7 @@ def hostile_exif(entries):
 
 
 def test_hostile_metadata_end_quickly(prepare):
-    jpeg, exif = encode(picture(30, 30), "jpeg"), hostile_exif(65_535)
+    jpeg, exif = encode(make_image(30, 30), "jpeg"), hostile_exif(65_535)
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
     profile = chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(100_000_000), 9))
     text = chunk(b"zTXt", b"name\0\0" + zlib.compress(bytes(1_000_000), 9))
@@ -231,8 +231,8 @@ def test_hostile_metadata_end_quickly(prepare):
 
 def test_scans_count_only_where_a_decoder_goes_on_to_the_next(prepare):
     """What phones append to a photograph, a film, may hold the marker by chance."""
-    photograph = encode(picture(30, 30), "jpeg", quality=95)
-    progressive = encode(picture(30, 30), "jpeg", progressive=True)
+    photograph = encode(make_image(30, 30), "jpeg", quality=95)
+    progressive = encode(make_image(30, 30), "jpeg", progressive=True)
     assert progressive.count(b"\xff\xda") == 10
     images, errors = prepare(
         [photograph, photograph + b"\xff\xda" * 200, repeat_last_scan(progressive, 90)]

@@ -109,7 +109,7 @@ def test_joined_requests_get_what_they_get_alone(connection, server, cases, asse
 
 
 def test_a_refused_row_does_not_change_its_neighbours(connection, cases):
-    """One batch of encoded pictures, of which the same ones come out with and without bad ones."""
+    """One batch of encoded images, of which the same ones come out with and without bad ones."""
     inputs, _ = cases["embed_bytes"]
     files = inputs["image_bytes"][:4].tolist()
     jpeg_start, png_start = b"\xff\xd8\xff", files[0][:40]
@@ -202,7 +202,7 @@ def test_grpc_refuses(server):
 
 
 def test_the_readmes_curl_lines(server, export_dir, cases, tmp_path):
-    (tmp_path / "picture.png").write_bytes(cases["tokenize_bytes"][0]["image_bytes"][0])
+    (tmp_path / "image.png").write_bytes(cases["tokenize_bytes"][0]["image_bytes"][0])
     blocks = read_blocks(export_dir)
     lines = [block for block in blocks if "curl -s" in block]
     assert len(lines) == 6
@@ -276,7 +276,7 @@ def test_the_clients_commands(server, export_dir, served_run, cases, protocol, t
 
     assert run("status") == (0, "version 1: AVAILABLE\n", "")
     names = [f"{i}.png" for i in range(len(files))]
-    # The last one is no picture: the others are answered, and the exit code says so.
+    # The last one is no image: the others are answered, and the exit code says so.
     code, _, error = run("tokenize", *names, "--out", "tokens.json", "--batch-size", "2")
     assert (code, error) == (1, "4.png: image_bytes is neither JPEG nor PNG\n")
     rows = json.loads((tmp_path / "tokens.json").read_text())

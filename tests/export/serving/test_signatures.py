@@ -50,39 +50,39 @@ def ask(signatures):
 
 
 @pytest.fixture(scope="module")
-def pictures(run):
-    return run.pictures(6)
+def images(run):
+    return run.images(6)
 
 
 def decode_pngs(files):
     return np.stack([tf.io.decode_png(data).numpy() for data in files])
 
 
-def encode_pngs(pictures):
-    return [tf.io.encode_png(picture).numpy() for picture in pictures]
+def encode_pngs(images):
+    return [tf.io.encode_png(image).numpy() for image in images]
 
 
 # As Keras ---------------------------------------------------------------------------------------
 
 
-def test_tokenizing_and_decoding(ask, run, pictures):
-    tokens = np.asarray(run.tokenizer.tokenize(normalize(pictures)))
+def test_tokenizing_and_decoding(ask, run, images):
+    tokens = np.asarray(run.tokenizer.tokenize(normalize(images)))
     decoded = to_uint8(run.tokenizer.decode_tokens(tokens))
     assert len(np.unique(tokens)) > 1
-    np.testing.assert_array_equal(ask("tokenize", images=pictures)["tokens"], tokens)
-    from_bytes = ask("tokenize_bytes", image_bytes=encode_pngs(pictures))
+    np.testing.assert_array_equal(ask("tokenize", images=images)["tokens"], tokens)
+    from_bytes = ask("tokenize_bytes", image_bytes=encode_pngs(images))
     np.testing.assert_array_equal(from_bytes["tokens"], tokens)
     np.testing.assert_array_equal(ask("decode", tokens=tokens)["images"], decoded)
     files = ask("decode_bytes", tokens=tokens)["image_bytes"]
     np.testing.assert_array_equal(decode_pngs(files), decoded)
-    np.testing.assert_array_equal(ask("reconstruct", images=pictures)["images"], decoded)
+    np.testing.assert_array_equal(ask("reconstruct", images=images)["images"], decoded)
 
 
-def test_embedding(ask, run, signatures, pictures):
-    tokens = run.tokenizer.tokenize(normalize(pictures))
+def test_embedding(ask, run, signatures, images):
+    tokens = run.tokenizer.tokenize(normalize(images))
     features = np.asarray(run.vim.features(tokens, signatures.block))
-    np.testing.assert_allclose(ask("embed", images=pictures)["features"], features, atol=1e-5)
-    from_bytes = ask("embed_bytes", image_bytes=encode_pngs(pictures))
+    np.testing.assert_allclose(ask("embed", images=images)["features"], features, atol=1e-5)
+    from_bytes = ask("embed_bytes", image_bytes=encode_pngs(images))
     np.testing.assert_allclose(from_bytes["features"], features, atol=1e-5)
 
 
@@ -175,9 +175,9 @@ def test_a_token_out_of_range(ask, signature, token):
 
 
 @pytest.mark.parametrize("signature", ["tokenize_bytes", "embed_bytes"])
-def test_a_file_that_is_no_picture(ask, pictures, signature):
-    files = encode_pngs(pictures[:3])
-    answer = ask(signature, image_bytes=[files[0], b"no picture", files[2]])
+def test_a_file_that_is_no_image(ask, images, signature):
+    files = encode_pngs(images[:3])
+    answer = ask(signature, image_bytes=[files[0], b"no image", files[2]])
     undisturbed = ask(signature, image_bytes=files)
     output = "tokens" if signature == "tokenize_bytes" else "features"
     assert answer["error"] == ["", "image_bytes is neither JPEG nor PNG", ""]
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_picture(ask, pictures, signature):
     np.testing.assert_array_equal(answer[output][[0, 2]], undisturbed[output][[0, 2]])
 
 
-def test_a_picture_of_too_many_pixels(ask):
+def test_a_image_of_too_many_pixels(ask):
     file = tf.io.encode_png(tf.zeros([101, 100, 3], tf.uint8)).numpy()
     assert "at most 10,000" in ask("tokenize_bytes", image_bytes=[file])["error"][0]
 

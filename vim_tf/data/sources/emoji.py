@@ -17,11 +17,11 @@ def make_splits(config):
     Args:
         config: a `vim_tf.config.sections.DataConfig`; reads `validation_fraction`.
     """
-    pictures, labels, names, bases, table = _read()
+    images, labels, names, bases, table = _read()
     hashes = hashing.hash_names(bases).numpy()
     threshold = hashing.validation_threshold(hashes, config.validation_fraction, "emoji")
     train, validation = (
-        splits.make_array_split(pictures[members], labels[members])
+        splits.make_array_split(images[members], labels[members])
         for members in (hashes >= threshold, hashes < threshold)
     )
     return names, train, validation, {"source": table}
@@ -37,15 +37,15 @@ def _read():
 
     def parse(record):
         example = tf.io.parse_single_example(record, features)
-        picture = tf.io.decode_png(example["image/encoded"], channels=3)
+        image = tf.io.decode_png(example["image/encoded"], channels=3)
         label = tf.cast(example["image/class/label"], tf.int32)
-        return picture, label, example["image/class/text"], example["emoji/base"]
+        return image, label, example["image/class/text"], example["emoji/base"]
 
     with resources.as_file(resources.files("vim_tf.data.sources") / "emoji") as folder:
         files = sorted(str(file) for file in folder.glob("*.tfrecord"))
         dataset = tf.data.TFRecordDataset(files).map(parse, tf.data.AUTOTUNE)
-        pictures, labels, texts, bases = dataset.batch(10_000).get_single_element()
+        images, labels, texts, bases = dataset.batch(10_000).get_single_element()
         table = FileTable.of([os.path.basename(file) for file in files], files)
     # sorted() by label: the rebuilding script numbers the classes.
     names = dict(sorted(zip(labels.numpy().tolist(), texts.numpy().tolist(), strict=True)))
-    return pictures, labels, tuple(name.decode() for name in names.values()), bases, table
+    return images, labels, tuple(name.decode() for name in names.values()), bases, table

@@ -1,6 +1,6 @@
-"""A folder of pictures: the first level of sub-folders names the classes.
+"""A folder of images: the first level of sub-folders names the classes.
 
-Opening reads every file's header. Where the pictures, reduced to a little more than training
+Opening reads every file's header. Where the images, reduced to a little more than training
 needs, fit into memory, each is decoded once, which also finds every broken file, and training
 never touches the disk again.
 """
@@ -22,41 +22,41 @@ from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-MEMORY = 256 * 2**20  # bytes of reduced pictures that are held
+MEMORY = 256 * 2**20  # bytes of reduced images that are held
 CHECKED = 4096  # up to so many files are decoded once at the start, even if they are not held
-LOOSE = "."  # the class of pictures beside the sub-folders
+LOOSE = "."  # the class of images beside the sub-folders
 _THREADS = 16
 _CHUNK = 256  # files a thread reads the headers of at a time
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The readable pictures of a folder.
+    """The readable images of a folder.
 
     Attributes:
         root: the folder.
         key: the config key it comes from.
         names: paths relative to the root, with forward slashes, sorted.
         headers: [n, 4] int64, the fields of `headers.Header`.
-        pictures: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held.
+        images: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held.
     """
 
     root: str
     key: str
     names: tuple[str, ...]
     headers: np.ndarray
-    pictures: tuple[np.ndarray, ...] | None = None
+    images: tuple[np.ndarray, ...] | None = None
 
     def select(self, members):
-        """Returns the folder with the pictures where `members`, [n] bool, is true."""
-        pictures = self.pictures
-        if pictures is not None:
-            pictures = tuple(itertools.compress(pictures, members))
+        """Returns the folder with the images where `members`, [n] bool, is true."""
+        images = self.images
+        if images is not None:
+            images = tuple(itertools.compress(images, members))
         names = tuple(itertools.compress(self.names, members))
-        return replace(self, names=names, headers=self.headers[members], pictures=pictures)
+        return replace(self, names=names, headers=self.headers[members], images=images)
 
     def table(self):
-        """Returns the `FileTable` of the pictures."""
+        """Returns the `FileTable` of the images."""
         return FileTable.of(self.names, [os.path.join(self.root, name) for name in self.names])
 
     def classes(self):
@@ -65,7 +65,7 @@ class Folder:
         return () if found <= {LOOSE} else tuple(sorted(found))
 
     def labels(self, class_names):
-        """Returns [n] int32, each picture's place in `class_names`; 0 if there are none."""
+        """Returns [n] int32, each image's place in `class_names`; 0 if there are none."""
         number = {name: label for label, name in enumerate(class_names)}
         return np.array([number.get(_class_of(name), 0) for name in self.names], np.int32)
 
@@ -78,7 +78,7 @@ def make_splits(config):
             `validation_fraction`, `on_error`, `image_size` and `augmentation`.
 
     Raises:
-        UserError: no folder, no pictures, a broken picture unless `on_error` is skip, or a
+        UserError: no folder, no images, a broken image unless `on_error` is skip, or a
             validation folder with other classes.
     """
     folder = open_folder(config.path, "data.path", config)
@@ -90,7 +90,7 @@ def make_splits(config):
         if different:
             raise UserError(
                 f"data.validation_path {config.validation_path} must have the sub-folders of "
-                f"data.path {config.path}; only one of the two has pictures in: "
+                f"data.path {config.path}; only one of the two has images in: "
                 f"{', '.join(sorted(different)[:5])}"
             )
     else:
@@ -105,8 +105,8 @@ def make_splits(config):
     return class_names, *parts, tables
 
 
-def find_pictures(root, key):
-    """Returns the sorted paths of picture files relative to `root`, with forward slashes.
+def find_images(root, key):
+    """Returns the sorted paths of image files relative to `root`, with forward slashes.
 
     Follows links to folders; leaves out hidden files and folders.
 
@@ -115,11 +115,11 @@ def find_pictures(root, key):
         key: the config key it comes from, for the errors.
 
     Raises:
-        UserError: no such folder, or no pictures in it.
+        UserError: no such folder, or no images in it.
     """
     if not os.path.isdir(root):
         kind = "a file" if os.path.exists(root) else "not there"
-        raise UserError(f"{key} is {root}, which is {kind}; give a folder of pictures")
+        raise UserError(f"{key} is {root}, which is {kind}; give a folder of images")
     found, seen = [], set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -134,7 +134,7 @@ def find_pictures(root, key):
                 found.append(name if inside == "." else f"{inside}/{name}")
     if not found:
         raise UserError(
-            f"{key} is {root}, and no pictures are in it; files ending in "
+            f"{key} is {root}, and no images are in it; files ending in "
             f"{', '.join(EXTENSIONS)} are read"
         )
     return tuple(sorted(found))
@@ -149,10 +149,10 @@ def open_folder(path, key, config):
         config: a `vim_tf.config.sections.DataConfig`.
 
     Raises:
-        UserError: no folder, no readable pictures, or a broken one and `on_error` is stop.
+        UserError: no folder, no readable images, or a broken one and `on_error` is stop.
     """
     root = os.path.expanduser(path)
-    names = find_pictures(root, key)
+    names = find_images(root, key)
     paths = [os.path.join(root, name) for name in names]
     max_pixels = image_limits.pixel_limit(config.image_size)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
@@ -163,7 +163,7 @@ def open_folder(path, key, config):
                 pool.map(lambda chunk: image_headers.read_headers(chunk, max_pixels), chunks)
             ),
             len(paths),
-            "pictures looked at",
+            "images looked at",
         )
         found = list(results)
     broken = {name: why for name, why in zip(names, found, strict=True) if isinstance(why, str)}
@@ -176,14 +176,12 @@ def open_folder(path, key, config):
     held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
     if not held and len(folder.names) > CHECKED:
         return folder
-    pictures = _decode_all(folder, sizes, held, config)
+    images = _decode_all(folder, sizes, held, config)
     damage = "damaged or cut short"
     broken = {
-        name: damage
-        for name, picture in zip(folder.names, pictures, strict=True)
-        if picture.size == 0
+        name: damage for name, image in zip(folder.names, images, strict=True) if image.size == 0
     }
-    folder = replace(folder, pictures=tuple(pictures) if held else None)
+    folder = replace(folder, images=tuple(images) if held else None)
     return _without(folder, broken, config)
 
 
@@ -194,7 +192,7 @@ def _without(folder, broken, config):
     count = f"{len(broken):,} of {len(folder.names):,} files cannot be read"
     if config.on_error == "stop":
         raise UserError(
-            f"picture {os.path.join(folder.root, first)} cannot be read: {why} ({count}); "
+            f"image {os.path.join(folder.root, first)} cannot be read: {why} ({count}); "
             "remove it, or set data.on_error: skip"
         )
     if len(broken) == len(folder.names):
@@ -212,40 +210,40 @@ def _reduced_sizes(folder, config):
 
 
 def _decode_all(folder, sizes, held, config):
-    """Decodes every picture once; an empty array stands for a broken one."""
+    """Decodes every image once; an empty array stands for a broken one."""
     load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
     all_sizes = tf.constant(sizes)
 
     def reduce(index):
-        picture, _ = load(index)
+        image, _ = load(index)
         if not held:
-            return index, picture[:1, :1]
-        picture = tf.image.resize(picture, all_sizes[index], "bicubic", antialias=True)
-        return index, tf.cast(tf.round(tf.clip_by_value(picture, 0.0, 255.0)), tf.uint8)
+            return index, image[:1, :1]
+        image = tf.image.resize(image, all_sizes[index], "bicubic", antialias=True)
+        return index, tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
 
     count = len(folder.names)
     dataset = tf.data.Dataset.range(count).map(reduce, tf.data.AUTOTUNE).ignore_errors()
-    pictures = [np.zeros([0, 0, 3], np.uint8)] * count
-    for index, picture in progress.report(dataset.as_numpy_iterator(), count, "pictures decoded"):
-        pictures[index] = picture
-    return pictures
+    images = [np.zeros([0, 0, 3], np.uint8)] * count
+    for index, image in progress.report(dataset.as_numpy_iterator(), count, "images decoded"):
+        images[index] = image
+    return images
 
 
 def _make_split(folder, class_names, config):
     labels = folder.labels(class_names)
-    if folder.pictures is None:
+    if folder.images is None:
         paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
         return splits.IndexedSplit(
             size=len(folder.names),
             load=_make_load(folder, labels, config),
             describe=lambda index: paths[index],
         )
-    shapes = np.array([picture.shape for picture in folder.pictures])
+    shapes = np.array([image.shape for image in folder.images])
     if (shapes == shapes[0]).all():
-        return splits.make_array_split(tf.constant(np.stack(folder.pictures)), tf.constant(labels))
-    # Pictures of many sizes lie one behind the other.
+        return splits.make_array_split(tf.constant(np.stack(folder.images)), tf.constant(labels))
+    # Images of many sizes lie one behind the other.
     ends = np.cumsum(shapes.prod(1))
-    pixels = tf.constant(np.concatenate([picture.ravel() for picture in folder.pictures]))
+    pixels = tf.constant(np.concatenate([image.ravel() for image in folder.images]))
     starts, shapes, labels = (
         tf.constant(ends - shapes.prod(1)),
         tf.constant(shapes),
@@ -254,15 +252,15 @@ def _make_split(folder, class_names, config):
 
     def load(index):
         length = tf.reduce_prod(shapes[index])
-        picture = tf.slice(pixels, [starts[index]], [length])
-        picture = tf.reshape(picture, shapes[index])  # [h * w * 3] -> [h, w, 3]
-        return tf.ensure_shape(picture, [None, None, 3]), labels[index]
+        image = tf.slice(pixels, [starts[index]], [length])
+        image = tf.reshape(image, shapes[index])  # [h * w * 3] -> [h, w, 3]
+        return tf.ensure_shape(image, [None, None, 3]), labels[index]
 
     return splits.IndexedSplit(size=len(folder.names), load=load)
 
 
 def _make_load(folder, labels, config):
-    """Returns index -> (picture, label) that decodes the file, JPEG at a reduced size."""
+    """Returns index -> (image, label) that decodes the file, JPEG at a reduced size."""
     paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
     shrink = folder.headers[:, 0] / _reduced_sizes(folder, config)[:, 0]
     reductions = np.select([shrink >= ratio for ratio in (8, 4, 2)], (8, 4, 2), 1)
@@ -279,14 +277,14 @@ def _make_load(folder, labels, config):
         data = tf.io.read_file(paths[index])
         reduction = reductions[index] if some_reduced else 1
         if some_by_pillow:
-            picture = tf.cond(
+            image = tf.cond(
                 by_pillow[index],
                 lambda: decoding.decode_by_pillow(data, max_pixels),
-                lambda: decoding.decode_picture(data, reduction, max_pixels),
+                lambda: decoding.decode_image(data, reduction, max_pixels),
             )
         else:
-            picture = decoding.decode_picture(data, reduction, max_pixels)
-        return decoding.orient(picture, orientations[index]), labels[index]
+            image = decoding.decode_image(data, reduction, max_pixels)
+        return decoding.orient(image, orientations[index]), labels[index]
 
     return load
 

@@ -1,4 +1,4 @@
-"""MNIST's file format: grey pictures of one size and their labels, gzipped or not.
+"""MNIST's file format: grey images of one size and their labels, gzipped or not.
 
 The format: two zero bytes, 8 for unsigned bytes, the number of dimensions, each dimension as a
 big-endian 32-bit integer, then the values (http://yann.lecun.com/exdb/mnist).
@@ -32,7 +32,7 @@ def make_splits(config):
     Raises:
         UserError: a file is missing, damaged or does not belong to the other.
     """
-    pictures, labels = _read_pair(config.path, config.split)
+    images, labels = _read_pair(config.path, config.split)
     if config.validation_split is not None:
         held_out = _read_pair(config.path, config.validation_split)
     else:
@@ -41,12 +41,12 @@ def make_splits(config):
         threshold = hashing.validation_threshold(
             hashes, config.validation_fraction, f"data.path {config.path}"
         )
-        held_out = pictures[hashes < threshold], labels[hashes < threshold]
-        pictures, labels = pictures[hashes >= threshold], labels[hashes >= threshold]
+        held_out = images[hashes < threshold], labels[hashes < threshold]
+        images, labels = images[hashes >= threshold], labels[hashes >= threshold]
     classes = 1 + max(int(labels.max()), int(held_out[1].max()))
     return (
         tuple(str(label) for label in range(classes)),
-        _make_split(pictures, labels),
+        _make_split(images, labels),
         _make_split(*held_out),
         {"path": _table(config)},
     )
@@ -117,20 +117,19 @@ def _damaged(path, shape, found):
 
 
 def _read_pair(folder, prefix):
-    pictures_path = _find(folder, f"{prefix}-images-idx3-ubyte")
+    images_path = _find(folder, f"{prefix}-images-idx3-ubyte")
     labels_path = _find(folder, f"{prefix}-labels-idx1-ubyte")
-    pictures, labels = read_idx(pictures_path), read_idx(labels_path)
-    if pictures.ndim != 3 or 0 in pictures.shape:
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.ndim != 3 or 0 in images.shape:
         raise UserError(
-            f"{pictures_path} must hold [n, height, width] pictures; "
-            f"its shape is {list(pictures.shape)}"
+            f"{images_path} must hold [n, height, width] images; its shape is {list(images.shape)}"
         )
-    if labels.shape != pictures.shape[:1]:
+    if labels.shape != images.shape[:1]:
         raise UserError(
-            f"{labels_path} holds {len(labels):,} labels, but {pictures_path.name} holds "
-            f"{len(pictures):,} pictures; they must belong together"
+            f"{labels_path} holds {len(labels):,} labels, but {images_path.name} holds "
+            f"{len(images):,} images; they must belong together"
         )
-    return pictures, labels
+    return images, labels
 
 
 def _find(folder, name):
@@ -150,6 +149,6 @@ def _table(config):
     return FileTable.of(names, [_find(config.path, name) for name in names])
 
 
-def _make_split(pictures, labels):
-    pictures = tf.constant(pictures[..., np.newaxis])  # [n, h, w, 1]
-    return splits.make_array_split(pictures, tf.constant(labels.astype(np.int32)))
+def _make_split(images, labels):
+    images = tf.constant(images[..., np.newaxis])  # [n, h, w, 1]
+    return splits.make_array_split(images, tf.constant(labels.astype(np.int32)))

@@ -1,4 +1,4 @@
-"""Pictures that are streamed from TFRecord files: the half that `tfrecord` and `tfds` share."""
+"""Images that are streamed from TFRecord files: the half that `tfrecord` and `tfds` share."""
 
 import os
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class RecordSplit:
         files: what to read.
         size: number of records with a hash in `hashes`.
         hashes: (lowest, end) of the hashes of names to keep.
-        parse: serialized record -> (encoded picture, int32 label).
+        parse: serialized record -> (encoded image, int32 label).
         max_pixels: see `image_limits.pixel_limit`.
     """
 
@@ -52,9 +52,9 @@ class RecordSplit:
     vectorized = False
 
     def load(self, reference):
-        """Returns (uint8 [h, w, 3] picture, int32 label) of a reference."""
+        """Returns (uint8 [h, w, 3] image, int32 label) of a reference."""
         encoded, label = self.parse(reference[1])
-        return decoding.decode_picture(encoded, max_pixels=self.max_pixels), label
+        return decoding.decode_image(encoded, max_pixels=self.max_pixels), label
 
     def describe(self, reference):
         """Returns the file's name and the number of the record in it."""

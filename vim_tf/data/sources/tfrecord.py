@@ -1,6 +1,6 @@
 """TFRecord files with ImageNet's keys: image/encoded and, optionally, image/class/label and /text.
 
-The files are read once at the start for their labels, record by record, over the pictures: where
+The files are read once at the start for their labels, record by record, over the images: where
 a record ends stands in its header, and where a field of a tf.train.Example ends stands before it.
 """
 
@@ -17,7 +17,7 @@ from vim_tf.data import image_limits, progress
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
 
-PICTURE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
+IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 _THREADS = 8
 _HEADER = 12  # length and its checksum; the record's own checksum of 4 bytes follows it
 _MOST_CLASSES = 1_000_000
@@ -87,7 +87,7 @@ def find_files(pattern, key):
 
 
 def scan_file(path, on_error="stop"):
-    """Reads the labels of one file, over its pictures.
+    """Reads the labels of one file, over its images.
 
     Args:
         path: a TFRecord file, not compressed.
@@ -149,19 +149,19 @@ def _class_names(pairs, what):
 
 
 def _make_parse(labelled):
-    features = {PICTURE: tf.io.FixedLenFeature([], tf.string)}
+    features = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
     if labelled:
         features[LABEL] = tf.io.FixedLenFeature([], tf.int64)
 
     def parse(record):
         example = tf.io.parse_single_example(record, features)
-        return example[PICTURE], tf.cast(example.get(LABEL, 0), tf.int32)
+        return example[IMAGE], tf.cast(example.get(LABEL, 0), tf.int32)
 
     return parse
 
 
 def _open_file(path):
-    # Python's own files skip over pictures without reading them; GFile knows gs:// and the like.
+    # Python's own files skip over images without reading them; GFile knows gs:// and the like.
     return tf.io.gfile.GFile(path, "rb") if "://" in str(path) else open(path, "rb")
 
 
@@ -181,9 +181,9 @@ def _scan_record(file, start, end, where):
         text = values[TEXT].bytes_list.value[0].decode() if TEXT in values else None
     except (ValueError, KeyError, IndexError, DecodeError) as error:
         raise UserError(f"{where} is no tf.train.Example with the keys of ImageNet") from error
-    if PICTURE not in keys:
+    if IMAGE not in keys:
         raise UserError(
-            f"{where} has no key {PICTURE}; its keys are {', '.join(sorted(keys)) or 'none'}"
+            f"{where} has no key {IMAGE}; its keys are {', '.join(sorted(keys)) or 'none'}"
         )
     return label, text
 
