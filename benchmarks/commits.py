@@ -35,7 +35,7 @@ def main(arguments=None):
     parser.add_argument("--images", type=int, default=20_000, help="of opening")
     parser.add_argument("--pairs", type=int, default=7)
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "images", "pairs")
+    command_line.check_positive(vars(arguments), "images", "pairs")
     checkouts = HERE, arguments.other.resolve()
     for checkout in checkouts:
         if not (checkout / "benchmarks" / "rounds.py").is_file():

@@ -54,7 +54,7 @@ def main(arguments=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=2048, help="rows of the limit's matrices")
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "product")
+    command_line.check_positive(vars(arguments), "repeats", "product")
     if min(arguments.batches) < 1 or arguments.image_size % PATCH_SIZE or arguments.image_size < 1:
         raise UserError(
             f"--batches is {arguments.batches} and --image-size {arguments.image_size}; batches "

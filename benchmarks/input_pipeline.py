@@ -33,7 +33,7 @@ def main(arguments=None):
     parser.add_argument("--batches", type=int, default=8, help=f"of {BATCH}, a call")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "images", "batches")
+    command_line.check_positive(vars(arguments), "repeats", "images", "batches")
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         size = write_images(images, arguments.images)

@@ -31,7 +31,7 @@ def main(arguments=None):
     parser.add_argument("--code-dim", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "vectors", "code_dim")
+    command_line.check_positive(vars(arguments), "repeats", "vectors", "code_dim")
     with open_peers() as peers:
         limit = limits.make_product(2048)
         matches = [make_match(codes, arguments, peers) for codes in arguments.codes]

@@ -47,7 +47,7 @@ def main(arguments=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=2048, help="rows of the limit's matrices")
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "tokens", "product")
+    command_line.check_positive(vars(arguments), "repeats", "tokens", "product")
     with open_peers() as peers, tempfile.TemporaryDirectory() as folder:
         matches = list(make_matches(arguments, peers, Path(folder)))
         product = limits.make_product(arguments.product, arguments.precision)

@@ -35,7 +35,7 @@ def main(arguments=None):
     parser.add_argument("--varied", nargs="+", choices=VARIED, default=list(VARIED))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats")
+    command_line.check_positive(vars(arguments), "repeats")
     groups = {
         name: [make(arguments.model, **{**START, name: value}) for value in VARIED[name]]
         for name in arguments.varied

@@ -63,7 +63,7 @@ def main(arguments=None):
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(arguments)
-    command_line.check_positive(arguments, "repeats", "batch", "tokens", "image_size")
+    command_line.check_positive(vars(arguments), "repeats", "batch", "tokens", "image_size")
     makers = {"vit_vqgan": make_tokenizer_steps, "vim": make_vim_step}
     limit = limits.make_product(2048, arguments.precision)
     matches = [match for stage in arguments.stages for match in makers[stage](arguments)]

@@ -129,7 +129,7 @@ def test_memory_that_does_not_suffice(error, reason, capsys):
     code, text = outcome(raising(error), capsys)
     assert code == 2
     assert text.startswith(f"error: {reason}")
-    advice = "lower data.batch_size or the model's size, or see docs/training.md, Less memory\n"
+    advice = "lower data.batch_size or the model's size, or see docs/memory.md\n"
     assert text.endswith(advice)
     assert text.count("\n") == 1
 

@@ -48,8 +48,8 @@ def test_every_requirement_says_why(setup):
 
 
 def test_the_version_is_the_same_everywhere(setup):
-    version = setup["metadata"]["version"]
-    assert vim_tf.__version__ == version
+    assert setup["metadata"]["version"] == "attr: vim_tf.versions.VERSION"
+    version = vim_tf.__version__
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert version in (ROOT / "CHANGELOG.md").read_text()
 

@@ -198,7 +198,7 @@ def _as_user_error(error):
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return UserError(
             f"not enough memory{': ' if first_line else ''}{first_line}; lower data.batch_size or "
-            "the model's size, or see docs/training.md, Less memory"
+            "the model's size, or see docs/memory.md"
         )
     bucket = re.search(r"\b(gs|s3)://\S+", str(error))
     if bucket and type(error).__module__.startswith("tensorflow."):
