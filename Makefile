@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-large venv-peers demo test test-large test-referees test-floors kill-test fuzz lint wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-peers demo test test-large test-referees test-floors kill-test fuzz lint docs wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
@@ -25,12 +25,13 @@ help:
 	@echo "make test-floors        some of the quick tests on the oldest Keras and Pillow that are taken"
 	@echo "make fuzz MINUTES=60    open damaged and hostile files"
 	@echo "make lint               ruff: rules and format"
+	@echo "make docs               build the pages into site/; a broken link or reference is an error"
 	@echo "make wheel              build dist/*.whl"
 	@echo "make test-wheel         what a file that is missing from the wheel would break"
 	@echo "make venv               only make $(VENV) and install"
 	@echo "make venv-large         what test-large needs beside Chromium, g++, Node and npm"
 	@echo "make venv-peers         $(VENV)-peers, with what benchmarks/ compares vim_tf with"
-	@echo "make clean              delete $(VENV)*, dist and caches; runs/ stays"
+	@echo "make clean              delete $(VENV)*, dist, site and caches; runs/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
 
 check-python:
@@ -154,6 +155,15 @@ test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
 	    $(python) -m pytest -m large tests/test_referees.py tests/evaluation/test_lpips_referee.py
 
+$(VENV)-docs/.installed: docs/requirements.txt | check-python
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-docs/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+docs: $(VENV)-docs/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/python -m mkdocs build --strict
+
 lint: venv-test
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
@@ -182,5 +192,5 @@ test-wheel: wheel
 	    tests/test_installed.py tests/test_architecture.py tests/test_packaging.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference $(VENV)-peers build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference $(VENV)-peers $(VENV)-docs build dist site *.egg-info .pytest_cache .ruff_cache
 	find vim_tf export tests -name __pycache__ -type d -prune -exec rm -rf {} +
