@@ -72,16 +72,6 @@ def test_float32_is_summed_in_float64():
     np.testing.assert_allclose(gather(features).covariance, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 30, 200])
-def test_merged_replicas_equal_all(rows):
-    features = make_features(0, 230, mean=1e4)
-    a, b = gather(features[rows:]), gather(features[:rows])
-    a.merge(b)
-    assert a.count == 230
-    np.testing.assert_allclose(a.mean, features.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(a.covariance, np.cov(features, rowvar=False), rtol=1e-9, atol=1e-8)
-
-
 def test_reading_in_the_middle_changes_nothing():
     features = make_features(0, 100)
     statistics = FeatureStatistics(DIM)
@@ -152,9 +142,8 @@ def test_the_adm_format_has_no_count(tmp_path):
     assert frechet_distance(gather(features), loaded) == pytest.approx(0, abs=1e-9)
     loaded.save(tmp_path / "copy.npz")
     assert set(np.load(tmp_path / "copy.npz")) == {"mu", "sigma"}
-    for add in (lambda: loaded.update(features), lambda: gather(features).merge(loaded)):
-        with pytest.raises(UserError, match="does not say of how many images"):
-            add()
+    with pytest.raises(UserError, match="does not say of how many images"):
+        loaded.update(features)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +224,5 @@ def test_a_constant_set_has_a_distance():
 
 def test_other_dimensions_are_refused():
     a, b = gather(make_features(0, 9, 4)), gather(make_features(0, 9, 5))
-    for compare in (lambda: frechet_distance(a, b), lambda: a.merge(b)):
-        with pytest.raises(UserError, match="4 and of 5 features"):
-            compare()
+    with pytest.raises(UserError, match="4 and of 5 features"):
+        frechet_distance(a, b)

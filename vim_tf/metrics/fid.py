@@ -62,19 +62,6 @@ class FeatureStatistics:
             if self._waiting == self.dim:
                 self._flush()
 
-    def merge(self, other):
-        """Takes in all that `other`, statistics of the same D, has seen; a replica's, say.
-
-        Raises:
-            UserError: another D, or a count that is unknown.
-        """
-        self._refuse_unknown_count()
-        other._refuse_unknown_count()
-        _refuse_other_dim(self, other)
-        self._flush()
-        other._flush()
-        self._combine(other._count, other._mean, other._scatter)
-
     @property
     def count(self):
         """Rows so far; None after `load` of a file without a count."""
