@@ -69,7 +69,7 @@ def finished(call):
 
 @dataclass
 class Match:
-    """One row of a table: ours, and what it is held against by the name of its column."""
+    """One row of a table: ours, and what it is compared with, by the name of its column."""
 
     ours: Contestant
     others: dict[str, Contestant] = field(default_factory=dict)

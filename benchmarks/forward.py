@@ -133,7 +133,7 @@ def load_files(folder, name, what, x):
 
 
 def make_others(peers, case, config, arguments, batch):
-    """What a row is held against: {column: `Contestant`}."""
+    """What a row is compared with: {column: `Contestant`}."""
     if peers is None:
         return {}
     size, quantizer = config.encoder, config.quantizer

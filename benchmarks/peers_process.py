@@ -1,4 +1,4 @@
-"""The other side of `peers/serve.py`: peers in an environment and a process of their own."""
+"""The other side of `peers/serve.py`: peers in their own environment and process."""
 
 import contextlib
 import json

@@ -2,7 +2,7 @@
 
     python benchmarks/quantizer.py --vectors 16384 --codes 8192 65536
 
-Features of width 512 are projected to 32 dimensions, l2-normalised, and held against all codes.
+Features of width 512 are projected to 32 dimensions, l2-normalised, and compared with all codes.
 Operations are those of the projection and of the products with all codes.
 """
 

@@ -4,7 +4,7 @@
     python benchmarks/serving_load.py --export out --malformed 10000   # bad requests instead
 
 Starts tests/export/serving/server.py, which stands in for TensorFlow Serving, on the loopback
-interface and stops it at the end. Every answer is held against the one that the same request got
+interface and stops it at the end. Every answer is compared with the one that the same request got
 alone, before. Prints latencies by signature, errors and the server's memory; exits with 1 if any
 answer was wrong. Half of the clients speak REST, half gRPC.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/start.py
 
-Each in a process of its own, wall clock; of a training from its start to the line of its first
+Each in its own process, wall clock; of a training from its start to the line of its first
 step, with emoji's tokenizer. TensorFlow's import alone is the last row.
 """
 

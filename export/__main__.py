@@ -1,6 +1,6 @@
 """Exports a run: `python -m vim_tf.export --run runs/x --to out --formats saved_model,tflite,tfjs`.
 
-Each format is held against Keras on real images before it is put in place.
+Each format is compared with Keras on real images before it is published.
 """
 
 import argparse

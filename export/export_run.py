@@ -141,8 +141,8 @@ def export(run, signatures, release, formats, node_modules, say):
         run: a `TrainedRun`.
         signatures: its `Signatures`.
         release: a `Release`; published, or left as it is if a limit fails.
-        formats: as of `check_tools`.
-        node_modules: as of `check_tools`.
+        formats: as in `check_tools`.
+        node_modules: as in `check_tools`.
         say: called with lines for people.
 
     Returns:

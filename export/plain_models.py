@@ -49,7 +49,7 @@ def write_generator(vim, folder):
                         [M], and for each block i keys_i and values_i float32 [B,heads,M,head_dim]
                         -> logits float32 [B,K], keys_i and values_i float32 [B,heads,1,head_dim]
 
-    Whoever calls it keeps the keys and values, of which there may be any number M from `position`
+    The caller keeps the keys and values, of which there may be any number M from `position`
     on, and puts those that come back at `position`. `hidden` is 0 before `position`, and
     `transformer.HIDDEN` from there on, where the others have to be finite.
 
@@ -123,7 +123,7 @@ def _plain_layers(parts):
     """Lets dense layers and norms be traced in the form that converters know.
 
     As Keras writes them, half of a converted decoder's operations compute shapes, each bias is a
-    sum of its own, which costs 8-bit weights 2 dB, and each norm keeps a minus in float32.
+    separate sum, which costs 8-bit weights 2 dB, and each norm keeps a minus in float32.
     """
     plain = {keras.layers.Dense: _dense, keras.layers.LayerNormalization: _normalize}
     every = [layer for part in parts for layer in _walk(part)]

@@ -39,7 +39,7 @@ def at_most(value):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One exported thing, held against Keras on real images.
+    """One exported thing, compared with Keras on real images.
 
     Attributes:
         format: "saved_model", "tflite" or "tfjs".

@@ -2,7 +2,7 @@
 
 `fingerprint` makes a small dict of a data set. Caches, checkpoints, presets and features keep it.
 `difference` compares two of them. `FileTable` is the long form, with a row a file. It is kept in a
-file of its own, and says which contents are known to be unchanged without reading them again.
+separate file, and says which contents are known to be unchanged without reading them again.
 """
 
 import hashlib

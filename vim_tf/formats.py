@@ -86,7 +86,7 @@ def check_format(path, kind, number, written_by, advice):
         path: the file, for the error.
         kind: one of `NUMBERS`.
         number: what the file says, anything; None if it says nothing.
-        written_by: likewise.
+        written_by: what it says wrote it.
         advice: what to do.
     """
     if type(number) is int and number == NUMBERS[kind]:
@@ -129,7 +129,7 @@ def _read(path):
     if is_in_bucket(path):
         data = epath.Path(path).read_bytes()
     else:
-        # Not blocking, since a pipe in the place of the file would wait for a writer for ever.
+        # Not blocking: a pipe instead of the file would wait for a writer for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError(f"{path} is no regular file; give the one that vim_tf wrote")

@@ -1,4 +1,4 @@
-"""The decoder for browsers: converted for TF.js, held against Keras, with a page to try it on.
+"""The decoder for browsers: converted for TF.js, compared with Keras, with a page to try it on.
 
 The folder is static. It holds the decoder three times, with float32, float16 and uint8 weights,
 token grids of real images, the page and the library files that it loads.

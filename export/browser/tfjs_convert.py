@@ -1,4 +1,4 @@
-"""The one module that imports `tensorflowjs`; it runs in a process of its own.
+"""The one module that imports `tensorflowjs`; it runs in a separate process.
 
     python -m vim_tf.export.browser.tfjs_convert SAVED_MODEL SIGNATURE FOLDER=TYPE [FOLDER=TYPE ...]
 

@@ -1,4 +1,4 @@
-"""LiteRT (TFLite) files of decoder and tokenizer, each run by LiteRT and held against Keras.
+"""LiteRT (TFLite) files of decoder and tokenizer, each run by LiteRT and compared with Keras.
 
 They take any number of rows (`resize_tensor_input`), hold builtin operations only, and have float32
 images and int32 tokens as inputs and outputs whatever they compute in:
@@ -10,7 +10,7 @@ images and int32 tokens as inputs and outputs whatever they compute in:
     decoder_int8.tflite          everything int8, ranges fixed in advance by decoding real tokens;
                                  the last operation turns the pixels into float32
     tokenizer_float32.tflite
-    tokenizer_dynamic_int8.tflite  likewise; codes stay float32
+    tokenizer_dynamic_int8.tflite  the same; codes stay float32
 """
 
 import tempfile

@@ -6,7 +6,7 @@
     generator.json                 what is needed besides: grid, codes, classes, class_names;
                                    weights, the hash of the VIM; files, the hash of each file
 
-Each computes one position; whoever calls it keeps the cache (`edge_models.write_generator`).
+Each computes one position; the caller keeps the cache (`plain_models.write_generator`).
 """
 
 import tempfile

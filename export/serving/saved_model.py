@@ -1,4 +1,4 @@
-"""The SavedModel: written with its assets, loaded again, and held against Keras."""
+"""The SavedModel: written with its assets, loaded again, and compared with Keras."""
 
 import json
 import tempfile
@@ -84,7 +84,7 @@ def protocol(signatures, run):
 
 
 def measure(folder, signatures, run):
-    """Loads the SavedModel and holds each signature against Keras on real images.
+    """Loads the SavedModel and compares each signature with Keras on real images.
 
     Returns:
         A list of `Measurement`, one a signature.

@@ -250,7 +250,7 @@ class _Check:
         self.errors = tf.fill([rows], "")
 
     def range(self, name, values, low, high, instead, above=False):
-        """Returns [B] values within low..high, `instead` in the place of the others.
+        """Returns [B] values within low..high, `instead` for the others.
 
         Args:
             name: of the input.

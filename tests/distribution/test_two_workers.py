@@ -92,7 +92,7 @@ def test_a_killed_worker_and_a_signal_to_one_change_nothing(start, stage, tmp_pa
     other.terminate()
     (code, said), (other_code, other_said) = finish([chief, other])
     assert (code, other_code) == (75, 75), said[-3000:] + other_said[-3000:]
-    assert "SIGTERM: saving behind this step" in other_said
+    assert "SIGTERM: saving after this step" in other_said
     assert "stopped at step" in said.splitlines()[-1]
     assert said.splitlines()[-1] == other_said.splitlines()[-1]
 

@@ -289,7 +289,7 @@ def test_statistics_of_another_format_are_made_anew(scene, monkeypatch, changes,
         assert arrays["format"] == formats.NUMBERS["statistics"]
         assert str(arrays["written_by"]) == formats.WRITTEN_BY
     rewrite(kept, **changes, mu=np.ones(6))
-    with pytest.raises(UserError, match=f"reference .*{kept.name} has {found}.*: make it anew"):
+    with pytest.raises(UserError, match=f"reference .*{kept.name} has {found}.*: make it again"):
         run(scene, b=kept.name, out="y.json")
     # As kept ones they are not there; a newer version has another name for its own.
     assert run(scene, *STATISTICS, out="z.json")["figures"] == expected

@@ -58,7 +58,7 @@ def test_a_notice_asks_for_a_stop(metadata, key, value):
         metadata.values[key] = value
         assert heard.wait(20)
         assert stop.requested.numpy()
-    assert said == [f"notice of Google Compute Engine ({key}): saving behind this step"]
+    assert said == [f"notice of Google Compute Engine ({key}): saving after this step"]
 
 
 def test_a_notice_that_was_there_before_is_none(metadata):

@@ -104,7 +104,7 @@ def test_a_run_goes_back_and_on_in_another_order(
 @pytest.mark.parametrize(
     ("step", "message", "lines"),
     [
-        (4, "gradient_norm not finite at step 4, after 3 new beginnings; lower optimizer.learn", 3),
+        (4, "gradient_norm not finite at step 4, after 3 rollbacks; lower optimizer.learn", 3),
         (1, "gradient_norm not finite at step 1, before the first checkpoint; lower optimizer", 0),
     ],
 )

@@ -82,6 +82,6 @@ def test_the_second_signal_ends_the_process_at_once():
     with subprocess.Popen(given, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline().startswith("SIGTERM: saving behind this step")
+        assert process.stdout.readline().startswith("SIGTERM: saving after this step")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM

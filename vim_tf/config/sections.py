@@ -44,8 +44,8 @@ class DataConfig:
     path: str | None = None  # folder, TFRecord glob, IDX folder, or data_dir of tfds
     name: str | None = None  # tfds: dataset name
     split: str = "train"  # tfds split, or IDX file prefix ("train", "t10k")
-    validation_split: str | None = None  # a split of its own; otherwise a fraction is held out
-    validation_path: str | None = None  # a folder or TFRecord glob of its own
+    validation_split: str | None = None  # a separate split; otherwise a fraction is held out
+    validation_path: str | None = None  # a separate folder or TFRecord glob
     validation_fraction: float = 0.1
     image_size: tuple[int, int] = (256, 256)  # height, width; one number means a square
     batch_size: int = 256  # global: over all replicas

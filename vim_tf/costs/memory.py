@@ -1,6 +1,6 @@
 """What a training needs of a device's memory, worked out from the config, without TensorFlow.
 
-Parameters are counted exactly. Activations are the tensors that the forward pass leaves behind for
+Parameters are counted exactly. Activations are the tensors that the forward pass keeps for
 the backward pass, operation by operation as `models` and `losses` are written; a test holds them
 against the graph that TensorFlow makes, and another the total against what steps take. Not counted:
 integers, and what operations outside of transformers and logits need while they run; XLA, which
@@ -203,7 +203,7 @@ def keep_discriminator(config, image_size, batch):
     """Bytes that the discriminator keeps for `batch` images: (a forward pass, R1).
 
     R1 (every `r1_every` steps) is a forward pass, the gradient by its images, and the tensors that
-    this leaves behind to be differentiated once more.
+    this keeps to be differentiated once more.
     """
     sizes, widths = discriminator_layers(config, image_size)
     pixels = [math.prod(size) for size in sizes]

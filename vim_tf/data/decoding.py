@@ -147,7 +147,7 @@ def png_size(data):
 @tf.function(
     input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([3], tf.int64)],
     autograph=False,
-    # A function of its own in every graph, too: the operations of a branch that is not taken cost
+    # A separate function in every graph, too: the operations of a branch that is not taken cost
     # time for every image.
     experimental_attributes={"_noinline": True},
 )

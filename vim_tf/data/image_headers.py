@@ -1,4 +1,4 @@
-"""What Pillow reads from an image file's first bytes: size, orientation, and who can decode it."""
+"""What an image file's first bytes say: size, orientation, and which library can decode it."""
 
 import io
 import itertools
@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vim_tf.data import image_limits, jpeg_markers
 
-PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)  # who decodes, see `choose_decoder`
+PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)  # what decodes, see `choose_decoder`
 _TILE = 1024  # pixels a side that are put on white at a time
 _EXIF = 1 << 16  # bytes of EXIF that are looked at: as many as fit into a JPEG segment
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
@@ -40,14 +40,14 @@ def read_headers(paths, max_pixels=image_limits.LEAST, whole=False):
         whole: whether JPEG files, too, must not be decoded at a reduced size.
 
     Returns:
-        A list of `Header`; in the place of a file that is not an image, or one above the limit, a
+        A list of `Header`; instead of a file that is not an image, or one above the limit, a
         string that says why it cannot be read.
     """
     return [_read_header(path, max_pixels, whole) for path in paths]
 
 
 def choose_decoder(data, pixels, max_pixels):
-    """Returns who decodes an image that is neither PNG nor a small JPEG.
+    """Returns what decodes an image that is neither PNG nor a small JPEG.
 
     Args:
         data: bytes, the encoded image.

@@ -136,7 +136,7 @@ class ImageData:
         return found or fingerprints.difference(then, self.fingerprint())
 
     def train(self, start_step=0, worker=0, workers=1):
-        """Returns endless augmented batches, shuffled anew each epoch.
+        """Returns endless augmented batches, shuffled in another order each epoch.
 
         Batch `step` holds the positions from step * B to (step + 1) * B - 1 of the endless
         sequence of epochs, so `train(k)` equals `train()` without its first k batches.
@@ -163,7 +163,7 @@ class ImageData:
         return self._batch(elements, make, split, share, endless=True)
 
     def augmented_pass(self, index):
-        """Returns every training image once, in stored order, augmented anew for each `index`.
+        """Returns every training image once, in stored order; each `index` augments in another way.
 
         Batches are as in `train`; the last one may be smaller.
 
@@ -228,7 +228,7 @@ class ImageData:
     def _substituting_load(self, split):
         """As `_naming_load`; skipping gives the first readable image instead.
 
-        An image that was dropped would shift all positions behind it, and with them the order
+        An image that was dropped would shift all later positions, and with them the order
         that a resumed run must find again.
         """
         if split.describe is None or self.config.on_error == "stop":

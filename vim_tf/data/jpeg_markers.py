@@ -77,7 +77,7 @@ def has_few_scans(data, buffered):
     """Returns whether a JPEG that `is_buffered` has at most `SCANS` scans, bool scalar.
 
     Their markers are counted in all bytes, which may be a few too many. They do not count in a
-    file that is read in one scan, behind which there may be a film.
+    file that is read in one scan, after which there may be a film.
     """
     scans = tf.cond(
         buffered,

@@ -1,7 +1,7 @@
 """The half of the data that a source hands to `images`, as training or as validation.
 
 A split gives references to its images (an index, or an undecoded record) in a fixed or in a
-shuffled order, and loads the image behind one. Shuffled orders depend on (seed, epoch) alone.
+shuffled order, and loads the image of one. Shuffled orders depend on (seed, epoch) alone.
 """
 
 from collections.abc import Callable
@@ -76,6 +76,6 @@ def load_or_else(load, reference, fallback):
 
     Works inside a function of `Dataset.map`, where an exception cannot be caught otherwise.
     """
-    # In a tuple of its own, since `map` would unpack a reference that is one.
+    # In a tuple, since `map` would unpack a reference that is one.
     attempt = tf.data.Dataset.from_tensors((reference,)).map(load).ignore_errors()
     return attempt.concatenate(fallback).take(1).get_single_element()

@@ -2,7 +2,7 @@
 
 A cache is a folder of `header.json` and TFRecord files. One file holds images of one split and
 one pass, at most `SHARD_IMAGES`; a record is a `tf.train.Example` with the int64 features `token`
-[N] and `label` [1]. Passes are the same images in the same order, augmented anew.
+[N] and `label` [1]. Passes are the same images in the same order, each with another augmentation.
 
 The whole cache is read into memory, 2 bytes a token up to 65,536 codes: ImageNet in 32 x 32 tokens
 takes 2.6 GB a pass, the built-in images in 8 x 8 half a megabyte.
@@ -24,7 +24,7 @@ from vim_tf.files import is_in_bucket, measure_file
 from vim_tf.messages import show
 
 HEADER_FILE = "header.json"
-ADVICE = "delete the folder to make it anew, or give another tokenizer.cache"
+ADVICE = "delete the folder to make it again, or give another tokenizer.cache"
 SHARD_IMAGES = 65_536
 # What the maker says: of which tokenizer, images and options.
 _GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
@@ -265,7 +265,7 @@ class TokenCache:
         return len(self.labels["train"])
 
     def train(self, seed, batch_size, start_step=0, worker=0, workers=1):
-        """Returns endless training batches, shuffled anew each epoch.
+        """Returns endless training batches, shuffled in another order each epoch.
 
         Position p of the endless sequence belongs to epoch p // M, in which each image comes
         once; batch `step` holds the positions from step * B on, so `train(seed, B, k)` equals

@@ -124,7 +124,7 @@ def random_resized_window(image_size, size, min_area, place, tries):
     fits = tf.reduce_all(sizes <= image_size[..., tf.newaxis, :], -1)  # [..., tries]
     nearest = tf.clip_by_value(width / height, target / MAX_ASPECT, target * MAX_ASPECT)
     fallback = _largest_size(image_size, nearest[..., 0])
-    # The fallback stands behind the tries and always fits.
+    # The fallback comes after the tries and always fits.
     sizes = tf.concat([sizes, fallback[..., tf.newaxis, :]], -2)
     fits = tf.concat([fits, tf.ones_like(fits[..., :1])], -1)
     first = tf.one_hot(tf.argmax(fits, -1), TRIES + 1)  # [..., tries + 1]

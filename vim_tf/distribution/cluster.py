@@ -2,7 +2,7 @@
 
 TF_CONFIG='{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
 
-Every machine has the same `cluster` and a `task` of its own. The first worker is the chief, unless
+Every machine has the same `cluster` and its own `task`. The first worker is the chief, unless
 there is a job `chief`. No TensorFlow is imported.
 """
 

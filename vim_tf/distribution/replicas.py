@@ -6,10 +6,10 @@ import tensorflow as tf
 
 
 def over_replicas(function):
-    """Compiles a function of rows, whose rows the replicas of the strategy in scope share.
+    """Compiles a row-wise function and shards its rows over the replicas of the strategy in scope.
 
     Make it inside `strategy.scope()`, as the variables that it reads. Each replica of this process
-    gets the same number of rows, one behind the other; the last row is repeated where they do not
+    gets the same number of rows, one after the other; the last row is repeated where they do not
     divide, and what comes of it is dropped. Without a strategy, or with one replica, it is
     `tf.function(function)`.
 

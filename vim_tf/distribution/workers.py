@@ -1,4 +1,4 @@
-"""The processes that train one model together, one a machine: who of them writes, what they share.
+"""The processes that train one model together, one a machine: which one writes, what they share.
 
 A strategy of one process has one worker, which is the chief and agrees with itself.
 """

@@ -171,7 +171,7 @@ def compare(candidate, reference, metrics, extractor, prefix=""):
 
     Args:
         candidate: the `Measured` that is judged.
-        reference: the `Measured` it is held against.
+        reference: the `Measured` it is compared with.
         metrics: of `METRICS`.
         extractor: the feature network, for the figures' names.
         prefix: "r", "g" or "", in front of FID.

@@ -112,7 +112,7 @@ def _split(data, name):
 
 
 def _read_varint(data, place, name):
-    """Returns (the number at a place, the place behind it)."""
+    """Returns (the number at a place, the place after it)."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(data):

@@ -120,7 +120,7 @@ def markdown_line(result):
 def model_index(result, name):
     """Returns the `model-index` of a model card of the Hugging Face Hub, as its YAML has it.
 
-    Its dataset is the images that the model was held against, named by their folder or file.
+    Its dataset is the images that the model was compared with, named by their folder or file.
 
     Args:
         result: what `EvaluationResult.to_dict` returns.

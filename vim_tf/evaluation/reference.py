@@ -1,10 +1,10 @@
-"""What images are held against: other images, or their statistics in an .npz.
+"""What images are compared with: other images, or their statistics in an .npz.
 
 Statistics that were worked out once are kept beside the images, as
 `<images>.statistics-<key>.npz` with the keys of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`),
 so that they can also be given as a reference themselves. Beside these they have `format` and
 `written_by`. The key depends on the pixels, the network, the resize mode and the format: a changed
-folder is measured anew.
+folder is measured again.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ class Reference:
 
     @property
     def count(self):
-        """Number of images behind the statistics; None if a file does not say."""
+        """Number of images that the statistics are of; None if a file does not say."""
         return self.statistics.count if self.statistics else self.images.count
 
 
@@ -130,7 +130,7 @@ def _check_fit(path, argument, extractor):
         if "extractor" in file.names:  # vim_tf made it
             written_by = file.read_text("written_by")
             number = file.read_integer("format")
-            formats.check_format(name, "statistics", number, written_by, "make it anew")
+            formats.check_format(name, "statistics", number, written_by, "make it again")
         for mean, dim in (("mu", extractor.dim), ("mu_s", extractor.spatial_dim)):
             if mean not in file.names or dim is None:
                 continue
@@ -146,7 +146,7 @@ def _check_fit(path, argument, extractor):
             if theirs not in (None, ours):
                 raise UserError(
                     f"{name} was made with {key} {shorten(theirs)}, and now it is {ours}; make the "
-                    "statistics anew, or give the same network and resize"
+                    "statistics again, or give the same network and resize"
                 )
 
 
@@ -176,7 +176,7 @@ def _find_kept(reference, extractor, metrics, batch_size, say):
         if "mu_s" in kept:
             found.spatial = FeatureStatistics.load(path, spatial=True)
     except UserError as error:
-        say(f"kept statistics cannot be used and are made anew: {error}")
+        say(f"kept statistics cannot be used and are made again: {error}")
         return None
     found.count = found.pooled.count
     say(f"statistics of the reference: {path}")

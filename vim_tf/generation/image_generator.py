@@ -25,7 +25,7 @@ class ImageGenerator:
     """Generates images.
 
     Attributes:
-        vim: the `VIM`, or a `LiteVIM`, which generates likewise.
+        vim: the `VIM`, or a `LiteVIM`, which has the same `generate`.
         tokenizer: the `ViTVQGAN` whose tokens it was trained on.
         class_names: name of class i at place i; empty if it was trained without labels.
     """
@@ -132,7 +132,7 @@ class ImageGenerator:
     def _generate(self, labels, n, batch_size, seed, settings):
         """Yields (tokens [B,N], number of rows that count), B the same for each batch.
 
-        The last batch is filled up with its last row: another B would be compiled anew.
+        The last batch is filled up with its last row: another B would be compiled again.
         """
         labels, n = self._check_labels(labels, n)
         checks.at_least_one(batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""LiteRT, which only those need who run or export its files."""
+"""LiteRT, which is needed only to run or export its files."""
 
 import importlib
 
@@ -24,6 +24,6 @@ def open_interpreter(path):
     """Returns an Interpreter of a .tflite file that uses every core it may; UserError as above.
 
     Raises:
-        ValueError: LiteRT's, for a file that is none of its own.
+        ValueError: LiteRT's, for a file that is not a LiteRT file.
     """
     return load_litert().Interpreter(str(path), num_threads=count_cores())

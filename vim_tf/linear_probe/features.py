@@ -27,7 +27,7 @@ from vim_tf.files import hash_file, write_atomically
 from vim_tf.stages.make_token_cache import describe_options
 
 COMPLETE_FILE = "complete.json"
-ADVICE = "delete its folder to work the features out anew"
+ADVICE = "delete its folder to compute the features again"
 COMPLETE_SCHEMA = formats.json_object(
     pictures={"type": "integer", "minimum": 0},
     blocks={"type": "integer", "minimum": 0, "maximum": MOST_BLOCKS},
@@ -183,7 +183,7 @@ def _rows_of_workers(size, count):
 
 
 def _fill(folder, batches, size, split):
-    """Writes {name: [B,...]} of each batch behind one another; returns the number of rows."""
+    """Writes {name: [B,...]} of each batch, one after the other; returns the number of rows."""
     folder.mkdir(exist_ok=True)
     arrays, done = {}, 0
     with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:

@@ -178,7 +178,7 @@ def _probe(experiment, workers, overrides, other_images):
         ]
         found[name] = max(tried, key=lambda one: one["validation"])
     block = max(blocks, key=lambda name: found[name]["validation"])
-    if experiment.head == "sgd":  # those who train it together must mean the same
+    if experiment.head == "sgd":  # all workers must train the same one
         block = blocks[workers.chiefs(blocks.index(block))]
     tested = {}
     for name in (*BASELINES, block):

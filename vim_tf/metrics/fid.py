@@ -131,10 +131,10 @@ class FeatureStatistics:
             count = file.read_integer("count")
         if not all(np.abs(part).max() < MOST_VALUE for part in (mean, covariance)):
             raise UserError(
-                f"{path} holds NaN, infinity or values above {MOST_VALUE}; make the statistics anew"
+                f"{path} holds NaN, infinity or values above {MOST_VALUE}; make them again"
             )
         if count is not None and not 0 <= count <= 2**53:
-            raise UserError(f"{path} is of {count} images; make the statistics anew")
+            raise UserError(f"{path} is of {count} images; make the statistics again")
         if np.abs(covariance - covariance.T).max() > 1e-5 * np.abs(covariance).max():
             raise UserError(f"{names[1]} in {path} is not symmetric, so it is no covariance")
         statistics = cls(len(mean))
@@ -156,7 +156,7 @@ class FeatureStatistics:
         if self._count is None:
             raise UserError(
                 "nothing can be added to statistics whose file does not say of how many images "
-                "they are; make them anew from the images"
+                "they are; make them again from the images"
             )
 
     def _flush(self):

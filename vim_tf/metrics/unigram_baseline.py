@@ -17,8 +17,8 @@ def unigram_nats(train_tokens, held_out, codes, smoothing=None):
         held_out: [P,N] int.
         codes: number of codes K.
         smoothing: pseudo-count of each code, above 0. None takes, of `STRENGTHS`, the one that is
-            best on `held_out` itself: the baseline gets an advantage, so that who beats it beats
-            every choice.
+            best on `held_out` itself. This favours the baseline: a model that beats it beats every
+            choice.
 
     Returns:
         Nats a token, a float; ln K where nothing is known.

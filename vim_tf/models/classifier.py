@@ -1,6 +1,6 @@
 """A classifier of images, to judge samples by: a small residual network.
 
-Pre-activation blocks as in arXiv 1603.05027, with group norm (arXiv 1803.08494) in the place of
+Pre-activation blocks as in arXiv 1603.05027, with group norm (arXiv 1803.08494) instead of
 batch norm: its weights can be averaged over steps as any others, and an image's logits do not
 depend on the batch.
 """

@@ -141,7 +141,7 @@ class VectorQuantizer(layers.Layer):
         best, tokens = _largest(self.affinity(latents, codebook[:CODE_BLOCK]))
         for start in range(CODE_BLOCK, codes, CODE_BLOCK):
             size = (min(CODE_BLOCK, codes - start), dim)
-            # Else all blocks would be there at once.
+            # Without this dependency TensorFlow schedules all blocks at once and memory grows.
             start = start + zeros_behind(best[0], "int32")
             affinity = self.affinity(latents, ops.slice(codebook, (start, 0), size))
             found, places = _largest(affinity)

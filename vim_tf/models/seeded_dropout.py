@@ -14,7 +14,7 @@ from keras import layers, ops
 
 from vim_tf.noise import mix
 
-_given = threading.local()  # replicas are traced in threads of their own
+_given = threading.local()  # each replica is traced in its own thread
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def row_bits(keys, salt, places):
 
     Args:
         keys: [B] unsigned or not negative; None for those of `row_keys`.
-        salt: whoever shares it draws the same.
+        salt: callers with the same salt draw the same.
         places: [M] int32, not negative.
     """
     keys = _given.keys if keys is None else keys
@@ -69,9 +69,10 @@ def row_bits(keys, salt, places):
 
 
 def zeros_behind(x, dtype):
-    """Returns zeros of x's shape that are not known before x is: what takes them waits for it.
+    """Returns zeros of x's shape with a data dependency on x.
 
-    Not 0 * x, which optimizers of graphs make a constant of. A NaN in x gives a 1.
+    The dependency keeps the graph optimizer from computing their consumers before x. 0 * x would be
+    folded into a constant. A NaN in x gives a 1.
     """
     return ops.cast(ops.isnan(x), dtype)
 
@@ -81,7 +82,7 @@ class RowDropout(layers.Layer):
     """Sets a share of the elements of x [B,...] to 0 in training, and scales up the others.
 
     Which ones of a row is a function of the row's key and of `salt`; see `row_keys`. Outside of it
-    keys are drawn anew each time, as Keras' Dropout does.
+    new keys are drawn each time, as Keras' Dropout does.
 
     Args:
         rate: share that is dropped, from 0 to below 1.
@@ -111,8 +112,8 @@ class RowDropout(layers.Layer):
             keys = keras.random.randint(shape, 0, 2**31 - 1, "int32", seed=self.seed_generator)
         if places is None:
             places = ops.arange(math.prod(x.shape[1:]), dtype="int32")
-        # Else a mask would be there from the step's first moment on, and be kept for a gradient for
-        # which x is computed again.
+        # Without this dependency TensorFlow makes all masks at the start of the step and keeps them
+        # for a gradient for which x is computed again.
         first = ops.reshape(x, (ops.shape(x)[0], -1))[:, 0]
         keys = ops.cast(keys, "uint32") + zeros_behind(first, "uint32")
         bits = row_bits(keys, self.salt, ops.reshape(places, (-1,)))

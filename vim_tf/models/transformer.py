@@ -92,7 +92,7 @@ class Attention(layers.Layer):
             attend = functools.partial(self._attend_stretch, start=start, training=training)
             stretch = query[:, :, start : start + self.query_block]
             if parts:
-                # Else several would be computed at once, here and for the gradient.
+                # Without this dependency TensorFlow computes several at once, and for the gradient.
                 stretch = stretch + 0 * parts[-1][:, :1, :1, :1]
             # Keys and values whole, and cut inside: what is cut outside would be kept.
             parts.append(keras.remat(attend)(stretch, key, value))
@@ -101,10 +101,10 @@ class Attention(layers.Layer):
     def _attend_stretch(self, query, key, value, start, training):
         """`_attend` of the queries from `start` on, [B,heads,M,d]."""
         length, stop = key.shape[2], start + query.shape[2]
-        seen = stop if self.causal else length  # no key behind it counts
+        seen = stop if self.causal else length  # later keys do not count
         visible = self._visible(length)
         head = ops.reshape(ops.arange(self.heads), (-1, 1, 1)) * length
-        # Else TensorFlow makes these numbers, as many as weights, constants of its graph.
+        # Without this dependency TensorFlow folds these numbers into constants of its graph.
         first = start + zeros_behind(query[0, 0, 0, 0], "int32")
         rows = head + ops.reshape(first + ops.arange(stop - start), (-1, 1))  # [heads,M,1]
         return self._attend(
@@ -172,7 +172,7 @@ class Attention(layers.Layer):
         return self.projection(ops.reshape(y, (-1, 1, self.dim))), (keys, values)
 
     def step_reading(self, x, cache, hidden):
-        """`step` that leaves the cache to whoever keeps it.
+        """`step` for a caller that keeps the cache.
 
         Args:
             x: [B,1,D], features at a position.
@@ -184,7 +184,7 @@ class Attention(layers.Layer):
         """
         query, key, value = (ops.swapaxes(part, 1, 2) for part in self._split(x))
         query = query * self.head_dim**-0.5
-        # Sums in the place of products of matrices, for which LiteRT would copy the cache.
+        # Sums, because LiteRT would copy the cache for products of matrices.
         scores = ops.sum(query * cache[0], axis=-1) + hidden  # [B,heads,M]
         own = ops.sum(query * key, axis=-1)  # [B,heads,1]
         weights = ops.expand_dims(ops.softmax(ops.concatenate([scores, own], axis=-1)), -1)
@@ -250,7 +250,7 @@ class TransformerBlock(layers.Layer):
         return x + self._mlp(x, training=False), cache
 
     def step_reading(self, x, cache, hidden):
-        """`step` that leaves the cache to whoever keeps it, see `Attention.step_reading`."""
+        """`step` for a caller that keeps the cache, see `Attention.step_reading`."""
         y, entry = self.attention.step_reading(self.attention_norm(x), cache, hidden)
         x = x + y
         return x + self._mlp(x, training=False), entry
@@ -279,7 +279,7 @@ class Transformer(layers.Layer):
             TransformerBlock(config, causal, first + DROPOUTS * i, name=f"block_{i}")
             for i in range(config.blocks)
         ]
-        # tf.train.Checkpoint does not look into lists: without a name of its own a block's weights
+        # tf.train.Checkpoint does not look into lists. Without an attribute a block's weights
         # would be left out, and restoring would not complain.
         for block in self.blocks:
             setattr(self, block.name, block)

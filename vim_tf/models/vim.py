@@ -219,11 +219,11 @@ class VIM(Preset, keras.Model):
         return self._logits(x)[:, 0], tuple(extended)
 
     def next_logits_reading(self, previous, position, cache, labels, hidden):
-        """`next_logits` for those who keep the cache themselves, as LiteRT's users do.
+        """`next_logits` for a caller that keeps the cache, such as LiteRT's.
 
         Args:
             previous: as in `next_logits`.
-            position: likewise.
+            position: as in `next_logits`.
             cache: keys and values of each block, [B,heads,M,head_dim] for any M.
             labels: as in `next_logits`.
             hidden: [M] float32, 0 for the positions before, `HIDDEN` for what else is in the cache.

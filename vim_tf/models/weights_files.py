@@ -41,7 +41,7 @@ def read_shapes(path, name=None):
 
     Args:
         path: as in `refuse_links`.
-        name: likewise.
+        name: as in `count_elements`.
 
     Raises:
         UserError: as there.
@@ -102,7 +102,7 @@ def _count_bytes(dataset, name, place):
     if dataset.shape is None or dataset.dtype.kind not in "biuf":
         raise _refusal(name, place, f"values of the type {dataset.dtype}")
     if "dtype" in dataset.attrs:  # Keras would read this text
-        raise _refusal(name, place, "a dtype of its own, as weights in bfloat16 have")
+        raise _refusal(name, place, "a dtype that HDF5 defines itself, as weights in bfloat16 have")
     return math.prod(dataset.shape) * dataset.dtype.itemsize
 
 

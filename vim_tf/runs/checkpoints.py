@@ -167,7 +167,7 @@ class Checkpoints:
                 self.path(step).rmtree()
 
     def _shapes(self):
-        """{name of a weight: [shape, dtype]} of the networks, each weight by a name of its own."""
+        """{name of a weight: [shape, dtype]} of the networks, each weight by a unique name."""
         shapes, seen = {}, Counter()
         for item in COMPARED:
             for weight in self._items[item].weights if item in self._items else ():

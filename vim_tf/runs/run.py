@@ -100,7 +100,7 @@ class Run:
         return loader.load_config([self.config_path], overrides, of_run=True)
 
     def save_preset(self, save, best=False):
-        """Calls `save(folder)` and then puts that folder in the place of the preset.
+        """Calls `save(folder)` and then replaces the preset by that folder.
 
         Args:
             save: writes a preset.

@@ -26,7 +26,7 @@ PROBE_SCHEMA = {
     "required": ["block", "models"],
 }
 MOVED = "give the images of its training, or set data.path=... if they have moved"
-COMPARED = 16  # held-out images that each format is held against Keras on
+COMPARED = 16  # held-out images on which each format is compared with Keras
 
 
 class HeldOut(NamedTuple):

@@ -45,7 +45,7 @@ def row_seeds(seed, rows):
 def noise_bits(seeds, position, codes):
     """Returns the hash of (seed, position, code): [B,K] uint32, the same on every backend.
 
-    Args: as of `gumbel_noise`.
+    The arguments are those of `gumbel_noise`.
     """
     row = mix(_uint32(seeds, SEED_SALT))  # [B]
     # Exclusive-or of hashes, not a sum: two seeds would share whole stretches of a sum.
@@ -180,9 +180,9 @@ def draw(
             null label.
         position: int32 scalar.
         seeds: as in `sample_token`.
-        temperature: likewise.
-        top_k: likewise.
-        top_p: likewise.
+        temperature: as in `sample_token`.
+        top_k: as in `sample_token`.
+        top_p: as in `sample_token`.
         guidance_scale: [B] float32 as in `guided_logits`, or None.
         modify_logits: function (logits [B,K], position) -> logits [B,K], called after guidance and
             before temperature and filters; None changes nothing.

@@ -1,6 +1,6 @@
 """`sampling.draw` in NumPy, for `LiteVIM`.
 
-TensorFlow hands each call to threads of its own, which wait for LiteRT's; that takes it longer than
+TensorFlow hands each call to its own threads, which wait for LiteRT's; that takes longer than
 the draw.
 """
 
@@ -22,7 +22,7 @@ def draw(
 ):
     """Draws one token a row: as `sampling.draw`, up to roundings of logarithms and sums.
 
-    Args: as of `sampling.draw`, arrays of NumPy.
+    The arguments are those of `sampling.draw`, as NumPy arrays.
 
     Returns:
         [B] int32.

@@ -55,7 +55,7 @@ class FactoredAdamW(KernelAdamW):
     """`KernelAdamW` with Adafactor's second moment of matrices (arXiv 1804.04235, algorithm 4).
 
     Of a matrix [...,R,C] it keeps moving averages of the squared gradient's means over rows and
-    over columns, R + C numbers in the place of R * C; their product over the mean of the first is
+    over columns, R + C numbers instead of R * C; their product over the mean of the first is
     the second moment. Everything else is AdamW's: the first moment, the bias corrections, the
     learning rate. The codebook has a whole second moment, since revival resets it code by code.
     """

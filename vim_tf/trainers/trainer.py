@@ -47,7 +47,7 @@ class Trainer(keras.Model):
             model.trainable_variables, ema_model.weights, experiment.training.ema_decay
         )
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
-        # Not the names of logs: fit would report these, which are still 0, in the place of those.
+        # Not the names of logs: fit would report these, which are still 0, instead of those.
         self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
         for transformer in getattr(model, "transformers", ()):
             transformer.save_memory(
@@ -192,7 +192,7 @@ class Trainer(keras.Model):
         return f"{', '.join(names)} not finite at step {step}"
 
     def forget_not_finite(self):
-        """Looks anew, after what was not finite is gone."""
+        """Starts to look again, after a rollback."""
         self.bad_step.assign(-1)
 
     def train_results(self):

@@ -37,7 +37,7 @@ class VIMTrainer(Trainer):
             ("nats", "accuracy"),
         )
         self.classes = classes
-        self.unigram_nats = None  # of `evaluation.unigram`, set by who has all tokens at hand
+        self.unigram_nats = None  # of `evaluation.unigram`, set where all tokens are known
         self.tokenizer = tokenizer
         tokenizer.trainable = False
 

@@ -30,8 +30,8 @@ def metadata_host():
 def watch(on_notice):
     """Inside, calls `on_notice` with a line, from a thread, when the cloud gives notice.
 
-    A notice that was there before is none: who starts a run on such a machine knows it, or is a
-    supervisor that would start it again and again.
+    An already pending notice is ignored: a person who starts a run then knows of it, and a
+    supervisor would start the run again and again.
     """
     host = metadata_host()
     if host is None:

@@ -181,7 +181,7 @@ def train(stage, run, strategy, on_start=None, callbacks=()):
             held.enter_context(contextlib.closing(stage.made_from))
             stage.made_from.start()
         training = _Training(stage, run, strategy, checkpoints, reporter, stop, callbacks)
-        # orbit prints lines of its own; the reporter, on standard error, says the same.
+        # orbit prints its own lines; the reporter, on standard error, says the same.
         held.enter_context(mock.patch.object(orbit.controller, "_log", logging.info))
         return training.run(first_step)
 
@@ -285,7 +285,7 @@ class _Training:
             "the data"
         )
         if rollbacks > MOST_ROLLBACKS:
-            raise UserError(f"{found}, after {MOST_ROLLBACKS} new beginnings; {advice}")
+            raise UserError(f"{found}, after {MOST_ROLLBACKS} rollbacks; {advice}")
         step = self.checkpoints.restore()
         if step is None:
             raise UserError(f"{found}, before the first checkpoint; {advice}")

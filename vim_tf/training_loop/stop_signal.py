@@ -17,9 +17,9 @@ class StopSignal:
 
     Python's own handlers wait for the main thread, which is inside of a graph for `log_every`
     steps. A thread hears of the signal meanwhile and sets the variable, which the graph reads
-    before each step. Outside of the main thread signals cannot be had.
+    before each step. Signal handlers can only be installed in the main thread.
 
-    A notice of the cloud (`cloud_notice`) sets `requested`, too, and counts as no signal.
+    A notice of the cloud (`gce_preemption`) sets `requested` too. It does not count as a signal.
 
     Args:
         say: function of a line for the user.
@@ -57,7 +57,7 @@ class StopSignal:
 
     def _request(self, why, more=""):
         self.requested.assign(True)
-        self._say(f"{why}: saving behind this step{more}")
+        self._say(f"{why}: saving after this step{more}")
 
     def _listen(self):
         heard = False

@@ -33,7 +33,7 @@ class ClientError(Exception):
 
 
 class RestServer:
-    """A model behind REST.
+    """A model that is served over REST.
 
     Args:
         address: "http://host:8501".
@@ -104,7 +104,7 @@ def _error_text(body):
 
 
 class GrpcServer:
-    """A model behind gRPC; the same calls as `RestServer`.
+    """A model that is served over gRPC; the same calls as `RestServer`.
 
     Args:
         address: "host:8500".

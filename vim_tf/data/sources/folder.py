@@ -94,7 +94,7 @@ def make_splits(config):
                 f"{', '.join(sorted(different)[:5])}"
             )
     else:
-        # Some file systems spell an accent as a character of its own; the split must not care.
+        # Some file systems spell an accent as a separate character; the split must not care.
         names = [unicodedata.normalize("NFC", name) for name in folder.names]
         hashes = hashing.hash_names(tf.constant(names)).numpy()
         threshold = hashing.validation_threshold(
@@ -241,7 +241,7 @@ def _make_split(folder, class_names, config):
     shapes = np.array([image.shape for image in folder.images])
     if (shapes == shapes[0]).all():
         return splits.make_array_split(tf.constant(np.stack(folder.images)), tf.constant(labels))
-    # Images of many sizes lie one behind the other.
+    # Images of many sizes lie one after the other.
     ends = np.cumsum(shapes.prod(1))
     pixels = tf.constant(np.concatenate([image.ravel() for image in folder.images]))
     starts, shapes, labels = (

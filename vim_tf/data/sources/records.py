@@ -120,7 +120,7 @@ def table_of(files):
 
 
 def make_whole_split(files, parse, max_pixels):
-    """Returns the split of all records of `files`; arguments as of `make_split_pair`."""
+    """Returns the split of all records of `files`; arguments are those of `make_split_pair`."""
     size = sum(file.take for file in files)
     return RecordSplit(tuple(files), size, hashing.ALL, parse, max_pixels)
 

@@ -61,7 +61,7 @@ def make_splits(config):
 
 
 def find_files(pattern, key):
-    """Returns the sorted paths behind `data.path`.
+    """Returns the sorted paths that `data.path` names.
 
     Args:
         pattern: a glob; or a folder, of which files with "tfrecord" or "-00000-of-00008" in
