@@ -46,7 +46,7 @@ def add_other_images(parser):
 
 
 def add_strategy(parser, strategies=OneProcess):
-    """Adds --strategy, one of a Literal, and --cpu-replicas, for `devices.make_strategy`."""
+    """Adds --strategy, one of a Literal, and --cpu-replicas, for `strategies.make_strategy`."""
     parser.add_argument(
         "--strategy",
         choices=get_args(strategies),

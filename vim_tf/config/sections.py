@@ -311,7 +311,7 @@ class OptimizerConfig:
 
 
 OneProcess = Literal["one_device", "mirrored"]
-Strategy = Literal[OneProcess, "multi_worker", "tpu"]  # of `devices.make_strategy`
+Strategy = Literal[OneProcess, "multi_worker", "tpu"]  # of `strategies.make_strategy`
 
 
 @dataclass(frozen=True)

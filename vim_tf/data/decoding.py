@@ -59,7 +59,7 @@ def decode_image(data, reduction=1, max_pixels=image_limits.LEAST):
 
 
 def decode_by_pillow(data, max_pixels, reduction=1):
-    """`headers.decode_with_pillow` as an operation, with the errors of `decode_image`."""
+    """`image_headers.decode_with_pillow` as an operation, with the errors of `decode_image`."""
 
     def decode(data, max_pixels, reduction):
         try:

@@ -89,7 +89,7 @@ def measure_reference(reference, extractor, metrics, batch_size, say):
     Args:
         reference: the `Reference`; its description gets the number and the hash of the images.
         extractor: the feature network.
-        metrics: of `measuring.METRICS`.
+        metrics: of `compute_metrics.METRICS`.
         batch_size: images at once.
         say: function of a line for the user.
 

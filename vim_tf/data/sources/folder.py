@@ -37,7 +37,7 @@ class Folder:
         root: the folder.
         key: the config key it comes from.
         names: paths relative to the root, with forward slashes, sorted.
-        headers: [n, 4] int64, the fields of `headers.Header`.
+        headers: [n, 4] int64, the fields of `image_headers.Header`.
         images: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held.
     """
 
