@@ -13,12 +13,13 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-large venv-peers demo test test-large test-referees test-floors kill-test fuzz lint docs wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint docs wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
 	@echo "make demo DATA=~/photos the same on a folder of images; into runs/demo-photos/"
 	@echo "make test               the quick tests"
+	@echo "make test-fast          those that need no TensorFlow, in seconds"
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
 	@echo "make test-referees      only those that hold figures and optimizers against other libraries"
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
@@ -123,6 +124,16 @@ demo: venv
 TWO_AT_A_TIME := -n 2 --dist loadfile
 # More words for pytest, such as --durations=30.
 PYTEST_ARGUMENTS ?=
+# What needs neither TensorFlow nor Keras, in seconds; importing either fails.
+FAST := $(addprefix tests/,config distribution/test_cluster.py export/test_release.py \
+    export/test_report.py metrics/test_codebook.py metrics/test_feature_file.py metrics/test_fid.py \
+    metrics/test_inception_score.py metrics/test_kid.py metrics/test_precision_recall.py \
+    metrics/test_unigram_baseline.py training_loop/test_reporter.py \
+    training_loop/test_training_warnings.py test_architecture.py test_formats.py test_messages.py \
+    test_packaging.py test_readme.py)
+test-fast: venv-test
+	$(python) -m pytest --without-tensorflow $(PYTEST_ARGUMENTS) $(FAST)
+
 test: venv-test
 	$(python) -m pytest $(TWO_AT_A_TIME) $(PYTEST_ARGUMENTS)
 

@@ -3,13 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when TensorFlow is imported
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from etils.epath import backend, gpath, register
 from filelock import FileLock
 from PIL import Image
@@ -17,15 +17,27 @@ from safetensors.numpy import save_file
 
 from vim_tf.config import loader
 
-# Only possible before TensorFlow's first operation: hence here, and not in a fixture.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-tf.get_logger().setLevel("ERROR")
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--without-tensorflow",
+        action="store_true",
+        help="refuse every import of TensorFlow and Keras: for tests that need neither",
+    )
 
 
 def pytest_configure(config):
-    """Keras saves weights by np.array(variable), whose protocol NumPy 2 has extended since."""
+    """Sets TensorFlow up before its first operation, which modules of tests may make."""
+    if config.getoption("--without-tensorflow"):
+        sys.modules["tensorflow"] = sys.modules["keras"] = None
+        return
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+    tf.get_logger().setLevel("ERROR")
+    # Keras saves weights by np.array(variable), whose protocol NumPy 2 has extended since.
     config.addinivalue_line(
         "filterwarnings", "ignore:__array__ implementation doesn't accept:DeprecationWarning"
     )
@@ -38,12 +50,16 @@ def two_replicas():
     A second one over the same devices would number its collective operations from the same start,
     and TensorFlow would take them for those of the first ("Shape mismatch in the collective").
     """
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture
 def bucket(monkeypatch):
     """A folder of TensorFlow's file system in memory, which is reached as a bucket is."""
+    import tensorflow as tf
+
     opened = type(backend.tf_backend).open
 
     def open_anew(self, path, mode):

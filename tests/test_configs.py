@@ -17,7 +17,7 @@ from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 FILES = {
     path.relative_to(ROOT / "configs").with_suffix("").as_posix(): path
     for path in sorted((ROOT / "configs").rglob("*.yaml"))
