@@ -197,6 +197,7 @@ class Watch(keras.callbacks.Callback):
         self.seen.append("end")
 
 
+@pytest.mark.large
 def test_run_training_calls_callbacks_and_lets_steps_print(tiny, tmp_path, monkeypatch, capsys):
     trainer = importlib.import_module("vim_tf.trainers.classifier_trainer").ClassifierTrainer
     evaluate = trainer.evaluate_batch
@@ -218,6 +219,7 @@ def test_run_training_calls_callbacks_and_lets_steps_print(tiny, tmp_path, monke
     assert vim_tf.load(tmp_path / "run").classes == 2
 
 
+@pytest.mark.large
 def test_a_callback_stops_a_training_that_goes_on_later(tiny, tmp_path):
     from vim_tf.errors import Interrupted
 

@@ -108,7 +108,7 @@ def test_the_text_that_keras_would_read_is_refused(path):
     with h5py.File(path, "w") as file:
         file["vars/0"] = np.zeros(3)
         file["vars/0"].attrs["dtype"] = "bfloat16"
-    refused(path, "has a dtype of its own")
+    refused(path, "has a dtype that HDF5 defines itself")
 
 
 def test_other_files_are_refused(path):
