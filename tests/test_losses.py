@@ -259,7 +259,7 @@ def test_every_adversarial_loss_of_the_config_exists():
     assert set(choices) == set(losses.ADVERSARIAL_LOSSES)
 
 
-def test_r1_penalty_sums_over_a_image():
+def test_r1_penalty_sums_over_an_image():
     gradient = normal(3, 4, 6, 3)
     expected = np.mean([np.sum(one**2) for one in gradient])
     np.testing.assert_allclose(losses.r1_penalty(gradient), expected, rtol=1e-5)

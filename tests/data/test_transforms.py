@@ -66,7 +66,7 @@ def test_a_batch_gets_a_window_for_each_image():
         np.testing.assert_allclose(got, pillow_window(image, window, (8, 12)), atol=0.02)
 
 
-def test_a_image_of_the_target_size_is_kept_exactly():
+def test_an_image_of_the_target_size_is_kept_exactly():
     pixels = random_image(32, 48)
     expected = pixels / 127.5 - 1
     for images in (pixels, pixels[None]):

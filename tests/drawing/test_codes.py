@@ -90,7 +90,7 @@ def test_every_image_of_a_code_is_equally_likely_an_example():
     assert np.all(np.abs(hits - expected) < 40)
 
 
-def test_every_patch_of_a_image_is_equally_likely_its_example():
+def test_every_patch_of_an_image_is_equally_likely_its_example():
     image = np.arange(4, dtype="uint8").reshape(1, 2, 2, 1).repeat(3, axis=3)
     hits = np.zeros(4)
     for seed in range(400):

@@ -31,7 +31,7 @@ def test_images_are_decoded_tokens(generator, images):
 
 
 @pytest.mark.parametrize("batch_size", [3, 100])
-def test_a_image_does_not_depend_on_its_batch(generator, images, batch_size):
+def test_an_image_does_not_depend_on_its_batch(generator, images, batch_size):
     calls = []
     again = generator.generate(
         LABELS, seed=3, batch_size=batch_size, callback=lambda *done: calls.append(done)

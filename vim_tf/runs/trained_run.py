@@ -104,11 +104,11 @@ class TrainedRun:
     @functools.cached_property
     def held_out(self):
         """The `HeldOut` of the first `COMPARED` images, worked out on first use."""
-        images = self.images(COMPARED)
-        images = normalize(images)
+        pixels = self.images(COMPARED)
+        images = normalize(pixels)
         tokens = self.tokenizer.tokenize(images)
         decoded = self.tokenizer.decode_tokens(tokens)
-        return HeldOut(images, *map(np.asarray, (images, tokens, decoded)))
+        return HeldOut(pixels, *map(np.asarray, (images, tokens, decoded)))
 
     def images(self, count, split="validation"):
         """Returns the first `count` images of a split: uint8 [n,H,W,3], n <= count."""

@@ -185,7 +185,7 @@ def test_a_file_that_is_no_image(ask, images, signature):
     np.testing.assert_array_equal(answer[output][[0, 2]], undisturbed[output][[0, 2]])
 
 
-def test_a_image_of_too_many_pixels(ask):
+def test_an_image_of_too_many_pixels(ask):
     file = tf.io.encode_png(tf.zeros([101, 100, 3], tf.uint8)).numpy()
     assert "at most 10,000" in ask("tokenize_bytes", image_bytes=[file])["error"][0]
 
