@@ -72,7 +72,7 @@ def test_the_wheel_holds_vim_tf_alone(setup, tmp_path):
     [wheel] = (tmp_path / "dist").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
 
-    about = f"vim_tf-{setup['metadata']['version']}.dist-info"
+    about = f"vim_tf-{vim_tf.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"vim_tf", about}
     modules = {
         re.sub("^export/", "vim_tf/export/", path.relative_to(source).as_posix())
@@ -81,7 +81,8 @@ def test_the_wheel_holds_vim_tf_alone(setup, tmp_path):
     }
     assert {name for name in names if name.endswith(".py")} == modules
     emoji = {
-        path.relative_to(source).as_posix() for path in (source / "vim_tf/data/emoji").iterdir()
+        path.relative_to(source).as_posix()
+        for path in (source / "vim_tf/data/sources/emoji").iterdir()
     }
     assert any(name.endswith(".tfrecord") for name in emoji)
     assert any("LICENSE" in name for name in emoji)
