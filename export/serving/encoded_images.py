@@ -14,7 +14,7 @@ from vim_tf.data import decoding, exif, image_limits, jpeg_markers, transforms
 
 DECODED_AT_A_TIME = 2  # rows of a request; a server with more cores answers more requests at once
 # At most, kept for later included: 7 for a PNG, 9 to 12 for a progressive JPEG, by its channels.
-BYTES_PER_PIXEL = 18
+BYTES_PER_PIXEL = 20
 _RATIOS = (1, 2, 4, 8)  # by which a JPEG can be decoded smaller
 _TOO_MANY_SCANS = (
     f"image_bytes is a JPEG of more than {jpeg_markers.SCANS} scans; send it with fewer"
