@@ -73,12 +73,10 @@ def add_sampling(parser):
     )
 
 
-SAMPLING = ("temperature", "top_k", "top_p", "guidance_scale")
-
-
 def sampling_settings(arguments):
     """Returns temperature, top_k, top_p and guidance_scale of parsed arguments, as a dict."""
-    return {name: getattr(arguments, name) for name in SAMPLING}
+    names = ("temperature", "top_k", "top_p", "guidance_scale")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def add_rejection(parser):

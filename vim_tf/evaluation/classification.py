@@ -68,14 +68,22 @@ def evaluate_classification(
     Raises:
         UserError: a value out of range, or a mistake in the run or the classifier.
     """
-    checks.at_least_one(n=n, batch_size=batch_size)
-    checks.one_of("split", split, ("validation", "train"))
+    runner.check_counts_and_split(n, batch_size, split)
     checks.rejection(reject, acceptance)
     judge = open_classifier(classifier, "classifier")
     opened = open_run(run, overrides, other_images)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    sampling["guidance_scale"] = guidance_scale
-    samples = runner.open_samples(opened, n, "balanced", seed, sampling, reject, acceptance)
+    samples = runner.open_samples(
+        opened,
+        n,
+        "balanced",
+        seed,
+        reject,
+        acceptance,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance_scale=guidance_scale,
+    )
     judge.check_classes(opened.class_names, "classifier")
     classes = judge.classes
     real = {"validation": "held-out images", "train": "training images"}[split]

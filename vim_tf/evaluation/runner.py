@@ -58,7 +58,7 @@ def evaluate_reconstruction(
     Raises:
         UserError: a value out of range, or a mistake in the run, the network or the images.
     """
-    _check(n, batch_size, split)
+    check_counts_and_split(n, batch_size, split)
     network = None
     if extractor is not None:
         network = open_extractor(extractor, resize, extractor_hash)
@@ -148,14 +148,23 @@ def evaluate_generation(
     Raises:
         UserError: a value out of range, or a mistake in the run, the network or the images.
     """
-    _check(n, batch_size, split)
+    check_counts_and_split(n, batch_size, split)
     checks.rejection(reject, acceptance)
     network = open_extractor(extractor, resize, extractor_hash)
     metrics = compute_metrics.choose_metrics(metrics, network)
     trained = open_run(run, overrides, other_images)
-    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    sampling["guidance_scale"] = guidance_scale
-    source = open_samples(trained, n, label_mode, seed, sampling, reject, acceptance)
+    source = open_samples(
+        trained,
+        n,
+        label_mode,
+        seed,
+        reject,
+        acceptance,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance_scale=guidance_scale,
+    )
     if reference is None:
         _, compared_with = _run_reference(trained, split, None)
     else:
@@ -174,7 +183,7 @@ def evaluate_generation(
     )
 
 
-def open_samples(trained, n, label_mode, seed, sampling, reject, acceptance):
+def open_samples(trained, n, label_mode, seed, reject, acceptance, **sampling):
     """Returns the `Samples` of a `TrainedRun`; UserError for one of stage 1.
 
     Args:
@@ -182,9 +191,9 @@ def open_samples(trained, n, label_mode, seed, sampling, reject, acceptance):
         n: number of samples.
         label_mode: as in `evaluate_generation`.
         seed: as there.
-        sampling: {"temperature": ...} and the other settings of `VIM.generate`.
         reject: as there.
         acceptance: as there.
+        **sampling: temperature and the other settings of `VIM.generate`.
     """
     if trained.vim is None:
         raise UserError(
@@ -230,7 +239,7 @@ def evaluate_images(
     Raises:
         UserError: a value out of range, or a mistake in the network or the images.
     """
-    _check(n, batch_size)
+    check_counts_and_split(n, batch_size)
     network = open_extractor(extractor, resize, extractor_hash)
     metrics = compute_metrics.choose_metrics(metrics, network)
     crops = [image_size if Path(path).is_dir() else None for path in (images, reference)]
@@ -244,7 +253,8 @@ def evaluate_images(
     return _judge(source, compared_with, "images", network, metrics, batch_size, allow_small_n)
 
 
-def _check(n, batch_size, split="validation"):
+def check_counts_and_split(n, batch_size, split="validation"):
+    """Raises UserError unless n and batch_size are 1 or more and the split is one of a run's."""
     checks.at_least_one(n=n, batch_size=batch_size)
     checks.one_of("split", split, ("validation", "train"))
 

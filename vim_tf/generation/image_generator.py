@@ -104,21 +104,23 @@ class ImageGenerator:
         """
         images, done = [], 0
         labels, n = self._check_labels(labels, n)
-        for batch in self.generate_batches(labels, n, batch_size, seed, **settings):
-            images.append(batch)
-            done += len(batch)
+        for tokens, rows in self._generate(labels, n, batch_size, seed, settings):
+            images.append(self.decode(tokens)[:rows])
+            done += rows
             if callback:
                 callback(done, n)
         return np.concatenate(images)
 
     def generate_batches(self, labels=None, n=None, batch_size=64, seed=0, **settings):
         """As `generate`, but yields uint8 [B,H,W,3], for more images than fit into memory."""
-        for tokens, rows in self._generate(labels, n, batch_size, seed, settings):
+        checked = self._check_labels(labels, n)
+        for tokens, rows in self._generate(*checked, batch_size, seed, settings):
             yield self.decode(tokens)[:rows]
 
     def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
         """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
-        for tokens, rows in self._generate(labels, n, batch_size, seed, settings):
+        checked = self._check_labels(labels, n)
+        for tokens, rows in self._generate(*checked, batch_size, seed, settings):
             yield tokens[:rows]
 
     def decode(self, tokens):
@@ -132,9 +134,9 @@ class ImageGenerator:
     def _generate(self, labels, n, batch_size, seed, settings):
         """Yields (tokens [B,N], number of rows that count), B the same for each batch.
 
-        The last batch is filled up with its last row: another B would be compiled again.
+        The last batch is filled up with its last row: another B would be compiled again. Labels
+        and n are those of `_check_labels`.
         """
-        labels, n = self._check_labels(labels, n)
         checks.at_least_one(batch_size=batch_size)
         if not isinstance(seed, numbers.Integral):
             raise UserError(f"seed is {seed}; it must be an integer")

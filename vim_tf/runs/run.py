@@ -193,9 +193,11 @@ class Run:
 
 def find_tokenizer_config(experiment):
     """Returns the `ViTVQGANConfig` of a VIM's tokenizer run; None if there is no such run yet."""
-    run = getattr(experiment.tokenizer, "run", None) if hasattr(experiment, "tokenizer") else None
-    config_path = Run(run).config_path if run else None
-    return loader.load_config([config_path]).model if config_path and config_path.exists() else None
+    tokenizer = getattr(experiment, "tokenizer", None)
+    if tokenizer is None or not tokenizer.run:
+        return None
+    config_path = Run(tokenizer.run).config_path
+    return loader.load_config([config_path]).model if config_path.exists() else None
 
 
 def find_preset(path):

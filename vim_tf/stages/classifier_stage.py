@@ -1,5 +1,7 @@
 """`experiment: classifier`: a classifier of the images' labels."""
 
+import functools
+
 import numpy as np
 
 from vim_tf.data.transforms import to_uint8
@@ -47,13 +49,17 @@ class ClassifierStage(Stage):
             )
         return ClassifierTrainer(self.experiment, len(names))
 
+    @functools.cached_property
+    def shown_images(self):
+        """The first held-out images, the same at each evaluation: [n,H,W,3] in [-1,1]."""
+        count = SHOWN_PER_CLASS * 4 * len(self.data.class_names)
+        return next(iter(self.data.evaluation(batch_size=count)))["image"]
+
     def draw_images(self):
         """Held-out images by the class that they are taken for, a row each."""
         names = self.data.class_names
-        batch = self.data.evaluation(batch_size=SHOWN_PER_CLASS * 4 * len(names))
-        shown = next(iter(batch))["image"]
-        taken_for = np.argmax(self.trainer.ema_model.predict(shown, verbose=0), -1)
-        images = to_uint8(shown)
+        taken_for = np.argmax(self.trainer.ema_model.predict(self.shown_images, verbose=0), -1)
+        images = to_uint8(self.shown_images)
         rows = np.full((len(names), SHOWN_PER_CLASS, *images.shape[1:]), 255, "uint8")
         for i, row in enumerate(rows):
             found = images[taken_for == i][:SHOWN_PER_CLASS]

@@ -1,5 +1,7 @@
 """`experiment: vit_vqgan`: the image tokenizer."""
 
+import functools
+
 from vim_tf.costs import operations
 from vim_tf.costs.memory import estimate_vit_vqgan
 from vim_tf.costs.parameters import count_vgg16
@@ -88,9 +90,14 @@ class ViTVQGANStage(Stage):
         """Returns a `ViTVQGANTrainer`."""
         return ViTVQGANTrainer(self.experiment)
 
+    @functools.cached_property
+    def shown_images(self):
+        """The first held-out images, the same at each evaluation: [n,H,W,3] in [-1,1]."""
+        return next(iter(self.data.evaluation(batch_size=SHOWN_IMAGES)))["image"]
+
     def draw_images(self):
         """Held-out images and their reconstructions."""
-        images = next(iter(self.data.evaluation(batch_size=SHOWN_IMAGES)))["image"]
+        images = self.shown_images
         reconstructions = to_uint8(self.trainer.ema_model(images))
         grid = grids.reconstruction_grid(to_uint8(images), reconstructions, zoom=zoom_of(images))
         return {"reconstructions": grid}
