@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-large venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint docs wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint types docs wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
@@ -21,11 +21,12 @@ help:
 	@echo "make test               the quick tests"
 	@echo "make test-fast          those that need no TensorFlow, in seconds"
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
-	@echo "make test-referees      only those that hold figures and optimizers against other libraries"
+	@echo "make test-referees      only those that compare figures and optimizers with other libraries"
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
 	@echo "make test-floors        some of the quick tests on the oldest Keras and Pillow that are taken"
 	@echo "make fuzz MINUTES=60    open damaged and hostile files"
 	@echo "make lint               ruff: rules and format"
+	@echo "make types              basedpyright, in its basic mode"
 	@echo "make docs               build the pages into site/; a broken link or reference is an error"
 	@echo "make wheel              build dist/*.whl"
 	@echo "make test-wheel         what a file that is missing from the wheel would break"
@@ -178,6 +179,9 @@ docs: $(VENV)-docs/.installed
 lint: venv-test
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+
+types: venv-test
+	$(VENV)/bin/basedpyright --pythonpath $(python)
 
 wheel: venv-test
 	rm -rf build dist

@@ -5,6 +5,7 @@ Each format is compared with Keras on real images before it is published.
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from vim_tf import command_line
 from vim_tf.config import checks
@@ -15,7 +16,7 @@ from vim_tf.export.release import FOLDERS, check_target
 EXIT_NOT_EQUAL = 1  # an export that is not what Keras computes
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.export",
@@ -53,28 +54,28 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
-    arguments = parse_arguments(arguments)
-    formats = checks.choose("--formats", command_line.split_names(arguments.formats), list(FOLDERS))
-    command_line.check_positive(vars(arguments), "max_pixels")
-    if arguments.max_pixels is not None and arguments.max_pixels > image_limits.MOST:
+    given = parse_arguments(arguments)
+    formats = checks.choose("--formats", command_line.split_names(given.formats), list(FOLDERS))
+    command_line.check_positive(vars(given), "max_pixels")
+    if given.max_pixels is not None and given.max_pixels > image_limits.MOST:
         raise UserError(
-            f"--max-pixels is {arguments.max_pixels}; it must be at most {image_limits.MOST:,}"
+            f"--max-pixels is {given.max_pixels}; it must be at most {image_limits.MOST:,}"
         )
-    check_target(arguments.to)
+    check_target(given.to)
 
     from vim_tf.export.export_run import NotEqualError, export_model
 
     try:
         result = export_model(
-            arguments.run,
-            arguments.to,
+            given.run,
+            given.to,
             formats=formats,
-            embed_block=arguments.embed_block,
-            max_pixels=arguments.max_pixels,
-            node_modules=arguments.node_modules,
-            overrides=arguments.set,
+            embed_block=given.embed_block,
+            max_pixels=given.max_pixels,
+            node_modules=given.node_modules,
+            overrides=given.set,
         )
     except NotEqualError as error:
         for failure in error.failures:

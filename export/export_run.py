@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import keras
 import tensorflow as tf
 
 import vim_tf
+from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.data import image_limits
 from vim_tf.errors import UserError
@@ -19,7 +21,7 @@ from vim_tf.export.release import FOLDERS, Release, check_target
 from vim_tf.export.serving import saved_model, serving_kit, warmup
 from vim_tf.export.serving.signatures import Signatures
 from vim_tf.generation.litert import load_litert
-from vim_tf.runs.trained_run import open_run
+from vim_tf.runs.trained_run import TrainedRun, open_run
 
 
 class NotEqualError(Exception):
@@ -30,7 +32,7 @@ class NotEqualError(Exception):
         report_dir: folder of the report.
     """
 
-    def __init__(self, failures, report_dir):
+    def __init__(self, failures: Sequence[str], report_dir: Path) -> None:
         super().__init__("; ".join(failures))
         self.failures, self.report_dir = failures, report_dir
 
@@ -55,15 +57,15 @@ class ExportResult:
 
 
 def export_model(
-    run,
-    out,
+    run: StrPath,
+    out: StrPath,
     *,
-    formats=("saved_model",),
-    embed_block=None,
-    max_pixels=None,
-    node_modules="node_modules",
-    overrides=(),
-):
+    formats: Sequence[str] = ("saved_model",),
+    embed_block: int | None = None,
+    max_pixels: int | None = None,
+    node_modules: StrPath = "node_modules",
+    overrides: Sequence[str] = (),
+) -> ExportResult:
     """Exports a run; each format is compared with Keras on real images before it is published.
 
     Args:
@@ -119,7 +121,7 @@ def _say(line):
     sys.stderr.write(f"{line}\n")
 
 
-def check_tools(formats, node_modules):
+def check_tools(formats: Sequence[str], node_modules: StrPath) -> None:
     """Raises UserError if a converter is missing, before anything is loaded or written.
 
     Args:
@@ -134,7 +136,14 @@ def check_tools(formats, node_modules):
         tfjs.check_tools(node_modules)
 
 
-def export(run, signatures, release, formats, node_modules, say):
+def export(
+    run: TrainedRun,
+    signatures: Signatures,
+    release: Release,
+    formats: Sequence[str],
+    node_modules: StrPath,
+    say: Callable[[str], object],
+) -> list[str]:
     """Exports a run into a `Release` and publishes it if every limit holds.
 
     Args:

@@ -6,18 +6,22 @@ row, random numbers. The weights, and the numbers up to rounding, are those of t
 
 import contextlib
 import functools
+from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from vim_tf.generation.litert_vim import NEXT_LOGITS
+from vim_tf.models.attention import Attention
 from vim_tf.models.quantizer import VectorQuantizer
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
 
 DECODE = "decode"
 TOKENIZE = "tokenize"
 
 
-def write_edge_model(tokenizer, folder):
+def write_edge_model(tokenizer: ViTVQGAN, folder: Path) -> None:
     """Writes a SavedModel of two signatures, float32, any number of rows B at once.
 
         decode      tokens int32 [B,N] -> images float32 [B,H,W,3] in [-1,1]
@@ -33,7 +37,7 @@ def write_edge_model(tokenizer, folder):
     _write_tokenizer(tokenizer, folder, (DECODE, TOKENIZE), parts)
 
 
-def write_decoder(tokenizer, folder):
+def write_decoder(tokenizer: ViTVQGAN, folder: Path) -> None:
     """Writes a SavedModel of `decode` alone, for converters that take one signature.
 
     It holds the weights of codebook and decoder, and no others. Arguments as of
@@ -42,7 +46,7 @@ def write_decoder(tokenizer, folder):
     _write_tokenizer(tokenizer, folder, (DECODE,), (tokenizer.quantizer, tokenizer.decoder))
 
 
-def write_generator(vim, folder):
+def write_generator(vim: VIM, folder: Path) -> None:
     """Writes a SavedModel of one signature, one position of a `VIM`, any number of rows B at once.
 
         next_logits     previous int32 [B], labels int32 [B], position int32 scalar, hidden float32
@@ -51,7 +55,7 @@ def write_generator(vim, folder):
 
     The caller keeps the keys and values, of which there may be any number M from `position`
     on, and puts those that come back at `position`. `hidden` is 0 before `position`, and
-    `transformer.HIDDEN` from there on, where the others have to be finite.
+    `attention.HIDDEN` from there on, where the others have to be finite.
 
     Args:
         vim: the `VIM`.
@@ -63,7 +67,7 @@ def write_generator(vim, folder):
     shape = [None, attention.heads, None, attention.head_dim]
 
     def next_logits(previous, labels, position, hidden, *cache):
-        pairs = list(zip(cache[::2], cache[1::2], strict=True))
+        pairs = tuple(zip(cache[::2], cache[1::2], strict=True))
         logits, entries = vim.next_logits_reading(previous, position, pairs, labels, hidden)
         flat = [array for entry in entries for array in entry]
         return {"logits": logits, **dict(zip(names, flat, strict=True))}
@@ -120,26 +124,28 @@ def _functions(tokenizer):
 
 @contextlib.contextmanager
 def _plain_layers(parts):
-    """Lets dense layers and norms be traced in the form that converters know.
+    """Lets layers be traced in the form that converters know.
 
     As Keras writes them, half of a converted decoder's operations compute shapes, each bias is a
     separate sum, which costs 8-bit weights 2 dB, and each norm keeps a minus in float32.
     """
-    plain = {keras.layers.Dense: _dense, keras.layers.LayerNormalization: _normalize}
-    every = [layer for part in parts for layer in _walk(part)]
-    layers = [layer for layer in every if type(layer) in plain]
-    quantizers = [layer for layer in every if isinstance(layer, VectorQuantizer)]
-    for layer in layers:
-        layer.call = functools.partial(plain[type(layer)], layer)
-    for quantizer in quantizers:
-        quantizer.affinity = functools.partial(_affinity, quantizer.affinity)
+    replaced = []  # (layer, name of a method, function)
+    for layer in (layer for part in parts for layer in _walk(part)):
+        if type(layer) is keras.layers.Dense:
+            replaced.append((layer, "call", functools.partial(_dense, layer)))
+        elif type(layer) is keras.layers.LayerNormalization:
+            replaced.append((layer, "call", functools.partial(_normalize, layer)))
+        elif isinstance(layer, VectorQuantizer):
+            replaced.append((layer, "affinity", functools.partial(_affinity, layer.affinity)))
+        elif isinstance(layer, Attention):
+            replaced += [(layer, "score", _score), (layer, "mix", _mix)]
+    for layer, name, function in replaced:
+        setattr(layer, name, function)
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.call
-        for quantizer in quantizers:
-            del quantizer.affinity
+        for layer, name, _ in replaced:
+            delattr(layer, name)
 
 
 def _walk(layer):
@@ -165,6 +171,16 @@ def _affinity(affinity, latents, codebook):
     """
     zero = tf.minimum(tf.reduce_min(tf.square(latents)), 0.0)
     return affinity(latents, codebook + zero)
+
+
+def _score(query, keys):
+    """`Attention.score` as sums: LiteRT would copy the cache for a product of matrices."""
+    return tf.reduce_sum(query * keys, axis=-1)
+
+
+def _mix(weights, values):
+    """`Attention.mix` as sums."""
+    return tf.reduce_sum(weights[..., tf.newaxis] * values, axis=2, keepdims=True)
 
 
 def _normalize(layer, x):

@@ -13,6 +13,7 @@ import os
 import shutil
 from pathlib import Path
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
 
@@ -21,7 +22,7 @@ REPORTS = "reports"
 SUMS = "SHA256SUMS"
 
 
-def check_target(out):
+def check_target(out: StrPath) -> None:
     """Raises UserError if `out` holds anything but earlier exports."""
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -42,7 +43,7 @@ class Release:
         UserError: it cannot be written to, or holds something else.
     """
 
-    def __init__(self, out):
+    def __init__(self, out: StrPath) -> None:
         check_target(out)
         self.out = Path(out)
         try:
@@ -73,19 +74,19 @@ class Release:
             yield from (int(name) for name in names if name.isdecimal())
 
     @property
-    def report_dir(self):
+    def report_dir(self) -> Path:
         """Where the report of this version lies."""
         return self.out / REPORTS / str(self.version)
 
-    def staged(self, export_format):
+    def staged(self, export_format: str) -> Path:
         """Returns the folder in which the files of a format are made."""
         return self._staging / FOLDERS[export_format]
 
-    def published(self, export_format):
+    def published(self, export_format: str) -> Path:
         """Returns the folder in which a format's files are found in the end."""
         return self.out / FOLDERS[export_format] / str(self.version)
 
-    def publish(self):
+    def publish(self) -> None:
         """Puts everything that was staged in place, one rename a format, with the files' hashes."""
         for export_format in FOLDERS:
             if self.staged(export_format).exists():
@@ -95,7 +96,7 @@ class Release:
                 os.rename(self.staged(export_format), target)
         shutil.rmtree(self._staging)
 
-    def discard(self):
+    def discard(self) -> None:
         """Deletes what was staged; the version's number stays used if it has a report."""
         shutil.rmtree(self._staging, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty

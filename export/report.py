@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +22,7 @@ class Limit:
     at_least: bool
     value: float
 
-    def holds(self, measured):
+    def holds(self, measured: float) -> bool:
         """Whether a value keeps the bound; NaN never does."""
         return measured >= self.value if self.at_least else measured <= self.value
 
@@ -27,12 +30,12 @@ class Limit:
         return f"{'>=' if self.at_least else '<='} {self.value:g}"
 
 
-def at_least(value):
+def at_least(value: float) -> Limit:
     """A lower bound."""
     return Limit(True, value)
 
 
-def at_most(value):
+def at_most(value: float) -> Limit:
     """An upper bound."""
     return Limit(False, value)
 
@@ -60,7 +63,7 @@ class Measurement:
     limits: dict = field(default_factory=dict)
 
     @property
-    def failures(self):
+    def failures(self) -> list[str]:
         """One line for each limit that does not hold."""
         return [
             f"{self.format} {self.name}: {key} is {self.values[key]:.6g}; it must be {limit}"
@@ -69,7 +72,7 @@ class Measurement:
         ]
 
 
-def compare_images(expected, actual):
+def compare_images(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     """Compares images of any one range of values `[-1,1]`, both [n,H,W,3] float32.
 
     Returns:
@@ -81,12 +84,12 @@ def compare_images(expected, actual):
     return {"max_error": float(np.max(np.abs(difference))), "psnr": psnr}
 
 
-def compare_tokens(expected, actual):
+def compare_tokens(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     """Returns {"tokens_equal": share of equal tokens} of two [n,N] int32 arrays."""
     return {"tokens_equal": float(np.mean(np.asarray(expected) == np.asarray(actual)))}
 
 
-def write_report(folder, about, measurements):
+def write_report(folder: Path, about: dict[str, Any], measurements: Sequence[Measurement]) -> None:
     """Writes the report as JSON and as a Markdown table.
 
     Args:
@@ -113,7 +116,7 @@ def _json_number(value):
     return value if math.isfinite(value) else str(value)
 
 
-def table(measurements):
+def table(measurements: Sequence[Measurement]) -> str:
     """Returns a Markdown table of measurements, a line each."""
     lines = [
         "| format | what | size | largest error | PSNR | tokens equal | an image | |",

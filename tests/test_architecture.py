@@ -88,7 +88,7 @@ def test_the_walk_sees_the_tree():
 
 # Low to high: a package imports itself and those before it, also inside functions.
 ORDER = (
-    *("errors", "versions", "messages", "files", "formats", "fingerprints"),
+    *("annotations", "errors", "versions", "messages", "files", "formats", "fingerprints"),
     *("npz_files", "noise", "config", "losses", "sampling", "distribution", "data", "metrics"),
     *("costs", "models", "runs", "trainers", "generation", "training_loop", "evaluation"),
     *("export", "drawing", "stages", "linear_probe", "command_line"),
@@ -163,6 +163,32 @@ def test_gradients_are_taken_in_trainers_only():
     }
     assert users
     assert all(within(name, ["vim_tf.trainers", "vim_tf.linear_probe"]) for name in users), users
+
+
+def public_functions(tree, prefix=""):
+    """(name, node) of each public function and method; with __init__ and __call__."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield from public_functions(node, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.FunctionDef):
+            if not node.name.startswith("_") or node.name in ("__init__", "__call__"):
+                yield prefix + node.name, node
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_public_functions_are_annotated(name):
+    lacking = []
+    for function, node in public_functions(TREES[name]):
+        given = node.args
+        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        bare = [
+            argument.arg
+            for argument in filter(None, arguments)
+            if argument.annotation is None and argument.arg not in ("self", "cls")
+        ]
+        if bare or node.returns is None:
+            lacking.append((function, bare))
+    assert not lacking
 
 
 FILES = SOURCES | {str(path.relative_to(TESTS)): path for path in TESTS.rglob("*.py")}

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from vim_tf import losses
 from vim_tf.config.sections import DiscriminatorConfig
-from vim_tf.models import vit_vqgan
 
 RNG = np.random.default_rng(0)
 
@@ -161,10 +160,6 @@ def test_scale_is_bounded_below_and_keeps_a_gradient():
     off = mean + 1
     (slope,) = gradients(lambda s: losses.logit_laplace_loss(off, s, images), worst + 40)
     assert np.all(slope < 0)  # a scale that fell too low can rise again
-
-
-def test_model_undoes_the_squeeze_of_the_loss():
-    assert losses.LOGIT_LAPLACE_EPSILON == vit_vqgan.LOGIT_LAPLACE_EPSILON
 
 
 def test_psnr_equals_numpy_and_is_capped():

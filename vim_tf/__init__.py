@@ -4,10 +4,11 @@ The names below are loaded on first use, so that a command line answers before T
 """
 
 import importlib
+from typing import Any
 
-from vim_tf.versions import VERSION as __version__  # noqa: F401, what packages call it
+from vim_tf.versions import VERSION as __version__  # noqa: F401, a package's usual name for it
 
-# Name -> the module that it lives in.
+# Public name -> the module that defines it.
 _HOMES = {
     "Classifier": "vim_tf.models.classifier",
     "ClassifierConfig": "vim_tf.config.sections",
@@ -36,14 +37,14 @@ _HOMES = {
     "run_linear_probe": "vim_tf.linear_probe.run",
     "run_training": "vim_tf.stages.training",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  # it reads only literals
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vim_tf' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})

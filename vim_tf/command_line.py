@@ -1,15 +1,19 @@
-"""What all command lines share: one line and exit code 2 for a mistake, and quiet TensorFlow."""
+"""Shared by all command lines: options, their checks, one-line errors and exit codes."""
 
+import argparse
 import errno
 import os
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.config.sections import OneProcess
+from vim_tf.config.values import TypeForm
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.messages import LONGEST_MESSAGE, shorten
 
@@ -24,19 +28,22 @@ _DISK_ERRORS = {
 }
 
 
-def quiet_tensorflow():
-    """Keeps TensorFlow's start-up notices off the terminal; call before it is imported."""
+def quiet_tensorflow() -> None:
+    """Hides TensorFlow's start-up notices; call it before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def add_overrides(parser, text="override single keys, for example --set data.batch_size=64 seed=1"):
-    """Adds `--set KEY=VALUE ...`, which may be given more than once; `text` is its help."""
+def add_overrides(
+    parser: argparse.ArgumentParser,
+    text: str = "override single keys, for example --set data.batch_size=64 seed=1",
+) -> None:
+    """Adds `--set KEY=VALUE ...`; it may be given more than once. `text` is its help."""
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=text
     )
 
 
-def add_other_images(parser):
+def add_other_images(parser: argparse.ArgumentParser) -> None:
     """Adds --other-images, see `trained_run.open_run`."""
     parser.add_argument(
         "--other-images",
@@ -45,8 +52,11 @@ def add_other_images(parser):
     )
 
 
-def add_strategy(parser, strategies=OneProcess):
-    """Adds --strategy, one of a Literal, and --cpu-replicas, for `strategies.make_strategy`."""
+def add_strategy(parser: argparse.ArgumentParser, strategies: TypeForm = OneProcess) -> None:
+    """Adds --strategy and --cpu-replicas, the arguments of `strategies.make_strategy`.
+
+    `strategies` is a Literal of the allowed values of --strategy.
+    """
     parser.add_argument(
         "--strategy",
         choices=get_args(strategies),
@@ -62,8 +72,8 @@ def add_strategy(parser, strategies=OneProcess):
     )
 
 
-def add_sampling(parser):
-    """Adds --seed and the settings of `VIM.generate`; `sampling_settings` gives the latter back."""
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds --seed and the settings of `VIM.generate`; `sampling_settings` reads these settings."""
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
@@ -73,13 +83,13 @@ def add_sampling(parser):
     )
 
 
-def sampling_settings(arguments):
-    """Returns temperature, top_k, top_p and guidance_scale of parsed arguments, as a dict."""
+def sampling_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns {name: value} of temperature, top_k, top_p and guidance_scale."""
     names = ("temperature", "top_k", "top_p", "guidance_scale")
     return {name: getattr(arguments, name) for name in names}
 
 
-def add_rejection(parser):
+def add_rejection(parser: argparse.ArgumentParser) -> None:
     """Adds --reject and --acceptance, see `generation.rejection`; `check_rejection` checks them."""
     parser.add_argument(
         "--reject",
@@ -92,13 +102,13 @@ def add_rejection(parser):
     )
 
 
-def check_rejection(options):
+def check_rejection(options: Mapping[str, Any]) -> None:
     """Raises UserError unless --reject and --acceptance are given together, and in range."""
     checks.rejection(options["reject"], options["acceptance"])
 
 
-def check_replicas(options):
-    """Raises UserError if --cpu-replicas is not a number of replicas that a CPU can have."""
+def check_replicas(options: Mapping[str, Any]) -> None:
+    """Raises UserError if --cpu-replicas is below 1 or above `checks.MOST_CPU_REPLICAS`."""
     check_positive(options, "cpu_replicas")
     if options["cpu_replicas"] > checks.MOST_CPU_REPLICAS:
         raise UserError(
@@ -107,27 +117,27 @@ def check_replicas(options):
         )
 
 
-def take_devices(options):
-    """Takes --strategy and --cpu-replicas out of options; returns them for `make_strategy`."""
+def take_devices(options: dict[str, Any]) -> dict[str, Any]:
+    """Removes --strategy and --cpu-replicas from options; returns them for `make_strategy`."""
     return {name: options.pop(name) for name in ("strategy", "cpu_replicas")}
 
 
-def check_positive(options, *names):
-    """Raises UserError for an option {name: value} that is given and below 1."""
+def check_positive(options: Mapping[str, Any], *names: str) -> None:
+    """Raises UserError if one of the named options is given and below 1."""
     for name in names:
         checks.at_least_one(**{f"--{name.replace('_', '-')}": options.get(name)})
 
 
-def split_names(text):
+def split_names(text: str) -> list[str]:
     """Returns the names in "fid, kid" as a list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_new_file(path, suffix):
-    """Returns the path of `--out`, refused before anything is computed.
+def check_new_file(path: StrPath, suffix: str) -> Path:
+    """Checks the path of `--out` before anything is computed, and returns it.
 
     Raises:
-        UserError: it has another suffix, its folder does not exist, or there is such a file.
+        UserError: it has another suffix, its folder does not exist, or the file exists.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
@@ -139,11 +149,11 @@ def check_new_file(path, suffix):
     return path
 
 
-def check_new_files(folder, names):
-    """Returns {name: path} in the folder of `--out`, which is made if it is not there.
+def check_new_files(folder: StrPath, names: Iterable[str]) -> dict[str, Path]:
+    """Returns {name: path} in the folder of `--out`; makes the folder if it does not exist.
 
     Raises:
-        UserError: it is a file, or holds a file of such a name.
+        UserError: the folder is a file, or holds a file with one of the names.
     """
     folder = Path(folder)
     paths = {name: folder / name for name in names}
@@ -157,11 +167,12 @@ def check_new_files(folder, names):
     return paths
 
 
-def run(main):
-    """Runs `main()` and exits: 0; or with one line on standard error 2 for a user's mistake, or 75.
+def run(main: Callable[[], None]) -> None:
+    """Runs `main()`; prints one line on standard error and exits if it raises.
 
-    75 is for a training that was asked to stop and has saved everything. With the environment
-    variable VIM_TF_DEBUG=1 a mistake is raised as it is, with its traceback.
+    The exit code is 2 for a user's mistake, and 75 for a training that was asked to stop and has
+    saved everything. With the environment variable VIM_TF_DEBUG=1 a mistake is raised unchanged,
+    with its traceback.
     """
     quiet_tensorflow()
     try:
@@ -177,8 +188,8 @@ def run(main):
         sys.exit(EXIT_USER_ERROR)
 
 
-def _as_user_error(error):
-    """Recognises mistakes that reach us as an error of a library; None for anything else."""
+def _as_user_error(error: Exception) -> UserError | None:
+    """Turns a library's error into a UserError if a user can fix its cause; otherwise None."""
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         where = f"{error.filename}: " if error.filename else ""
         return UserError(f"{where}{_DISK_ERRORS[error.errno]}; free it or choose another folder")
@@ -190,7 +201,7 @@ def _as_user_error(error):
             return mistake
     first_line = shorten(next(iter(str(error).splitlines()), ""))
     if isinstance(error, OSError) or _is_of_a_file_library(error):
-        for number, reason in _DISK_ERRORS.items():  # the system's message within the library's
+        for number, reason in _DISK_ERRORS.items():  # the library's message contains the system's
             if os.strerror(number) in str(error):
                 return UserError(f"{reason} ({first_line})")
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
@@ -207,10 +218,10 @@ def _as_user_error(error):
     return None
 
 
-def _is_of_a_file_library(error):
-    """Whether an exception's class is of a library that writes files, or h5py raised it.
+def _is_of_a_file_library(error: Exception) -> bool:
+    """Whether a library that writes files defines the exception's class, or h5py raised it.
 
-    h5py raises Python's own RuntimeError for a disk that is full.
+    h5py raises Python's RuntimeError when the disk is full.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
@@ -218,5 +229,5 @@ def _is_of_a_file_library(error):
     return root in ("tensorflow", "h5py", "etils") or raised_in.split(".")[0] == "h5py"
 
 
-def _one_line(message):
+def _one_line(message: object) -> str:
     return shorten(" ".join(str(message).split()), LONGEST_MESSAGE)

@@ -10,11 +10,11 @@ class UserError(ValueError):
 
 
 class DamagedError(UserError):
-    """A file of vim_tf's own that was cut short or changed; an older copy of it may still do."""
+    """A file that vim_tf wrote was cut short or changed; an older copy may still be usable."""
 
 
 class Interrupted(Exception):
-    """A run was asked to stop and has saved everything; the same command goes on.
+    """A run was asked to stop and has saved everything; the same command resumes it.
 
     Command lines print the message and exit with code 75, EX_TEMPFAIL of sysexits.h.
     """

@@ -5,12 +5,13 @@ import dataclasses
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 
 from vim_tf import command_line
 from vim_tf.evaluation.protocol import write_result
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.evaluate",
@@ -82,7 +83,7 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def _add_run(parser):
+def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, help="folder of a run")
     parser.add_argument(
         "--split",
@@ -94,13 +95,13 @@ def _add_run(parser):
     command_line.add_other_images(parser)
 
 
-def _add_out(parser):
+def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the result, a new .json file")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (default 64)")
     command_line.add_strategy(parser)
 
 
-def _add_common(parser, extractor):
+def _add_common(parser: argparse.ArgumentParser, extractor: str) -> None:
     _add_out(parser)
     parser.add_argument(
         "--extractor",
@@ -124,7 +125,7 @@ def _add_common(parser, extractor):
     )
 
 
-def _size(text):
+def _size(text: str) -> tuple[int, int]:
     """Parses "256" or "256x192" into (H, W)."""
     found = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not found:
@@ -132,7 +133,7 @@ def _size(text):
     return int(found[1]), int(found[2] or found[1])
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = vars(parse_arguments(words))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and their hashes."""
+"""Writes files atomically, and hashes them."""
 
 import hashlib
 import os
@@ -8,20 +8,22 @@ from pathlib import Path
 
 from etils import epath
 
+from vim_tf.annotations import StrPath
+
 _PART = 2**24  # bytes read at once
 
 
-def is_in_bucket(path):
-    """Whether a path is a URL such as gs://bucket/run; nothing there can be renamed or locked."""
+def is_in_bucket(path: StrPath) -> bool:
+    """Whether a path is a URL such as gs://bucket/run; files there cannot be renamed or locked."""
     return "://" in os.fspath(path)
 
 
-def write_atomically(path, data):
-    """Writes bytes or text so that the file is either the old one or the whole new one.
+def write_atomically(path: StrPath, data: bytes | str) -> None:
+    """Writes bytes or text: at any time the file is either the old one or the whole new one.
 
-    Several processes may write the same file at once; one of theirs is there in the end.
+    Several processes may write the same file at once; the file of one of them remains.
     """
-    if is_in_bucket(path):  # objects are always so
+    if is_in_bucket(path):  # an object is always written as a whole
         bucket_path = epath.Path(path)
         write = bucket_path.write_bytes if isinstance(data, bytes) else bucket_path.write_text
         write(data)
@@ -35,19 +37,19 @@ def write_atomically(path, data):
             file.write(data if isinstance(data, bytes) else data.encode())
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
+        os.chmod(temporary, 0o666 & ~_umask())  # only the owner may read a file of mkstemp
         os.replace(temporary, path)
     except OSError:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def hash_file(path):
+def hash_file(path: StrPath) -> str:
     """Returns the SHA-256 of a file's bytes as a hexadecimal string."""
     return measure_file(path)[1]
 
 
-def measure_file(path):
+def measure_file(path: StrPath) -> tuple[int, str]:
     """Returns (bytes, SHA-256 as a hexadecimal string) of a file, on a disk or in a bucket."""
     digest, size = hashlib.sha256(), 0
     with epath.Path(path).open("rb") as file:
@@ -57,15 +59,15 @@ def measure_file(path):
     return size, digest.hexdigest()
 
 
-def is_regular_file(path):
-    """Whether a path leads to a file that ends, and to no pipe or device."""
+def is_regular_file(path: StrPath) -> bool:
+    """Whether a path is a regular file; a pipe or a device may have no end."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
         return False
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,34 +1,40 @@
-"""What labels, tokens, features and weights were made from, and whether it is still the same.
+"""Says which images tokens, features and weights were made from, and whether they have changed.
 
 `fingerprint` makes a small dict of a data set. Caches, checkpoints, presets and features keep it.
-`difference` compares two of them. `FileTable` is the long form, with a row a file. It is kept in a
-separate file, and says which contents are known to be unchanged without reading them again.
+`difference` compares two of them. `FileTable` is the long form, with one row per file. It is kept
+in a separate file. It says which contents are unchanged, so that they need not be read again.
 """
+
+from __future__ import annotations
 
 import hashlib
 import io
 import itertools
 import os
 import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.files import is_in_bucket, write_atomically
 from vim_tf.formats import json_object
 from vim_tf.messages import shorten
 
-IMAGES_FILE = "images.npz"  # the tables, in the folder of what was made from the images
+IMAGES_FILE = "images.npz"  # the tables, next to the files that were made from the images
 CONTENT_BYTES = 16  # of a file's SHA-256; enough that no two files of a data set share them
-MOST_FOLDERS = 4_096  # that a fingerprint lists one by one
+MOST_FOLDERS = 4_096  # a fingerprint with more lists none
 _PART = 2**20  # bytes read at once
 _THREADS = 4
 _COUNT = {"type": "integer", "minimum": 0}
 _HASH = {"type": ["string", "null"], "maxLength": 64}
 _FOLDER = {"type": "array", "prefixItems": [_COUNT, _HASH, _HASH], "minItems": 3, "maxItems": 3}
-# The JSON Schema of `fingerprint`'s answer.
+# The JSON Schema of the result of `fingerprint`.
 SCHEMA = json_object(
     class_names={"type": "array", "items": {"type": "string"}},
     train=_COUNT,
@@ -44,12 +50,12 @@ SCHEMA = json_object(
     },
 )
 
-# That of `MadeFrom.describe`'s.
+# The JSON Schema of the result of `MadeFrom.describe`.
 MADE_FROM_SCHEMA = json_object(images=SCHEMA, tokenizer={"type": ["string", "null"]})
 
 
 class FileTable:
-    """The files of a data set: a row each, in the order in which the data set takes them.
+    """The files of a data set, one row each, in the order of the data set.
 
     Attributes:
         names: relative paths with forward slashes.
@@ -57,37 +63,44 @@ class FileTable:
         sizes: [n] int64, bytes.
         mtimes: [n] int64, nanoseconds; when a file was last written.
         contents: [n, CONTENT_BYTES] uint8, the start of each file's SHA-256.
-        known: [n] bool, whose contents are known.
+        known: [n] bool, whether the contents of the file are known.
     """
 
-    def __init__(self, names, paths, sizes, mtimes):
+    def __init__(
+        self,
+        names: Iterable[str],
+        paths: Iterable[StrPath],
+        sizes: Sequence[int] | np.ndarray,
+        mtimes: Sequence[int] | np.ndarray,
+    ) -> None:
         self.names, self.paths = tuple(names), tuple(paths)
         self.sizes, self.mtimes = np.asarray(sizes, np.int64), np.asarray(mtimes, np.int64)
         self.contents = np.zeros((len(self.names), CONTENT_BYTES), np.uint8)
         self.known = np.zeros(len(self.names), bool)
-        self._summary = None  # (number of known contents, what `summary` answered then)
+        # (Number of known contents, the result of `summary` at that time).
+        self._summary: tuple[int, dict[str, Any]] | None = None
 
     @classmethod
-    def of(cls, names, paths):
-        """Returns the table of files, of which only size and time are read."""
+    def of(cls, names: Iterable[str], paths: Sequence[StrPath]) -> FileTable:
+        """Returns the table of files; reads only their sizes and times."""
         stats = [_stat(path) for path in paths]
         return cls(names, paths, [size for size, _ in stats], [mtime for _, mtime in stats])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def read_contents(self, stopped=None):
+    def read_contents(self, stopped: Callable[[], bool] | None = None) -> None:
         """Reads the files whose contents are not known yet.
 
         Files in a bucket are left out: reading them twice costs money. A file that cannot be read
-        counts as one of no content.
+        counts as an empty one.
 
         Args:
             stopped: a function that says whether to stop early; None never does.
         """
         rows = [row for row in np.flatnonzero(~self.known) if not is_in_bucket(self.paths[row])]
 
-        def read(row):
+        def read(row: int) -> None:
             if stopped is None or not stopped():
                 digest = hash_contents(self.paths[row])
                 self.contents[row] = np.frombuffer(digest[:CONTENT_BYTES], np.uint8)
@@ -97,15 +110,15 @@ class FileTable:
             for _ in pool.map(read, rows, chunksize=64):
                 pass
 
-    def recall(self, kept):
-        """Takes over what is known of the contents, and reads files with another time again.
+    def recall(self, kept: FileTable) -> str | None:
+        """Takes over the known contents of `kept`; reads files again whose time has changed.
 
         Args:
             kept: the `FileTable` of the same data set that was kept before.
 
         Returns:
-            The name of the first file whose content or size is another one; None if there is none.
-            Files that only one of the two has are not looked at.
+            The name of the first file whose content or size has changed; None if there is none.
+            A file that only one of the two tables has is not looked at.
         """
         if self.names == kept.names:
             ours = theirs = np.arange(len(self))
@@ -126,20 +139,20 @@ class FileTable:
         changed = again.known & (again.contents != kept.contents[theirs[touched]]).any(1)
         return again.names[np.argmax(changed)] if changed.any() else None
 
-    def select(self, rows):
-        """Returns a table of some rows, whose contents are not known."""
+    def select(self, rows: np.ndarray) -> FileTable:
+        """Returns a table of some rows, without their contents."""
         names = [self.names[row] for row in rows]
         paths = [self.paths[row] for row in rows]
         return FileTable(names, paths, self.sizes[rows], self.mtimes[rows])
 
-    def summary(self):
+    def summary(self) -> dict[str, Any]:
         """Returns the table's part of a fingerprint."""
         known = int(self.known.sum())
         if self._summary is None or self._summary[0] != known:
             self._summary = known, self._summarize()
         return self._summary[1]
 
-    def _summarize(self):
+    def _summarize(self) -> dict[str, Any]:
         folders, start = {}, 0
         tops = (name.split("/", 1)[0] if "/" in name else "." for name in self.names)
         for top, run in itertools.groupby(tops):
@@ -156,8 +169,8 @@ class FileTable:
             "folders": {name: list(found) for name, found in folders.items()},
         }
 
-    def _hashes(self, start, stop, digits):
-        """Hashes of names with sizes, and of contents (None if one is not known)."""
+    def _hashes(self, start: int, stop: int, digits: int) -> tuple[str, str | None]:
+        """Hash of names and sizes, and hash of contents (None if a content is not known)."""
         digest = hashlib.sha256("\0".join(self.names[start:stop]).encode(errors="surrogateescape"))
         digest.update(self.sizes[start:stop].tobytes())
         contents = None
@@ -169,11 +182,13 @@ class FileTable:
 # Fingerprints -----------------------------------------------------------------------------------
 
 
-def fingerprint(class_names, train, validation, tables):
+def fingerprint(
+    class_names: Iterable[str], train: int, validation: int, tables: Mapping[str, FileTable]
+) -> dict[str, Any]:
     """Returns the fingerprint of a data set, a dict for JSON; `SCHEMA` describes it.
 
     Args:
-        class_names: name of class i at place i.
+        class_names: the names of the classes, in the order of their numbers.
         train: number of training images.
         validation: number of validation images.
         tables: {config key: `FileTable`} of the files that the images come from.
@@ -186,13 +201,13 @@ def fingerprint(class_names, train, validation, tables):
     }
 
 
-def difference(then, now):
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """Compares two fingerprints.
 
-    Contents are compared where both know them.
+    Contents are compared if both fingerprints know them.
 
     Returns:
-        What differs, in words that follow "made from other images: "; None if nothing does.
+        The differences, in words that follow "made from other images: "; None if there is none.
     """
     counts = []
     for what, before, after in (
@@ -210,12 +225,13 @@ def difference(then, now):
     return "; ".join([*counts, *([f"first difference {shorten(first)}"] if first else [])])
 
 
-def made_from_other_images(path, found, advice):
-    """Returns the UserError for something made from other images; `found` says what differs."""
+def made_from_other_images(path: StrPath, found: str, advice: str) -> UserError:
+    """Returns the UserError for a file made from other images; `found` is of `difference`."""
     return UserError(f"{path} was made from other images: {found}; {advice}")
 
 
-def _first_class(then, now):
+def _first_class(then: Sequence[str], now: Sequence[str]) -> str | None:
+    """The first class that differs, in words."""
     for before, after in itertools.zip_longest(then, now):
         if before != after:
             if len(then) == len(now):
@@ -224,7 +240,7 @@ def _first_class(then, now):
     return None
 
 
-def _first_folder(then, now):
+def _first_folder(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
     """The first folder whose names, sizes or contents differ, in words."""
     for key in sorted({*then["files"], *now["files"]}):
         before, after = then["files"].get(key), now["files"].get(key)
@@ -247,8 +263,8 @@ def _first_folder(then, now):
 # Files ------------------------------------------------------------------------------------------
 
 
-def hash_contents(path):
-    """Returns the SHA-256 of a file's bytes; that of nothing for a file that cannot be read."""
+def hash_contents(path: StrPath) -> bytes:
+    """Returns the SHA-256 of a file's bytes; of no bytes if the file cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb", buffering=0) as file:
@@ -259,7 +275,7 @@ def hash_contents(path):
     return digest.digest()
 
 
-def save(folder, tables):
+def save(folder: Path | epath.Path, tables: Mapping[str, FileTable]) -> None:
     """Writes the tables of a data set's files into a folder, for `load`.
 
     Args:
@@ -276,8 +292,8 @@ def save(folder, tables):
     write_atomically(folder / IMAGES_FILE, file.getvalue())
 
 
-def load(folder):
-    """Reads what `save` wrote; the tables do not know where the files are.
+def load(folder: StrPath) -> dict[str, FileTable]:
+    """Reads the tables that `save` wrote; they do not know where the files are now.
 
     Returns:
         {config key: `FileTable`}; {} if there is no such file, or if it is damaged.
@@ -285,17 +301,17 @@ def load(folder):
     try:
         file = io.BytesIO((epath.Path(folder) / IMAGES_FILE).read_bytes())
         with zipfile.ZipFile(file) as archive:
-            # Nothing is compressed, so that no more is read than lies there.
+            # Nothing may be compressed: a small file could expand to a huge one.
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 return {}
         with np.load(file) as arrays:
             keys = {name.rpartition(".")[0] for name in arrays}
             return {key: _load_table(arrays, key) for key in sorted(keys)}
-    except Exception:  # zipfile and NumPy raise whatever comes up on damaged archives
+    except Exception:  # zipfile and NumPy raise many kinds for a damaged archive
         return {}
 
 
-def _load_table(arrays, key):
+def _load_table(arrays: Mapping[str, np.ndarray], key: str) -> FileTable:
     text = arrays[f"{key}.names"].tobytes().decode(errors="surrogateescape")
     names = text.split("\0") if text else []
     sizes, mtimes = arrays[f"{key}.sizes"], arrays[f"{key}.mtimes"]
@@ -309,14 +325,14 @@ def _load_table(arrays, key):
     return table
 
 
-def common_folder(paths):
+def common_folder(paths: Sequence[StrPath]) -> tuple[str, list[str]]:
     """Returns (the folder that holds all paths, their names relative to it)."""
     prefix = os.path.commonprefix([str(path) for path in paths])
     folder = prefix[: prefix.rfind("/") + 1]
     return folder, [str(path)[len(folder) :] for path in paths]
 
 
-def _stat(path):
+def _stat(path: StrPath) -> tuple[int, int]:
     """(Bytes, nanoseconds of the last change) of a file."""
     if is_in_bucket(path):
         found = epath.Path(path).stat()

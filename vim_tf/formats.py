@@ -1,19 +1,22 @@
-"""Formats of the files that vim_tf writes: their numbers, and its JSON documents.
+"""Formats of the files that vim_tf writes: their numbers, and the JSON documents.
 
-Every file that carries meaning has a `format` number, and the version that wrote it. A rule that
-changes what such a file means raises the number here. A file of another number is refused: until
-0.1.0 is released no code reads what earlier commits wrote.
+Every such file has a `format` number and the version that wrote it. Raise the number here when the
+meaning of a file changes. A file with another number is refused: until 0.1.0 is released, no code
+reads the files of earlier commits.
 
-A JSON document also has a checksum of itself, so that a flipped bit is never taken for a value.
+A JSON document also has a checksum of its content, so that a flipped bit is never read as a value.
 """
 
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import DamagedError, UserError
 from vim_tf.files import is_in_bucket
 from vim_tf.messages import shorten
@@ -21,13 +24,13 @@ from vim_tf.versions import VERSION
 
 # Number 1 had no checksums and no fingerprints of images.
 NUMBERS = {
-    "run": 2,  # <run>/config.yaml, and what its keys mean
-    "checkpoint": 2,  # manifest.json, best.json, and the state beside them
-    "preset": 2,  # config.json, metadata.json, and the weights beside them
+    "run": 2,  # <run>/config.yaml, and the meaning of its keys
+    "checkpoint": 2,  # manifest.json, best.json, and the state next to them
+    "preset": 2,  # config.json, metadata.json, and the weights next to them
     "token cache": 2,  # header.json and the shards
     "features": 2,  # complete.json and the arrays of a probe's features
     "probe": 2,  # probe.json
-    "statistics": 2,  # kept statistics of a reference
+    "statistics": 2,  # statistics of a reference, kept for later runs
     "export": 2,  # generator.json, protocol.json and SHA256SUMS
 }
 WRITTEN_BY = f"vim_tf {VERSION}"
@@ -35,34 +38,36 @@ MOST_BYTES = 2**26  # of a JSON document; the largest, the header of a cache, na
 _SEAL = ("format", "written_by", "checksum")
 
 
-def to_json(kind, content):
+def to_json(kind: str, content: Mapping[str, Any]) -> str:
     """Returns the text of a JSON document with its format, its writer and its checksum.
 
     Args:
         kind: one of `NUMBERS`.
-        content: a dict that JSON can hold, without the keys "format", "written_by", "checksum".
+        content: a dict for JSON, without the keys "format", "written_by", "checksum".
     """
     document = {"format": NUMBERS[kind], "written_by": WRITTEN_BY, **content}
-    document = json.loads(json.dumps(document))  # as a reader will find it
+    document = json.loads(json.dumps(document))  # with the types that a reader will get
     return json.dumps({**document, "checksum": _checksum(document)}, indent=1) + "\n"
 
 
-def read_json(path, kind, advice, schema=None):
-    """Reads a document of `to_json`.
+def read_json(
+    path: StrPath, kind: str, advice: str, schema: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Reads a document that `to_json` made.
 
     Args:
         path: the file, on a disk or in a bucket.
         kind: one of `NUMBERS`.
-        advice: what to do about a file that cannot be used, for the error.
-        schema: JSON Schema of the content, `json_object` for example; None checks no more.
+        advice: what the user can do if the file cannot be used; part of the error.
+        schema: JSON Schema of the content, for example of `json_object`; None: no such check.
 
     Returns:
         The content, a dict without format, writer and checksum.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DamagedError: it was changed or cut short after it was written, or never was such a file.
-        UserError: it has another format, or is too large to be one.
+        DamagedError: it was changed or cut short after it was written, or is no such document.
+        UserError: it has another format, or is too large.
     """
     document = _parse(_read(path), path, advice)
     unsealed = {key: value for key, value in document.items() if key != "checksum"}
@@ -79,15 +84,15 @@ def read_json(path, kind, advice, schema=None):
     return content
 
 
-def check_format(path, kind, number, written_by, advice):
+def check_format(path: StrPath, kind: str, number: object, written_by: object, advice: str) -> None:
     """Raises UserError unless `number` is the present format of `kind`.
 
     Args:
         path: the file, for the error.
         kind: one of `NUMBERS`.
-        number: what the file says, anything; None if it says nothing.
-        written_by: what it says wrote it.
-        advice: what to do.
+        number: the format that the file states, of any type; None if it states none.
+        written_by: the writer that the file states.
+        advice: what the user can do.
     """
     if type(number) is int and number == NUMBERS[kind]:
         return
@@ -99,9 +104,9 @@ def check_format(path, kind, number, written_by, advice):
     )
 
 
-def check_schema(content, schema, path, advice):
+def check_schema(content: Any, schema: Mapping[str, Any], path: StrPath, advice: str) -> None:
     """Raises DamagedError unless the content of a document fits a JSON Schema; see `read_json`."""
-    import jsonschema  # takes a tenth of a second
+    import jsonschema  # importing it takes a tenth of a second
 
     problem = next(jsonschema.Draft202012Validator(schema).iter_errors(content), None)
     if problem is not None:
@@ -110,7 +115,7 @@ def check_schema(content, schema, path, advice):
         raise DamagedError(f"{path} is damaged: {place}: {reason}; {advice}")
 
 
-def json_object(**properties):
+def json_object(**properties: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the JSON Schema of an object that has all these properties, and no others."""
     return {
         "type": "object",
@@ -120,16 +125,16 @@ def json_object(**properties):
     }
 
 
-def _checksum(document):
+def _checksum(document: Mapping[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(path):
+def _read(path: StrPath) -> bytes:
     if is_in_bucket(path):
         data = epath.Path(path).read_bytes()
     else:
-        # Not blocking: a pipe instead of the file would wait for a writer for ever.
+        # O_NONBLOCK: opening a pipe would otherwise wait for a writer for ever.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise UserError(f"{path} is no regular file; give the one that vim_tf wrote")
@@ -139,10 +144,10 @@ def _read(path):
     return data
 
 
-def _parse(data, path, advice):
+def _parse(data: bytes, path: StrPath, advice: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
-    # Of a text that is no JSON, of one that is nested too deeply, of a number with too many digits.
+    # Text that is no JSON, JSON that is nested too deeply, or a number with too many digits.
     except (ValueError, RecursionError) as error:
         reason = shorten(str(error))
         raise DamagedError(f"{path} is damaged: it is no JSON ({reason}); {advice}") from None

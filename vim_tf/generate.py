@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from vim_tf import command_line
 from vim_tf.errors import UserError
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.generate",
@@ -36,35 +37,35 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
-    arguments = parse_arguments(arguments)
-    command_line.check_positive(vars(arguments), "n", "batch_size", "zoom", "per_class")
-    command_line.check_replicas(vars(arguments))
-    command_line.check_rejection(vars(arguments))
-    if arguments.litert is not None and arguments.strategy != "one_device":
+    parsed = parse_arguments(arguments)
+    command_line.check_positive(vars(parsed), "n", "batch_size", "zoom", "per_class")
+    command_line.check_replicas(vars(parsed))
+    command_line.check_rejection(vars(parsed))
+    if parsed.litert is not None and parsed.strategy != "one_device":
         raise UserError(
-            f"--litert uses all cores by itself, --strategy {arguments.strategy} cannot share it; "
+            f"--litert uses all cores by itself, --strategy {parsed.strategy} cannot share it; "
             "leave one of them out"
         )
-    out = command_line.check_new_file(arguments.out, ".png")
+    out = command_line.check_new_file(parsed.out, ".png")
 
     from vim_tf.distribution.strategies import make_strategy
     from vim_tf.drawing import grids
 
-    with make_strategy(arguments.strategy, arguments.cpu_replicas).scope():
-        images, names = _generate(arguments)
-    if arguments.per_class:
-        rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
-        image = grids.labelled_rows(rows, names, arguments.zoom)
+    with make_strategy(parsed.strategy, parsed.cpu_replicas).scope():
+        images, names = _generate(parsed)
+    if parsed.per_class:
+        rows = images.reshape(len(names), parsed.per_class, *images.shape[1:])
+        image = grids.labelled_rows(rows, names, parsed.zoom)
     else:
         columns = int(np.ceil(np.sqrt(len(images))))
-        image = grids.image_grid(images, columns, arguments.zoom)
+        image = grids.image_grid(images, columns, parsed.zoom)
     grids.write_png(out, image)
     sys.stdout.write(f"{len(images)} images: {out}\n")
 
 
-def _generate(arguments):
+def _generate(arguments: argparse.Namespace) -> tuple[np.ndarray, Sequence[str]]:
     """Returns the images, uint8 [n,H,W,3], and the names of the classes."""
     from tqdm import tqdm
 

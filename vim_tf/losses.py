@@ -7,12 +7,14 @@ where it is decided.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 from keras import ops
 
+from vim_tf.annotations import Tensor
+
 # Pixels are squeezed from [0,1] to [0.1,0.9] before their logit is taken, as in DALL-E's dVAE
-# (arXiv 2102.12092, appendix A.3): the logit of 0 and 1 is infinite. `models.vit_vqgan`, which
-# undoes the squeeze, has the same constant; a test holds them equal.
+# (arXiv 2102.12092, appendix A.3): the logit of 0 and 1 is infinite. `ViTVQGAN` undoes it.
 LOGIT_LAPLACE_EPSILON = 0.1
 
 # Soft lower bound of log b. Flat areas (a white background) can be met exactly, where the density
@@ -36,7 +38,7 @@ def _unit_range(images):
 # Vector quantisation ----------------------------------------------------------------------------
 
 
-def codebook_loss(latents, codes):
+def codebook_loss(latents: Tensor, codes: Tensor) -> Tensor:
     """||stop_gradient(latents) - codes||^2: moves the codes to the latents (section 3.2).
 
     Args:
@@ -50,7 +52,7 @@ def codebook_loss(latents, codes):
     return ops.mean(ops.sum(ops.square(ops.stop_gradient(latents) - codes), axis=-1))
 
 
-def commitment_loss(latents, codes):
+def commitment_loss(latents: Tensor, codes: Tensor) -> Tensor:
     """||latents - stop_gradient(codes)||^2: moves the latents to their codes.
 
     Shapes and reductions are those of `codebook_loss`; beta is the caller's weight.
@@ -59,7 +61,9 @@ def commitment_loss(latents, codes):
     return ops.mean(ops.sum(ops.square(latents - ops.stop_gradient(codes)), axis=-1))
 
 
-def entropy_loss(affinities, temperature, average=None):
+def entropy_loss(
+    affinities: Tensor, temperature: float, average: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Mean entropy of each latent's soft choice minus the entropy of the mean choice.
 
     Small where every latent is sure of its code and all codes are used alike; from -log K to 0.
@@ -88,7 +92,7 @@ def entropy_loss(affinities, temperature, average=None):
 # Pixels -----------------------------------------------------------------------------------------
 
 
-def l2_loss(reconstruction, images):
+def l2_loss(reconstruction: Tensor, images: Tensor) -> Tensor:
     """Mean squared error of pixels in [0,1]; both [B,H,W,3] in [-1,1]."""
     return ops.mean(ops.square(_unit_range(reconstruction) - _unit_range(images)))
 
@@ -97,12 +101,12 @@ def _bounded(log_scale):
     return MIN_LOG_SCALE + ops.softplus(log_scale - MIN_LOG_SCALE)
 
 
-def logit_laplace_loss(mean, log_scale, images):
+def logit_laplace_loss(mean: Tensor, log_scale: Tensor, images: Tensor) -> Tensor:
     """The mean of `logit_laplace` over images: float32 scalar."""
     return ops.mean(logit_laplace(mean, log_scale, images))
 
 
-def logit_laplace(mean, log_scale, images):
+def logit_laplace(mean: Tensor, log_scale: Tensor, images: Tensor) -> Tensor:
     """Negative log-likelihood of pixels under the logit-Laplace density, less the constant ln 2.
 
     With y the pixel squeezed to [0.1,0.9], the density of y is that of a sigmoid of a Laplace
@@ -129,7 +133,7 @@ def logit_laplace(mean, log_scale, images):
     return ops.mean(nats, axis=(1, 2, 3))
 
 
-def psnr(a, b):
+def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, at most `PSNR_CAP`.
 
     Args:
@@ -152,7 +156,7 @@ def _unit_length(features):
     return features * ops.rsqrt(ops.sum(ops.square(features), axis=-1, keepdims=True) + 1e-8)
 
 
-def perceptual_loss(features_a, features_b):
+def perceptual_loss(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
     """Distance of two images in the features of a frozen network.
 
     The paper says "perceptual loss (VGG)" and no more. As in LPIPS (arXiv 1801.03924) each
@@ -174,7 +178,7 @@ def perceptual_loss(features_a, features_b):
     return sum(layers) / len(layers)
 
 
-def non_saturating_discriminator_loss(real_logits, fake_logits):
+def non_saturating_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Non-saturating loss of the discriminator (arXiv 1406.2661): softplus(-real) + softplus(fake).
 
     Args:
@@ -188,13 +192,13 @@ def non_saturating_discriminator_loss(real_logits, fake_logits):
     return ops.mean(ops.softplus(-real_logits)) + ops.mean(ops.softplus(fake_logits))
 
 
-def non_saturating_generator_loss(fake_logits):
+def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
     """Non-saturating loss of the autoencoder: mean softplus(-fake) of logits [B]."""
     (fake_logits,) = _float32(fake_logits)
     return ops.mean(ops.softplus(-fake_logits))
 
 
-def hinge_discriminator_loss(real_logits, fake_logits):
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Hinge loss of the discriminator (arXiv 1705.02894): max(0, 1 - real) + max(0, 1 + fake).
 
     Logits beyond a margin of 1 on the right side no longer move it.
@@ -210,7 +214,7 @@ def hinge_discriminator_loss(real_logits, fake_logits):
     return ops.mean(ops.relu(1.0 - real_logits)) + ops.mean(ops.relu(1.0 + fake_logits))
 
 
-def hinge_generator_loss(fake_logits):
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
     """The autoencoder's counterpart of the hinge loss: mean -fake of logits [B]; has no bound."""
     (fake_logits,) = _float32(fake_logits)
     return -ops.mean(fake_logits)
@@ -223,7 +227,7 @@ ADVERSARIAL_LOSSES = {
 }
 
 
-def r1_penalty(gradients):
+def r1_penalty(gradients: Tensor) -> Tensor:
     """Squared length of the real logits' gradient (arXiv 1801.04406); gamma / 2 is the caller's.
 
     Args:
@@ -239,7 +243,7 @@ def r1_penalty(gradients):
 # Tokens and labels ------------------------------------------------------------------------------
 
 
-def cross_entropy(logits, targets):
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean negative log-likelihood in nats, of tokens or of labels.
 
     Args:

@@ -1,13 +1,15 @@
-"""The hash that samples, dropout masks and seeds are made of, in Keras and in NumPy."""
+"""The hash that makes samples, dropout masks and seeds, in Keras and in NumPy."""
 
 import numpy as np
 from keras import ops
 
+from vim_tf.annotations import Tensor
+
 _FACTORS = np.array([0x85EBCA6B, 0xC2B2AE35], "uint32")
 
 
-def mix(x):
-    """MurmurHash3's 32-bit finaliser, a bijection of uint32 that spreads every bit over all."""
+def mix(x: Tensor) -> Tensor:
+    """MurmurHash3's 32-bit finaliser, a bijection of uint32: each bit changes all bits."""
     x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
     x = ops.multiply(x, _FACTORS[0])
     x = ops.bitwise_xor(x, ops.bitwise_right_shift(x, 13))
@@ -15,7 +17,7 @@ def mix(x):
     return ops.bitwise_xor(x, ops.bitwise_right_shift(x, 16))
 
 
-def mix_array(x):
+def mix_array(x: np.ndarray) -> np.ndarray:
     """`mix` of a NumPy array of uint32."""
     x = (x ^ (x >> np.uint32(16))) * _FACTORS[0]
     x = (x ^ (x >> np.uint32(13))) * _FACTORS[1]

@@ -1,12 +1,17 @@
-"""Arrays in .npz files that may come from a stranger: every size is known before it is read."""
+"""Reads arrays from .npz files of strangers: every size is checked before the array is read."""
+
+from __future__ import annotations
 
 import contextlib
 import math
 import os
 import zipfile
+from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.messages import reason_of, shorten
 
@@ -14,19 +19,19 @@ MOST_TEXT = 1_000  # characters
 
 
 @contextlib.contextmanager
-def open_npz(path, name, needs):
-    """Opens an .npz, and turns whatever is wrong with it into one line.
+def open_npz(path: StrPath, name: StrPath, needs: str) -> Iterator[NpzFile]:
+    """Opens an .npz, and turns every error about it into one line.
 
     Args:
         path: the file.
-        name: what errors call it.
-        needs: what it must be, for errors.
+        name: the name of the file in errors.
+        needs: a sentence about the file that is needed, for errors.
 
     Yields:
         An `NpzFile`.
 
     Raises:
-        UserError: no regular file, no .npz, or a damaged one, found here or while it is read.
+        UserError: no regular file, no .npz, or a damaged one; also while the file is read.
     """
     if not os.path.isfile(path):
         raise UserError(f"{name} does not exist, or is no regular file; {needs}")
@@ -42,30 +47,30 @@ def open_npz(path, name, needs):
 
 
 class NpzFile:
-    """An open .npz; what is wrong with it raises ValueError, or what zipfile raises.
+    """An open .npz; a wrong file raises ValueError or the errors of zipfile.
 
     Args:
         archive: a `zipfile.ZipFile`.
 
     Attributes:
-        names: set of the names of its arrays.
+        names: the names of its arrays, a set.
     """
 
-    def __init__(self, archive):
+    def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         members = [name for name in archive.namelist() if name.endswith(".npy")]
         self.names = {name.removesuffix(".npy") for name in members}
         if len(self.names) < len(members):
             raise ValueError("it holds several arrays of one name")
 
-    def header(self, name):
-        """Returns (shape, dtype) of an array of numbers or text, whose bytes are all there."""
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Returns (shape, dtype) of an array of numbers or text; checks its number of bytes."""
         with self.open(name) as (_, shape, dtype):
             return shape, dtype
 
     @contextlib.contextmanager
-    def open(self, name):
-        """Gives (the array as a file at its first byte, its shape, its dtype)."""
+    def open(self, name: str) -> Iterator[tuple[IO[bytes], tuple[int, ...], np.dtype]]:
+        """Yields (the array as a file at its first byte, its shape, its dtype)."""
         member = self._archive.getinfo(f"{name}.npy")
         with self._archive.open(member) as file:
             modern = np.lib.format.read_magic(file) >= (2, 0)
@@ -86,14 +91,14 @@ class NpzFile:
                 )
             yield file, shape, dtype
 
-    def read(self, name):
-        """Returns an array; look at its `header` before, which says how large it is."""
+    def read(self, name: str) -> np.ndarray:
+        """Returns an array; check its size with `header` first."""
         self.header(name)
         with self._archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
-    def read_text(self, name):
-        """Returns one short text, or None if there is no array of the name."""
+    def read_text(self, name: str) -> str | None:
+        """Returns one short text, or None if there is no array of this name."""
         if name not in self.names:
             return None
         shape, dtype = self.header(name)
@@ -101,8 +106,8 @@ class NpzFile:
             raise ValueError(f"{name} is no short text")
         return str(self.read(name))
 
-    def read_integer(self, name):
-        """Returns one integer, or None if there is no array of the name."""
+    def read_integer(self, name: str) -> int | None:
+        """Returns one integer, or None if there is no array of this name."""
         if name not in self.names:
             return None
         shape, dtype = self.header(name)

@@ -2,15 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from vim_tf import command_line
 from vim_tf.config import loader
+from vim_tf.config.experiments import LinearProbeExperiment
 from vim_tf.config.sections import Strategy
 from vim_tf.distribution import cluster
 from vim_tf.errors import UserError
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.probe",
@@ -30,29 +32,30 @@ def parse_arguments(arguments=None):
     command_line.add_other_images(parser)
     command_line.add_strategy(parser, Strategy)
     parser.add_argument("--out", metavar="DIR", help="for the result (default <run>/probe)")
-    parser.set_defaults(strategy=None, cpu_replicas=None)  # what the config says
+    parser.set_defaults(strategy=None, cpu_replicas=None)  # None: the config decides
     parsed = parser.parse_args(arguments)
     parsed.command_line = sys.argv[1:] if arguments is None else list(arguments)
     return parsed
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
-    arguments = parse_arguments(arguments)
-    moved = [text for text in arguments.set if text.startswith("data.")]
-    overrides = [text for text in arguments.set if text not in moved]
+    options = parse_arguments(arguments)
+    moved = [text for text in options.set if text.startswith("data.")]
+    overrides = [text for text in options.set if text not in moved]
     for key in ("run", "blocks", "head", "strategy", "cpu_replicas"):
-        if getattr(arguments, key) is not None:
-            overrides.append(f"{key}={getattr(arguments, key)}")
-    experiment = loader.load_config(arguments.config, ["experiment=linear_probe", *overrides])
+        if getattr(options, key) is not None:
+            overrides.append(f"{key}={getattr(options, key)}")
+    experiment = loader.load_config(options.config, ["experiment=linear_probe", *overrides])
+    assert isinstance(experiment, LinearProbeExperiment)
     if experiment.run is None:
         raise UserError("--run is missing; name the folder of a trained VIM")
 
     cluster.announce(experiment.strategy)
     from vim_tf.linear_probe.run import fit_probe
 
-    command = ["python", "-m", "vim_tf.probe", *arguments.command_line]
-    result = fit_probe(experiment, arguments.out, moved, command, arguments.other_images)
+    command = ["python", "-m", "vim_tf.probe", *options.command_line]
+    result = fit_probe(experiment, options.out, moved, command, options.other_images)
     sys.stdout.write(str(result) if result else "")
 
 

@@ -6,26 +6,28 @@ machine, or for several trainings (`tokenizer.cache`).
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from vim_tf import command_line
 from vim_tf.config import loader
+from vim_tf.config.experiments import VIMExperiment
 from vim_tf.errors import UserError
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m vim_tf.tokenize_dataset", description=__doc__)
     parser.add_argument("--config", action="append", required=True, metavar="YAML")
     command_line.add_overrides(parser)
     parser.add_argument("--out", help="folder of the cache; tokenizer.cache if not given")
-    arguments = parser.parse_args(arguments)
-    experiment = loader.load_config(arguments.config, arguments.set)
-    if experiment.experiment != "vim":
+    options = parser.parse_args(arguments)
+    experiment = loader.load_config(options.config, options.set)
+    if not isinstance(experiment, VIMExperiment):
         raise UserError(
-            f"{arguments.config[-1]} is a config of experiment {experiment.experiment}; "
+            f"{options.config[-1]} is a config of experiment {experiment.experiment}; "
             "token caches are made for experiment vim"
         )
-    folder = arguments.out or experiment.tokenizer.cache
+    folder = options.out or experiment.tokenizer.cache
     if not folder:
         raise UserError("no folder for the cache; give --out or tokenizer.cache")
 

@@ -1,21 +1,23 @@
-"""Trains what a config describes: `python -m vim_tf.train --config configs/emoji/vit_vqgan.yaml`.
+"""Runs the training of a config: `python -m vim_tf.train --config configs/emoji/vit_vqgan.yaml`.
 
 Running the same command again resumes.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vim_tf import command_line
 from vim_tf.config import loader
+from vim_tf.config.experiments import Experiment, LinearProbeExperiment
 from vim_tf.distribution import cluster
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run, find_tokenizer_config
 from vim_tf.stages import registry
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.train",
@@ -62,43 +64,43 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
-    arguments = parse_arguments(arguments)
-    if arguments.deterministic:
-        arguments.set = [*arguments.set, "training.deterministic=true"]
-    experiment = loader.load_config(arguments.config, arguments.set)
-    if arguments.print_config:
+    parsed = parse_arguments(arguments)
+    if parsed.deterministic:
+        parsed.set = [*parsed.set, "training.deterministic=true"]
+    experiment = loader.load_config(parsed.config, parsed.set)
+    if parsed.print_config:
         sys.stdout.write(loader.to_yaml(experiment))
         return
-    if arguments.flops is not None or arguments.bandwidth is not None:
-        _predict(experiment, arguments)
+    if parsed.flops is not None or parsed.bandwidth is not None:
+        _predict(experiment, parsed)
         return
-    if experiment.experiment == "linear_probe":
-        _probe(experiment, arguments)
+    if isinstance(experiment, LinearProbeExperiment):
+        _probe(experiment, parsed)
         return
-    if arguments.describe:
+    if parsed.describe:
         from vim_tf.stages.describe import describe
 
         describe(experiment)
         return
-    if arguments.dry_run:
+    if parsed.dry_run:
         from vim_tf.stages.dry_run import dry_run
 
         dry_run(experiment)
         return
-    run = Run(arguments.workdir or _default_workdir(arguments.config[-1]))
+    run = Run(parsed.workdir or _default_workdir(parsed.config[-1]))
     cluster.announce(experiment.training.strategy)
     run.check(experiment)
     from vim_tf.stages.training import run_training
 
     results = run_training(experiment, run.path)
-    if results:  # those of another worker are the chief's
+    if results:  # empty on a worker that is not the chief
         summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
         sys.stdout.write(f"done: {summary}\nimages: {run.image_dir}\npreset: {run.preset_dir}\n")
 
 
-def _predict(experiment, arguments):
+def _predict(experiment: Experiment, arguments: argparse.Namespace) -> None:
     from vim_tf.costs.step_time import predict
 
     if not arguments.dry_run or None in (arguments.flops, arguments.bandwidth):
@@ -106,13 +108,14 @@ def _predict(experiment, arguments):
     count_step = registry.kind_of(experiment).count_step
     if count_step is None:
         raise UserError(f"no step of experiment {experiment.experiment} is predicted")
+    assert not isinstance(experiment, LinearProbeExperiment)  # kind_of refused it
     hardware = arguments.flops, arguments.bandwidth, arguments.devices
     found = predict(experiment, count_step, *hardware, find_tokenizer_config(experiment))
     sys.stdout.write(f"{found.format()}\n")
 
 
-def _probe(experiment, arguments):
-    """What `python -m vim_tf.probe --config` does; a probe is fitted, not trained step by step."""
+def _probe(experiment: LinearProbeExperiment, arguments: argparse.Namespace) -> None:
+    """Fits a probe as `python -m vim_tf.probe --config` does: without steps."""
     for name in ("describe", "dry_run"):
         if getattr(arguments, name):
             raise UserError(
@@ -127,7 +130,7 @@ def _probe(experiment, arguments):
     sys.stdout.write(str(result) if result else "")
 
 
-def _default_workdir(config):
+def _default_workdir(config: str) -> Path:
     path = Path(config)
     return Path("runs") / (f"{path.parent.name}_{path.stem}" if path.parent.name else path.stem)
 

@@ -7,7 +7,7 @@ VERSION = "0.1.0"
 PACKAGES = ("tensorflow", "keras", "numpy", "Pillow")
 
 
-def installed_versions():
+def installed_versions() -> dict[str, str]:
     """Returns {package: version} of vim_tf, Python and `PACKAGES`."""
     versions = {"vim_tf": VERSION, "python": platform.python_version()}
     return versions | {name.lower(): metadata.version(name) for name in PACKAGES}

@@ -1,14 +1,15 @@
-"""Images of a run for a person: `python -m vim_tf.views --run runs/x --out folder/`.
+"""Draws images of a run for people: `python -m vim_tf.views --run runs/x --out folder/`.
 
-codes.png: what the codes look like; attention.png: where the transformers attend; neighbours.png
-and neighbours.json: a VIM's samples beside the training images nearest to them. See
-docs/views.md.
+codes.png: the codes as images; attention.png: where the transformers attend; neighbours.png and
+neighbours.json: a VIM's samples next to their nearest training images. See docs/views.md.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from vim_tf import command_line
+from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run
@@ -21,7 +22,7 @@ FILES = {
 }
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.views",
@@ -47,8 +48,8 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def choose_views(folder, text):
-    """Returns the views of a run that `--views` asks for; UserError for one it does not have."""
+def choose_views(folder: StrPath, text: str | None) -> Sequence[str]:
+    """Returns the views in the text of `--views`; UserError for one that the run does not have."""
     kind = registry.kind_of(Run(folder).load_experiment())
     name = kind.experiment.experiment
     if not kind.views:
@@ -65,13 +66,13 @@ def choose_views(folder, text):
     return views
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
-    arguments = parse_arguments(arguments)
-    command_line.check_positive(vars(arguments), "n", "batch_size")
-    views = choose_views(arguments.run, arguments.views)
+    parsed = parse_arguments(arguments)
+    command_line.check_positive(vars(parsed), "n", "batch_size")
+    views = choose_views(parsed.run, parsed.views)
     names = [name for view in views for name in FILES[view]]
-    paths = command_line.check_new_files(arguments.out, names)
+    paths = command_line.check_new_files(parsed.out, names)
 
     from vim_tf.drawing import grids
     from vim_tf.drawing.attention import view_attention
@@ -80,19 +81,17 @@ def main(arguments=None):
     from vim_tf.evaluation.protocol import write_result
     from vim_tf.runs.trained_run import open_run
 
-    run = open_run(arguments.run, arguments.set, arguments.other_images)
-    # The sampling first: it refuses settings that are out of range.
+    run = open_run(parsed.run, parsed.set, parsed.other_images)
+    # Sampling comes first, because it refuses settings that are out of range.
     if "neighbours" in views:
-        settings = command_line.sampling_settings(arguments)
-        image, report = view_neighbours(
-            run, arguments.n, arguments.seed, arguments.batch_size, settings
-        )
+        settings = command_line.sampling_settings(parsed)
+        image, report = view_neighbours(run, parsed.n, parsed.seed, parsed.batch_size, settings)
         grids.write_png(paths["neighbours.png"], image)
         write_result(paths["neighbours.json"], report)
     if "attention" in views:
-        grids.write_png(paths["attention.png"], view_attention(run, arguments.split))
+        grids.write_png(paths["attention.png"], view_attention(run, parsed.split))
     if "codes" in views:
-        image = view_codes(run, arguments.split, arguments.seed, arguments.batch_size)
+        image = view_codes(run, parsed.split, parsed.seed, parsed.batch_size)
         grids.write_png(paths["codes.png"], image)
     sys.stdout.write("\n".join(str(paths[name]) for name in names) + "\n")
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from vim_tf import formats
+from vim_tf.annotations import StrPath
 from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
 from vim_tf.export.plain_models import DECODE, write_decoder
 from vim_tf.export.report import Measurement, at_least, at_most, compare_images
+from vim_tf.runs.trained_run import TrainedRun
 
 VERSION = "4.22.0"
 PIP_LINE = f"pip install --no-deps tensorflowjs=={VERSION} six importlib-resources"
@@ -48,12 +50,12 @@ LIMITS = {
 }
 
 
-def decoder_folder(weights):
+def decoder_folder(weights: str) -> str:
     """Returns the name of the folder of the decoder with weights of this type."""
     return f"decoder_{weights}"
 
 
-def check_tools(node_modules):
+def check_tools(node_modules: StrPath) -> None:
     """Checks that all that `export_tfjs` needs beside vim_tf is there.
 
     Args:
@@ -81,7 +83,7 @@ def check_tools(node_modules):
             raise UserError(f"{folder} is version {found}; it must be {VERSION}: {NPM_LINE}")
 
 
-def export_tfjs(run, folder, node_modules):
+def export_tfjs(run: TrainedRun, folder: Path, node_modules: StrPath) -> list[Measurement]:
     """Writes the decoder, its page and all that the page loads.
 
     Args:
@@ -102,15 +104,15 @@ def export_tfjs(run, folder, node_modules):
     _write_examples(run, tokens, folder / EXAMPLES_FILE)
     _copy_page(folder, Path(node_modules))
     with tempfile.TemporaryDirectory() as saved_model:
-        write_decoder(run.tokenizer, saved_model)
-        convert(saved_model, folder)
+        write_decoder(run.tokenizer, Path(saved_model))
+        convert(Path(saved_model), folder)
     return [
         _measure(weights, folder / decoder_folder(weights), node_modules, tokens, expected)
         for weights in LIMITS
     ]
 
 
-def convert(saved_model, folder):
+def convert(saved_model: Path, folder: Path) -> None:
     """Converts signature `decode` of a SavedModel into the folders of all types of weights.
 
     Args:
@@ -126,7 +128,9 @@ def convert(saved_model, folder):
     _run_or_raise([sys.executable, "-P", "-m", module, str(saved_model), DECODE, *targets])
 
 
-def decode_in_node(decoder, node_modules, tokens, image_size):
+def decode_in_node(
+    decoder: Path, node_modules: StrPath, tokens: np.ndarray, image_size: tuple[int, int]
+) -> tuple[np.ndarray, float]:
     """Runs a converted decoder in Node with the WebAssembly backend.
 
     Args:
@@ -150,7 +154,7 @@ def decode_in_node(decoder, node_modules, tokens, image_size):
     return images, json.loads(answer.splitlines()[-1])["milliseconds"]
 
 
-def compare_levels(expected, actual):
+def compare_levels(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     """Compares images as they are shown, in 256 grey levels.
 
     Args:

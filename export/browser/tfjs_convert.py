@@ -10,7 +10,9 @@ import base64
 import json
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras  # noqa: F401 - first, so that it sees which backends there really are
 
@@ -25,7 +27,7 @@ STAND_INS = (
 NOT_QUANTIZED = "float32"
 
 
-def main(arguments):
+def main(arguments: Sequence[str]) -> None:
     """Converts one signature of a SavedModel into one folder for each type of its weights.
 
     Args:
@@ -35,13 +37,13 @@ def main(arguments):
     saved_model, signature, *targets = arguments
     for name in STAND_INS:
         sys.modules[name] = types.ModuleType(name)
-    sys.modules["jax.experimental"].jax2tf = sys.modules["jax.experimental.jax2tf"]
+    vars(sys.modules["jax.experimental"])["jax2tf"] = sys.modules["jax.experimental.jax2tf"]
 
-    from tensorflowjs.converters import convert_tf_saved_model
+    from tensorflowjs import converters  # pyright: ignore[reportMissingImports]  # its own install
 
     for target in targets:
         folder, _, weights = target.rpartition("=")
-        convert_tf_saved_model(
+        converters.convert_tf_saved_model(
             saved_model,
             folder,
             signature_def=signature,
@@ -54,7 +56,7 @@ def main(arguments):
         model_file.write_text(json.dumps(model, separators=(",", ":")))
 
 
-def split_tanh(node):
+def split_tanh(node: dict[str, Any]) -> list[dict[str, Any]]:
     """Takes tanh out of a fused product of matrices; TF.js' WebAssembly backend refuses it there.
 
     Args:

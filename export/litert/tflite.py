@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from vim_tf.export.report import (
 )
 from vim_tf.files import write_atomically
 from vim_tf.generation.litert import load_litert, open_interpreter
+from vim_tf.runs.trained_run import TrainedRun
 
 CALIBRATION = 64  # images; more of them widen the ranges: 0.1 dB less with twice as many
 # File -> (signature, what it holds, PSNR in dB or share of equal tokens that it has to reach).
@@ -46,7 +48,7 @@ FILES = {
 }
 
 
-def export_tflite(run, folder):
+def export_tflite(run: TrainedRun, folder: Path) -> list[Measurement]:
     """Writes the files and measures them.
 
     Args:
@@ -67,9 +69,9 @@ def export_tflite(run, folder):
     _, images, tokens, decoded = run.held_out
     measurements = []
     with tempfile.TemporaryDirectory() as edge_model:
-        write_edge_model(run.tokenizer, edge_model)
+        write_edge_model(run.tokenizer, Path(edge_model))
         for name, (signature, kind, least) in FILES.items():
-            data = convert(edge_model, signature, kind, np.asarray(calibration))
+            data = convert(Path(edge_model), signature, kind, np.asarray(calibration))
             write_atomically(folder / name, data)
             if signature == DECODE:
                 answers, milliseconds = _time(folder / name, tokens)
@@ -78,7 +80,7 @@ def export_tflite(run, folder):
                 answers, milliseconds = _time(folder / name, images)
                 values, key = compare_tokens(tokens, answers), "tokens_equal"
             limits = {key: at_least(least), "custom_operations": at_most(0)}
-            if kind == "int8":
+            if kind == "int8" and calibration is not None:
                 limits["float_operations"] = at_most(0)
             values |= count_operations(data)
             measurements.append(
@@ -87,7 +89,9 @@ def export_tflite(run, folder):
     return measurements
 
 
-def convert(edge_model, signature, kind, calibration=None):
+def convert(
+    edge_model: Path, signature: str, kind: str, calibration: np.ndarray | None = None
+) -> bytes:
     """Converts one signature of a SavedModel.
 
     Args:
@@ -106,7 +110,7 @@ def convert(edge_model, signature, kind, calibration=None):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if kind == "int8":
+    if kind == "int8" and calibration is not None:
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.representative_dataset = lambda: (
             (signature, {"tokens": row[np.newaxis]}) for row in calibration
@@ -120,7 +124,7 @@ def convert(edge_model, signature, kind, calibration=None):
 # Running a file ---------------------------------------------------------------------------------
 
 
-def run_tflite(path, batch):
+def run_tflite(path: Path, batch: np.ndarray) -> np.ndarray:
     """Runs a file of one input and one output on a batch of any size.
 
     Args:
@@ -136,7 +140,7 @@ def run_tflite(path, batch):
     return load_tflite(path, batch)()
 
 
-def load_tflite(path, batch):
+def load_tflite(path: Path, batch: np.ndarray) -> Callable[[], np.ndarray]:
     """Returns a function without arguments that does what `run_tflite` does."""
     interpreter = open_interpreter(path)
     place = interpreter.get_input_details()[0]["index"]
@@ -163,7 +167,7 @@ def _time(path, batch):
 # Looking into a file ----------------------------------------------------------------------------
 
 
-def read_operations(data):
+def read_operations(data: bytes) -> list[tuple[str, bool]]:
     """Returns the operations of a file's bytes in their order, as (name, reads or writes floats).
 
     Builtin operations have LiteRT's names (FULLY_CONNECTED), others "custom: " and their own.
@@ -185,7 +189,7 @@ def read_operations(data):
     return operations
 
 
-def count_operations(data):
+def count_operations(data: bytes) -> dict[str, int]:
     """Returns {"custom_operations": n, "float_operations": m} of a file's bytes.
 
     QUANTIZE and DEQUANTIZE, the casts from and to float, are not counted.

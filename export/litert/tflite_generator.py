@@ -11,6 +11,7 @@ Each computes one position; the caller keeps the cache (`plain_models.write_gene
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from vim_tf.export.plain_models import write_generator
 from vim_tf.export.report import Measurement, at_least, at_most, compare_tokens
 from vim_tf.files import hash_file, write_atomically
 from vim_tf.generation.litert_vim import ABOUT_FILE, NEXT_LOGITS, LiteVIM
+from vim_tf.models.vim import VIM
+from vim_tf.runs.trained_run import TrainedRun
 
 # File -> (what it holds, most nats a token that real tokens may be less likely, least share of
 # positions where the likeliest code is Keras').
@@ -30,7 +33,7 @@ FILES = {
 }
 
 
-def export_generator(run, folder):
+def export_generator(run: TrainedRun, folder: Path) -> list[Measurement]:
     """Writes the files and measures them on held-out images without labels.
 
     Args:
@@ -41,6 +44,7 @@ def export_generator(run, folder):
         A list of `Measurement`, one a file: "tokens_equal", how often the likeliest code is that of
         Keras, and "nats" a token, by which the images' tokens are less likely than by Keras.
     """
+    assert run.vim is not None
     folder, tokens = Path(folder), run.held_out.tokens
     write_files(run.vim, run.class_names, folder)
     expected = np.asarray(run.vim(tokens))
@@ -60,12 +64,12 @@ def export_generator(run, folder):
     return measurements
 
 
-def write_files(vim, class_names, folder):
+def write_files(vim: VIM, class_names: Sequence[str], folder: Path) -> None:
     """Writes all files of a `VIM` into an existing folder."""
     with tempfile.TemporaryDirectory() as saved_model:
-        write_generator(vim, saved_model)
+        write_generator(vim, Path(saved_model))
         for name, (kind, *_) in FILES.items():
-            write_atomically(folder / name, convert(saved_model, NEXT_LOGITS, kind))
+            write_atomically(folder / name, convert(Path(saved_model), NEXT_LOGITS, kind))
     about = {
         "grid": list(vim.grid),
         "codes": vim.codes,
@@ -77,7 +81,9 @@ def write_files(vim, class_names, folder):
     write_atomically(folder / ABOUT_FILE, formats.to_json("export", about))
 
 
-def compare_logits(expected, actual, tokens):
+def compare_logits(
+    expected: np.ndarray, actual: np.ndarray, tokens: np.ndarray
+) -> dict[str, float]:
     """Compares logits [n,N,K] by the codes they like best and by what they think of tokens [n,N].
 
     Returns:

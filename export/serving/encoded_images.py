@@ -10,6 +10,7 @@ could not be decoded.
 
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.data import decoding, exif, image_limits, jpeg_markers, transforms
 
 DECODED_AT_A_TIME = 2  # rows of a request; a server with more cores answers more requests at once
@@ -22,7 +23,9 @@ _TOO_MANY_SCANS = (
 UNDECODABLE = "image_bytes cannot be decoded; give a whole JPEG or PNG file"
 
 
-def prepare_images(image_bytes, size, max_pixels):
+def prepare_images(
+    image_bytes: Tensor, size: tuple[int, int], max_pixels: int
+) -> tuple[Tensor, Tensor]:
     """Decodes images of any size, resizes and centre-crops them.
 
     Large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, never below twice the target, as

@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,12 +20,14 @@ from vim_tf.export.report import (
     compare_images,
     compare_tokens,
 )
+from vim_tf.export.serving.signatures import Signatures
+from vim_tf.runs.trained_run import TrainedRun
 
 PROTOCOL_FILE = "protocol.json"
 CLASS_NAMES_FILE = "class_names.txt"
 
 
-def write_saved_model(signatures, run, folder):
+def write_saved_model(signatures: Signatures, run: TrainedRun, folder: Path) -> None:
     """Writes `Signatures` as a SavedModel that needs neither Keras nor vim_tf to be loaded.
 
     Its assets are protocol.json and class_names.txt, a line a class.
@@ -51,7 +54,7 @@ def write_saved_model(signatures, run, folder):
         tf.saved_model.save(module, str(folder), signatures=functions)
 
 
-def protocol(signatures, run):
+def protocol(signatures: Signatures, run: TrainedRun) -> dict[str, Any]:
     """Returns what a client has to know to get the same answers again, for JSON."""
     tokenizer, vim = signatures.tokenizer, signatures.vim
     about = {
@@ -83,7 +86,7 @@ def protocol(signatures, run):
 # Against Keras ----------------------------------------------------------------------------------
 
 
-def measure(folder, signatures, run):
+def measure(folder: Path, signatures: Signatures, run: TrainedRun) -> list[Measurement]:
     """Loads the SavedModel and compares each signature with Keras on real images.
 
     Returns:

@@ -3,6 +3,8 @@
 import json
 import string
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from vim_tf.errors import UserError
 from vim_tf.files import write_atomically
@@ -16,7 +18,7 @@ _KIT = Path(__file__).parent / "kit"
 _COPIED = ("models.config", "batching.config", "monitoring.config", "compose.yaml", "client.py")
 
 
-def write_kit(out):
+def write_kit(out: Path) -> list[Path]:
     """Writes `out`/serving: configuration, compose file, client, README and gRPC descriptors.
 
     Files that are there already are left alone, so that they may be edited.
@@ -45,7 +47,7 @@ def write_kit(out):
     return new
 
 
-def readme(protocol):
+def readme(protocol: dict[str, Any]) -> str:
     """Returns the README for a model of this `saved_model.protocol`.
 
     That of a tokenizer alone has no chapter on generating.
@@ -81,7 +83,7 @@ def readme(protocol):
     return string.Template(text).substitute(values)
 
 
-def protoset():
+def protoset() -> bytes:
     """Returns the serving API as a FileDescriptorSet, for grpcurl: the server has no reflection.
 
     It holds the calls that are of use here: Predict, GetModelMetadata and GetModelStatus.
@@ -121,7 +123,7 @@ def protoset():
     return result.SerializeToString(deterministic=True)
 
 
-def import_api():
+def import_api() -> ModuleType:
     """Returns `tensorflow_serving.apis` with its modules imported; UserError if there is none."""
     try:
         from tensorflow_serving import apis

@@ -6,18 +6,26 @@ the output `error`, which is empty for a good row, and a placeholder in the othe
 -1, pixels and features 0, bytes empty); the rest of the batch is answered as if it were not there.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.data.image_limits import pixel_limit
 from vim_tf.data.transforms import normalize
 from vim_tf.errors import UserError
 from vim_tf.export.serving.encoded_images import prepare_images
+from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.sampling.settings import Allowed, allowed_settings, message
 
+# In place of a wrong value; 0 for the other inputs.
+OFF = {"temperature": 1, "top_p": 1, "guidance_scale": 1}
 PAPERS_BLOCK = 5 / 12  # block 10 of 24 and 15 of 36 (section 4.3)
-SEEDS = (-(2**31), 2**32 - 1)
 
 
-def default_block(blocks):
+def default_block(blocks: int) -> int:
     """Returns the number of the block that `embed` takes if none is chosen."""
     return max(1, round(PAPERS_BLOCK * blocks))
 
@@ -55,23 +63,31 @@ class Signatures:
         UserError: VIM has no such block.
     """
 
-    def __init__(self, tokenizer, vim, block=None, max_pixels=None):
+    def __init__(
+        self,
+        tokenizer: ViTVQGAN,
+        vim: VIM | None,
+        block: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
-        self.vim = vim
+        self.vim: Any = vim  # None: a tokenizer alone
         self.max_pixels = max_pixels or pixel_limit(tokenizer.image_size)
         if vim:
+            # One graph with guidance and one without, which all signatures share.
+            self._sample_tokens = tf.function(vim.sample_tokens, autograph=False)
             blocks = len(vim.transformer.blocks)
             self.block = default_block(blocks) if block is None else block
             if not 1 <= self.block <= blocks:
                 raise UserError(f"embed_block is {block}; this model has blocks 1 to {blocks}")
 
     @property
-    def variables(self):
+    def variables(self) -> list[tf.Variable]:
         """All weights, as tf.Variable."""
         models = [model for model in (self.tokenizer, self.vim) if model]
         return [variable.value for model in models for variable in model.variables]
 
-    def functions(self):
+    def functions(self) -> dict[str, Callable[..., dict[str, Tensor]]]:
         """Returns name -> `tf.function` with its input signature; the default one comes first."""
         images = tf.TensorSpec([None, *self.tokenizer.image_size, 3], tf.uint8, "images")
         image_bytes = tf.TensorSpec([None], tf.string, "image_bytes")
@@ -120,104 +136,94 @@ class Signatures:
 
     # Tokenizer ----------------------------------------------------------------------------------
 
-    def tokenize(self, images):
+    def tokenize(self, images: Tensor) -> dict[str, Tensor]:
         """Images uint8 [B,H,W,3] -> tokens."""
         return _answer(_no_errors(images), tokens=self._tokenize(images))
 
-    def tokenize_bytes(self, image_bytes):
+    def tokenize_bytes(self, image_bytes: Tensor) -> dict[str, Tensor]:
         """JPEG or PNG files [B] -> tokens, after evaluation's resize and centre crop."""
         images, errors = self._prepare(image_bytes)
         return _answer(errors, tokens=self.tokenizer.tokenize(images))
 
-    def decode(self, tokens):
+    def decode(self, tokens: Tensor) -> dict[str, Tensor]:
         """Tokens [B,N] -> images uint8 [B,H,W,3]."""
         tokens, errors = self._check_tokens(tokens)
         return _answer(errors, images=self._decode(tokens))
 
-    def decode_bytes(self, tokens):
+    def decode_bytes(self, tokens: Tensor) -> dict[str, Tensor]:
         """Tokens [B,N] -> PNG files [B]."""
         tokens, errors = self._check_tokens(tokens)
         return _answer(errors, image_bytes=_encode_png(self._decode(tokens)))
 
-    def reconstruct(self, images):
+    def reconstruct(self, images: Tensor) -> dict[str, Tensor]:
         """Images uint8 [B,H,W,3] -> what the tokenizer makes of them."""
         return _answer(_no_errors(images), images=self._decode(self._tokenize(images)))
 
     # VIM ----------------------------------------------------------------------------------------
 
-    def embed(self, images):
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
         """Images uint8 [B,H,W,3] -> features [B,D], the mean over a block's output."""
         features = self.vim.features(self._tokenize(images), self.block)
         return _answer(_no_errors(images), features=features)
 
-    def embed_bytes(self, image_bytes):
+    def embed_bytes(self, image_bytes: Tensor) -> dict[str, Tensor]:
         """JPEG or PNG files [B] -> features, as `embed`."""
         images, errors = self._prepare(image_bytes)
         features = self.vim.features(self.tokenizer.tokenize(images), self.block)
         return _answer(errors, features=features)
 
-    def generate(self, label, seed, temperature, top_k, top_p, guidance_scale):
-        """Samples of classes; every setting is a row's own."""
-        check = _Check(tf.shape(label)[0])
-        label, seed = self._check_label(check, label), _check_seed(check, seed)
-        settings = self._check_settings(check, temperature, top_k, top_p)
-        guidance_scale = check.range("guidance_scale", guidance_scale, 0.0, None, instead=1.0)
-        return self._sample(check.errors, label, seed, *settings, guidance_scale)
+    def generate(
+        self,
+        label: Tensor,
+        seed: Tensor,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        guidance_scale: Tensor,
+    ) -> dict[str, Tensor]:
+        """Samples of classes; each row has its own settings."""
+        check = self._check_settings(label)
+        label, seed = check("label", label), check("seed", seed)
+        settings = check("temperature", temperature), check("top_k", top_k), check("top_p", top_p)
+        guidance_scale = check("guidance_scale", guidance_scale)
+        tokens = tf.cond(
+            tf.reduce_any(guidance_scale != 1.0),
+            lambda: self._sample_tokens(label, seed, *settings, guidance_scale),
+            lambda: self._sample_tokens(label, seed, *settings, None),
+        )
+        return self._answer_tokens(check.errors, tokens)
 
-    def generate_default(self, label, seed):
+    def generate_default(self, label: Tensor, seed: Tensor) -> dict[str, Tensor]:
         """Samples of classes from the model's own distribution."""
-        check = _Check(tf.shape(label)[0])
-        label, seed = self._check_label(check, label), _check_seed(check, seed)
-        return self._sample(check.errors, label, seed, tf.ones_like(label, tf.float32))
+        check = self._check_settings(label)
+        label, seed = check("label", label), check("seed", seed)
+        tokens = self._sample_tokens(label, seed, *_all_off(seed))
+        return self._answer_tokens(check.errors, tokens)
 
-    def generate_unlabelled(self, seed, temperature, top_k, top_p):
+    def generate_unlabelled(
+        self, seed: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
+    ) -> dict[str, Tensor]:
         """Samples of no class in particular."""
-        check = _Check(tf.shape(seed)[0])
-        seed = _check_seed(check, seed)
-        settings = self._check_settings(check, temperature, top_k, top_p)
-        return self._sample(check.errors, self._null_label(seed), seed, *settings)
+        check = self._check_settings(seed)
+        seed = check("seed", seed)
+        settings = check("temperature", temperature), check("top_k", top_k), check("top_p", top_p)
+        tokens = self._sample_tokens(self._null_label(seed), seed, *settings, None)
+        return self._answer_tokens(check.errors, tokens)
 
-    def generate_unlabelled_default(self, seed):
+    def generate_unlabelled_default(self, seed: Tensor) -> dict[str, Tensor]:
         """Samples of no class in particular, from the model's own distribution."""
-        check = _Check(tf.shape(seed)[0])
-        seed = _check_seed(check, seed)
-        temperature = tf.ones_like(seed, tf.float32)
-        return self._sample(check.errors, self._null_label(seed), seed, temperature)
+        check = self._check_settings(seed)
+        seed = check("seed", seed)
+        tokens = self._sample_tokens(self._null_label(seed), seed, *_all_off(seed))
+        return self._answer_tokens(check.errors, tokens)
 
     def _null_label(self, seed):
         return tf.fill(tf.shape(seed), self.vim.classes)
 
-    def _check_label(self, check, label):
-        return check.range("label", label, 0, self.vim.classes - 1, instead=0)
+    def _check_settings(self, rows):
+        return _Check(tf.shape(rows)[0], allowed_settings(self.vim.codes, self.vim.classes))
 
-    def _check_settings(self, check, temperature, top_k, top_p):
-        return (
-            check.range("temperature", temperature, 0.0, None, instead=1.0),
-            check.range("top_k", top_k, 0, self.vim.codes, instead=0),
-            check.range("top_p", top_p, 0.0, 1.0, instead=1.0, above=True),
-        )
-
-    def _sample(
-        self, errors, labels, seeds, temperature, top_k=None, top_p=None, guidance_scale=None
-    ):
-        """Runs the cheapest loop that serves every row: guidance doubles it, filters sort."""
-
-        def sample(guidance_scale):
-            filtered, plain = (
-                lambda filters=filters: self.vim.sample_tokens(
-                    labels, seeds, temperature, *filters, guidance_scale
-                )
-                for filters in ((top_k, top_p), (None, None))
-            )
-            if top_k is None:
-                return plain()
-            return tf.cond(tf.reduce_any((top_k > 0) | (top_p < 1.0)), filtered, plain)
-
-        if guidance_scale is None:
-            tokens = sample(None)
-        else:
-            guides = tf.reduce_any(guidance_scale != 1.0)
-            tokens = tf.cond(guides, lambda: sample(guidance_scale), lambda: sample(None))
+    def _answer_tokens(self, errors, tokens):
         return _answer(errors, tokens=tokens, image_bytes=_encode_png(self._decode(tokens)))
 
     # Inside -------------------------------------------------------------------------------------
@@ -238,44 +244,42 @@ class Signatures:
         wrong = (tokens < 0) | (tokens >= codes)  # [B,N]
         first = tf.argmax(wrong, axis=1, output_type=tf.int32)
         value = tf.gather(tokens, first, axis=1, batch_dims=1)  # [B]
-        check = _Check(tf.shape(tokens)[0])
-        check.range("tokens", value, 0, codes - 1, instead=0)
+        check = _Check(tf.shape(tokens)[0], {"tokens": Allowed(0, codes - 1)})
+        check("tokens", value)
         return tf.where(wrong, 0, tokens), check.errors
 
 
 class _Check:
-    """Collects the first mistake of each row: `errors` [B] string."""
+    """Collects the first mistake of each row: `errors` [B] string.
 
-    def __init__(self, rows):
+    Args:
+        rows: number of rows B.
+        allowed: name of an input -> the values that it may have.
+    """
+
+    def __init__(self, rows: Tensor, allowed: dict[str, Allowed]) -> None:
         self.errors = tf.fill([rows], "")
+        self.allowed = allowed
 
-    def range(self, name, values, low, high, instead, above=False):
-        """Returns [B] values within low..high, `instead` for the others.
+    def __call__(self, name: str, values: Tensor) -> Tensor:
+        """Returns values [B] with a good value instead of each wrong one.
 
-        Args:
-            name: of the input.
-            values: [B].
-            low: the smallest allowed, or with `above` the largest that is not.
-            high: the largest allowed; None is any finite number.
-            instead: a good value.
-            above: whether `low` itself is refused.
+        Seeds [B] int64 become int32; those above 2^31 wrap around, as in `VIM.generate`.
         """
-        good = values > low if above else values >= low  # false for NaN
-        allowed = f"{'above' if above else 'at least'} {low}"
-        if high is None:
-            good &= tf.math.is_finite(values)
-        else:
-            good &= values <= high
-            allowed = f"above {low} and at most {high}" if above else f"from {low} to {high}"
-        written = tf.strings.as_string(values, shortest=values.dtype.is_floating)
-        message = tf.strings.join([f"{name} is ", written, f"; it must be {allowed}"])
-        self.errors = tf.where((self.errors == "") & ~good, message, self.errors)
-        return tf.where(good, values, tf.cast(instead, values.dtype))
+        allowed = self.allowed["labels" if name == "label" else name]
+        good = allowed.contains(values)
+        before, after = message(name, "{}", allowed).split("{}")
+        value = tf.strings.as_string(values, shortest=values.dtype.is_floating)
+        error = tf.strings.join([before, value, after])
+        self.errors = tf.where((self.errors == "") & ~good, error, self.errors)
+        values = tf.where(good, values, tf.cast(OFF.get(name, 0), values.dtype))
+        return tf.cast(values, tf.int32) if values.dtype == tf.int64 else values
 
 
-def _check_seed(check, seed):
-    """Seeds [B] int64 -> [B] int32; those above 2^31 wrap around, as in `VIM.generate`."""
-    return tf.cast(check.range("seed", seed, *SEEDS, instead=0), tf.int32)
+def _all_off(seed):
+    """The settings of rows from the model's own distribution, for `VIM.sample_tokens`."""
+    temperature = tf.ones_like(seed, tf.float32)
+    return temperature, tf.zeros_like(seed, tf.int32), temperature, None
 
 
 def _no_errors(images):

@@ -1,22 +1,27 @@
 """Warm-up records: requests that TensorFlow Serving answers before it says a version is ready."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from vim_tf.export.serving.serving_kit import MODEL_NAME, import_api
+from vim_tf.runs.trained_run import TrainedRun
 
 PATH = Path("assets.extra", "tf_serving_warmup_requests")  # the server looks here and nowhere else
 
 
-def check_tools():
+def check_tools() -> None:
     """Raises UserError if tensorflow-serving-api is not installed."""
     import_api()
 
 
-def write_warmup(saved_model_dir, run, batch_sizes=(1, 8)):
+def write_warmup(
+    saved_model_dir: Path, run: TrainedRun, batch_sizes: Sequence[int] = (1, 8)
+) -> int:
     """Writes a request of each batch size for each signature, with real images.
 
     The first calls of a signature load kernels and choose algorithms; these records take that on
@@ -54,7 +59,7 @@ def write_warmup(saved_model_dir, run, batch_sizes=(1, 8)):
     return records
 
 
-def read_signatures(saved_model_dir):
+def read_signatures(saved_model_dir: Path) -> dict[str, Any]:
     """Returns {name: SignatureDef} of a SavedModel without loading it."""
     data = (Path(saved_model_dir) / "saved_model.pb").read_bytes()
     meta_graph = saved_model_pb2.SavedModel.FromString(data).meta_graphs[0]

@@ -4,8 +4,9 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.config.sections import TransformerConfig
+from vim_tf.models.attention import fan_in_normal
 from vim_tf.models.seeded_dropout import row_keys
-from vim_tf.models.transformer import Transformer, TransformerBlock, fan_in_normal
+from vim_tf.models.transformer import Transformer, TransformerBlock
 
 CONFIG = TransformerConfig(blocks=2, heads=3, dim=12, mlp_dim=20)
 INPUT = np.random.default_rng(0).normal(size=(2, 7, 12)).astype("float32")

@@ -323,25 +323,25 @@ def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": [0, 4]}, "labels contains 4; it must be from 0 to 3"),
-        ({"labels": -1}, "labels contains -1; it must be from 0 to 3"),
+        ({"labels": [0, 4]}, "label is 4; it must be from 0 to 3"),
+        ({"labels": -1}, "label is -1; it must be from 0 to 3"),
         ({"labels": [0.5]}, "labels is .* takes integers"),
         ({"labels": [[0, 1]]}, r"labels has the shape \(1, 2\)"),
         ({"labels": []}, "labels asks for 0 rows"),
         ({"n": 0}, "n asks for 0 rows"),
         ({"labels": [0, 1], "n": 3}, "rows disagree: n 3, labels 2"),
         ({"labels": [0, 1], "seed": [1, 2, 3]}, "rows disagree: labels 2, seed 3"),
-        ({"seed": 2**32}, "seed contains 4294967296; it must be from -2147483648 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296; it must be from -2147483648 to 4294967295"),
         ({"seed": 0.5}, "seed is 0.5; it takes integers"),
-        ({"temperature": -0.1}, "temperature contains -0.1; it must be at least 0"),
-        ({"temperature": float("nan")}, "temperature contains nan"),
-        ({"temperature": float("inf")}, "temperature contains inf"),
+        ({"temperature": -0.1}, "temperature is -0.1; it must be at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
         ({"temperature": "hot"}, "temperature is 'hot'; it takes numbers"),
-        ({"top_k": 12}, "top_k contains 12; it must be from 0 to 11"),
-        ({"top_k": [3, -1]}, "top_k contains -1"),
+        ({"top_k": 12}, "top_k is 12; it must be from 0 to 11"),
+        ({"top_k": [3, -1]}, "top_k is -1"),
         ({"top_p": 0}, "top_p is 0; it must be above 0"),
-        ({"top_p": 1.1}, "top_p contains 1.1; it must be from 0 to 1"),
-        ({"labels": 1, "guidance_scale": -1}, "guidance_scale contains -1"),
+        ({"top_p": 1.1}, "top_p is 1.1; it must be above 0 and at most 1"),
+        ({"labels": 1, "guidance_scale": -1}, "guidance_scale is -1"),
         ({"guidance_scale": 3}, "guidance_scale is 3 without labels"),
     ],
 )
@@ -356,7 +356,7 @@ def test_refuses_labels_and_guidance_where_none_were_trained():
     with pytest.raises(UserError, match="trained without labels"):
         model.generate(0)
     with pytest.raises(UserError, match="guidance_scale is 2 without labels"):
-        model.generate(0, guidance_scale=2)
+        model.generate(guidance_scale=2)
 
 
 # Saving and precision ---------------------------------------------------------------------------

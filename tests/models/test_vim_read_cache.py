@@ -3,7 +3,7 @@
 import numpy as np
 
 from vim_tf.config.sections import TransformerConfig, VIMConfig
-from vim_tf.models.transformer import HIDDEN
+from vim_tf.models.attention import HIDDEN
 from vim_tf.models.vim import VIM
 
 TOKENS = np.random.default_rng(0).integers(11, size=(3, 6)).astype("int32")

@@ -1,10 +1,10 @@
-"""What can be trained, each an experiment: one key of a YAML file, `experiment`, picks its class.
+"""The experiments: everything that can be trained. The key `experiment` of a config names one.
 
-`config_loader` reads the rest of the file into it. Imports neither TensorFlow nor Keras.
+`config.loader` reads the rest of the file into the class. Imports neither TensorFlow nor Keras.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from vim_tf.config.checks import MOST_BLOCKS, cpu_replicas, no_longer_than, require, tokens
 from vim_tf.config.sections import (
@@ -37,7 +37,7 @@ class ViTVQGANExperiment:
     discriminator_optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         height, width = self.data.image_size
         patch = self.model.patch_size
         place = f"data.image_size is {height} x {width} and model.patch_size is {patch}"
@@ -69,7 +69,7 @@ class ViTVQGANExperiment:
             no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)
 
     @property
-    def grid(self):
+    def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
         height, width = self.data.image_size
         return height // self.model.patch_size, width // self.model.patch_size
@@ -88,7 +88,7 @@ class VIMExperiment:
         default_factory=lambda: OptimizerConfig(
             learning_rate=4.5e-4,
             beta_2=0.96,
-            weight_decay=4.5e-2,  # this and the clip: Parti, by the same group; VIM names none
+            weight_decay=4.5e-2,  # this and clip_norm: of Parti, by the same group; VIM names none
             clip_norm=4.0,
             schedule="exponential",
             warmup_steps=5_000,
@@ -98,7 +98,7 @@ class VIMExperiment:
     )
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=450_000))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         no_longer_than(self.training, optimizer=self.optimizer)
 
 
@@ -106,7 +106,7 @@ class VIMExperiment:
 class ClassifierExperiment:
     """`experiment: classifier`: trains a classifier of the images' labels.
 
-    It judges samples: proxy features, accuracy, and which samples to keep.
+    It evaluates samples: it gives proxy features and accuracy, and selects the samples to keep.
     """
 
     experiment: ClassVar[str] = "classifier"
@@ -120,7 +120,7 @@ class ClassifierExperiment:
     )
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=5_000))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             not self.training.rematerialize and not self.training.query_block,
             "training.rematerialize and training.query_block are of transformers, and a classifier "
@@ -144,7 +144,7 @@ class LinearProbeExperiment:
     tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
     sgd: SGDHeadConfig = field(default_factory=SGDHeadConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             0 < self.validation_fraction < 1,
             f"validation_fraction is {self.validation_fraction}; "
@@ -160,7 +160,10 @@ class LinearProbeExperiment:
         )
 
 
-EXPERIMENTS = {
+TrainingExperiment: TypeAlias = ViTVQGANExperiment | VIMExperiment | ClassifierExperiment
+Experiment: TypeAlias = TrainingExperiment | LinearProbeExperiment
+
+EXPERIMENTS: dict[str, type[Experiment]] = {
     cls.experiment: cls
     for cls in (ViTVQGANExperiment, VIMExperiment, ClassifierExperiment, LinearProbeExperiment)
 }

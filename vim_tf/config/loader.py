@@ -1,8 +1,8 @@
-"""YAML files and `--set` overrides to a config of `vim_tf.config.experiments`, strictly, and back.
+"""Reads YAML files and `--set` overrides into a config of `experiments`, strictly, and writes it.
 
-Values start from the experiment's own defaults; each file, in order, then each override changes
-only the keys it names, and a key given twice is refused. `yaml_nodes` says what the text may hold,
-`config_values` what the values may be. Imports neither TensorFlow nor Keras.
+Values start from the experiment's defaults. Each file, in order, then each override changes only
+the keys that it names. A key given twice is refused. `yaml_nodes` defines the allowed text,
+`values` the allowed values. Imports neither TensorFlow nor Keras.
 """
 
 import dataclasses
@@ -10,41 +10,57 @@ import inspect
 import json
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import yaml
 
 from vim_tf import formats
+from vim_tf.annotations import StrPath
 from vim_tf.config import yaml_nodes
-from vim_tf.config.experiments import EXPERIMENTS
+from vim_tf.config.experiments import EXPERIMENTS, Experiment
 from vim_tf.config.sections import TRANSFORMER_PRESETS, TransformerConfig
-from vim_tf.config.values import build, convert, describe, did_you_mean, field_type, join
+from vim_tf.config.values import (
+    Section,
+    TypeForm,
+    build,
+    convert,
+    describe,
+    did_you_mean,
+    field_type,
+    is_section,
+    join,
+)
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten, show
 
-MOST_DIFFERENCES = 20  # that `diff` names one by one
+MOST_DIFFERENCES = 20  # `diff` lists no more
 
-_PRESETS = {TransformerConfig: TRANSFORMER_PRESETS}
-_FORMAT_KEYS = ("format", "written_by")  # of a run's config, beside those of the experiment
+_PRESETS: dict[TypeForm, dict[str, Any]] = {TransformerConfig: TRANSFORMER_PRESETS}
+_Setting = tuple[list[str], str, str]  # an override: its keys, its value, its name in messages
+_FORMAT_KEYS = ("format", "written_by")  # in a run's config, next to the keys of the experiment
 
 
 # Public -----------------------------------------------------------------------------------------
 
 
-def load_config(paths, overrides=(), of_run=False):
-    """Read a config from YAML files and overrides.
+def load_config(
+    paths: Sequence[StrPath], overrides: Iterable[str] = (), of_run: bool = False
+) -> Experiment:
+    """Reads a config from YAML files and overrides.
 
     Args:
         paths: YAML files; a later one wins over an earlier one, key by key.
-        overrides: strings `a.b=value`, the last to win. A text field takes the value as it
-            stands, so that paths need no quotes; other values are read as YAML.
-        of_run: the files are configs that runs wrote, and must have the present format.
+        overrides: strings `a.b=value`; a later one wins. A text field takes the value unchanged,
+            so that paths need no quotes; other values are read as YAML.
+        of_run: the files are configs that runs wrote, and must have the current format.
 
     Returns:
         An instance of the class of `experiments.EXPERIMENTS` that the key `experiment` names.
 
     Raises:
-        UserError: a file that cannot be read, or an unknown, doubled, ill-typed or
-            contradictory key, or a run's config of another format.
+        UserError: a file cannot be read, a key is unknown, given twice, of another type or in
+            conflict with others, or a run's config has another format.
     """
     documents = [_read_document(path) for path in paths]
     for path, document in zip(paths, documents, strict=True):
@@ -60,25 +76,25 @@ def load_config(paths, overrides=(), of_run=False):
     return build(cls, values)
 
 
-def to_yaml(experiment, of_run=False):
-    """Write a config with every key resolved; `load_config` of the text gives an equal config.
+def to_yaml(experiment: Experiment, of_run: bool = False) -> str:
+    """Returns a config as YAML with all keys; `load_config` of the text gives an equal config.
 
     Args:
         experiment: the config.
-        of_run: write the format and the writer too, as a run keeps it.
+        of_run: add the format and the writer, as in the config that a run keeps.
     """
     about = {"format": formats.NUMBERS["run"], "written_by": formats.WRITTEN_BY} if of_run else {}
     values = {**about, "experiment": experiment.experiment, **dataclasses.asdict(experiment)}
-    # JSON's round trip turns tuples into lists, the only sequences that YAML knows.
+    # The round trip through JSON turns tuples into lists, the only sequences of YAML.
     return yaml_nodes.dump(json.loads(json.dumps(values)))
 
 
-def diff(old, new):
+def diff(old: Experiment, new: Experiment) -> list[str]:
     """Compares two configs.
 
     Returns:
-        Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key; of
-        more than `MOST_DIFFERENCES` the rest is counted in the last line.
+        Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key. After
+        `MOST_DIFFERENCES` of them, one last line gives the number of the others.
     """
     if type(old) is not type(new):
         return [f"experiment: {old.experiment} -> {new.experiment}"]
@@ -92,8 +108,8 @@ def diff(old, new):
     return lines if rest <= 0 else [*lines[:MOST_DIFFERENCES], f"and {rest} more"]
 
 
-def config_help():
-    """Every key of every experiment with its type, default and meaning, as text for `--help`."""
+def config_help() -> str:
+    """Returns every key of every experiment with its type, default and meaning, for `--help`."""
     lines = []
     for name, cls in EXPERIMENTS.items():
         lines += ["", f"experiment: {name}"]
@@ -104,7 +120,7 @@ def config_help():
 # Reading ----------------------------------------------------------------------------------------
 
 
-def _read_document(path):
+def _read_document(path: StrPath) -> yaml.MappingNode:
     document = yaml_nodes.read_file(path)
     if document is None:
         raise UserError(
@@ -116,7 +132,7 @@ def _read_document(path):
     return document
 
 
-def _check_format(path, document, of_run):
+def _check_format(path: StrPath, document: yaml.MappingNode, of_run: bool) -> None:
     found = {key.value: value for key, value in document.value if key.value in _FORMAT_KEYS}
     if not found and not of_run:
         return
@@ -126,7 +142,7 @@ def _check_format(path, document, of_run):
     formats.check_format(path, "run", number, writer, "train again in another workdir")
 
 
-def _parse_override(text):
+def _parse_override(text: str) -> _Setting:
     path, equals, value = text.partition("=")
     source = yaml_nodes.override_source(text)
     if len(text) > yaml_nodes.MOST_CHARACTERS:
@@ -140,7 +156,9 @@ def _parse_override(text):
     return path.strip().split("."), value, source
 
 
-def _experiment_class(documents, settings):
+def _experiment_class(
+    documents: Iterable[yaml.MappingNode], settings: Iterable[_Setting]
+) -> type[Experiment]:
     name, source = None, "the config"
     for document in documents:
         for key, node in document.value:
@@ -161,8 +179,10 @@ def _experiment_class(documents, settings):
 # Merging ----------------------------------------------------------------------------------------
 
 
-def _merge_section(values, cls, node, path):
-    """Change `values`, the plain dict of a `cls`, by the mapping `node`."""
+def _merge_section(
+    values: dict[str, Any], cls: type[Section], node: yaml.MappingNode, path: str
+) -> None:
+    """Changes `values`, the plain dict of a `cls`, by the mapping `node`."""
     seen = set()
     for key_node, value_node in node.value:
         source = yaml_nodes.source(key_node)
@@ -176,10 +196,12 @@ def _merge_section(values, cls, node, path):
             _merge_key(values, cls, key, value_node, path, source)
 
 
-def _merge_key(values, cls, key, node, path, source):
+def _merge_key(
+    values: dict[str, Any], cls: type[Section], key: str, node: yaml.Node, path: str, source: str
+) -> None:
     kind = field_type(cls, key, path, source)
     path = join(path, key)
-    if not dataclasses.is_dataclass(kind):
+    if not is_section(kind):
         if isinstance(node, yaml.MappingNode):
             raise UserError(f"{source}: {path} is a section; expected {describe(kind)}")
         values[key] = convert(yaml_nodes.value(node, path), kind, path, source)
@@ -189,12 +211,14 @@ def _merge_key(values, cls, key, node, path, source):
         values[key] = _preset(kind, yaml_nodes.value(node, path), path, source)
 
 
-def _merge_override(values, cls, keys, text, source):
+def _merge_override(
+    values: dict[str, Any], cls: type[Section], keys: Sequence[str], text: str, source: str
+) -> None:
     path = ""
     for key in keys[:-1]:
         kind = field_type(cls, key, path, source)
         path = join(path, key)
-        if not dataclasses.is_dataclass(kind):
+        if not is_section(kind):
             raise UserError(f"{source}: {path} is no section; it is {describe(kind)}")
         values, cls = values[key], kind
     key = keys[-1]
@@ -208,7 +232,7 @@ def _merge_override(values, cls, keys, text, source):
         _merge_key(values, cls, key, node, path, source)
 
 
-def _preset(cls, value, path, source):
+def _preset(cls: TypeForm, value: object, path: str, source: str) -> dict[str, Any]:
     presets = _PRESETS.get(cls, {})
     if isinstance(value, str) and value in presets:
         return dataclasses.asdict(presets[value])
@@ -220,30 +244,30 @@ def _preset(cls, value, path, source):
 # Writing ----------------------------------------------------------------------------------------
 
 
-def _flatten(section, path=""):
+def _flatten(section: Section, path: str = "") -> dict[str, Any]:
     flat = {}
     for field in dataclasses.fields(section):
         value, place = getattr(section, field.name), join(path, field.name)
-        if dataclasses.is_dataclass(value):
+        if is_section(type(value)):
             flat |= _flatten(value, place)
         else:
             flat[place] = value
     return flat
 
 
-def _help_lines(cls, defaults, path):
+def _help_lines(cls: type[Section], defaults: Section, path: str) -> list[str]:
     comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(cls), re.M))
     values, sections = [], []
     for field in dataclasses.fields(cls):
         name, value = field.name, getattr(defaults, field.name)
         place = join(path, name)
-        if dataclasses.is_dataclass(value):
-            summary = f"{place}: {' '.join(inspect.getdoc(value).split())}"
+        if is_section(type(value)):
+            summary = f"{place}: {' '.join((inspect.getdoc(value) or '').split())}"
             sections += [
                 "",
                 *textwrap.wrap(summary, 98, initial_indent="  ", subsequent_indent="  "),
             ]
-            sections += _help_lines(field.type, value, place)
+            sections += _help_lines(type(value), value, place)
         else:
             meaning = f"; {comments[name]}" if name in comments else ""
             line = f"{place}: {show(value)}  ({describe(field.type)}{meaning})"

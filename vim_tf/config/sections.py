@@ -1,8 +1,8 @@
 """The sections of a config as frozen dataclasses; the defaults are the paper's base models.
 
 Paper: "Vector-quantized Image Modeling with Improved VQGAN", https://arxiv.org/abs/2110.04627.
-`experiments` puts them together. This module imports neither TensorFlow nor Keras, so that `--help`
-and a bad config answer at once. Where a default is not the paper's, a comment says whose it is.
+`experiments` combines them. This module imports neither TensorFlow nor Keras, so that `--help` and
+a wrong config answer at once. If a default is not the paper's, a comment gives its source.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class AugmentationConfig:
     min_area: float = 0.5  # the paper names no augmentation
     flip: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             0 < self.min_area <= 1,
             f"data.augmentation.min_area is {self.min_area}; it must be above 0 and at most 1",
@@ -52,7 +52,7 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"  # what to do with an image that cannot be read
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes("data", batch_size=(self.batch_size, checks.LARGEST_BATCH))
         require(
             0 < min(self.image_size) <= max(self.image_size) <= checks.LONGEST_SIDE,
@@ -97,7 +97,7 @@ class TransformerConfig:
     mlp_dim: int = 3072
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes(
             "transformer",
             blocks=(self.blocks, checks.MOST_BLOCKS),
@@ -114,7 +114,7 @@ class TransformerConfig:
         )
 
     @property
-    def head_dim(self):
+    def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.heads
 
@@ -141,7 +141,7 @@ class QuantizerConfig:
     revive_every: int = 0  # steps between revivals of dead codes; 0 is off
     revive_below: float = 0.1  # dead: hit less than this share of an even code's hits
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes(
             "model.quantizer",
             codes=(self.codes, checks.MOST_CODES),
@@ -163,12 +163,12 @@ class ViTVQGANConfig:
     output: Literal["logit_laplace", "rgb"] = "logit_laplace"
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes("model", patch_size=(self.patch_size, checks.LARGEST_PATCH))
 
     @property
-    def output_channels(self):
-        """Numbers that the decoder gives a pixel: means and scales, or means alone."""
+    def output_channels(self) -> int:
+        """Numbers per pixel that the decoder returns: means and scales, or only means."""
         return 6 if self.output == "logit_laplace" else 3
 
 
@@ -186,7 +186,7 @@ class DiscriminatorConfig:
     r1_gamma: float = 10.0
     r1_every: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes(
             "discriminator",
             channels=(self.channels, checks.WIDEST),
@@ -216,7 +216,7 @@ class ViTVQGANLossConfig:
     entropy_temperature: float = 0.01
     perceptual_weights: str = "imagenet"  # or the path of a VGG16 weights file without top
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         not_negative(
             "losses",
             codebook=self.codebook,
@@ -238,7 +238,7 @@ class VIMConfig:
     conditional: bool = True  # False: every image gets the null label
     label_drop: float = 0.1  # share of labels replaced by the null label, for guidance
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         fraction("model", label_drop=self.label_drop)
 
 
@@ -251,7 +251,7 @@ class ClassifierConfig:
     blocks: int = 1  # residual blocks a stage
     dropout: float = 0.3  # of the features before the last layer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes(
             "model",
             width=(self.width, checks.WIDEST),
@@ -292,7 +292,7 @@ class OptimizerConfig:
     decay_start: int = 0  # the plateau ends here; counts from step 0
     final_ratio: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("optimizer", learning_rate=self.learning_rate)
         require(
             0 < self.final_ratio <= 1,
@@ -335,7 +335,7 @@ class TrainingConfig:
     checkpoint_every: int = 5_000
     keep_checkpoints: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
             sizes("training", **{name: (getattr(self, name), checks.MOST_STEPS)})
         positive(
@@ -362,7 +362,7 @@ class TokenizerConfig:
     passes: int = 4  # differently augmented passes over the images in the cache
     online: bool = False  # tokenize each batch while training instead
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes("tokenizer", passes=(self.passes, checks.MOST_PASSES))
         require(
             self.cache is None or not self.online,
@@ -385,7 +385,7 @@ class SGDHeadConfig:
     epochs: int = 90
     warmup_epochs: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive("sgd", learning_rate=self.learning_rate, epochs=self.epochs)
         sizes("sgd", batch_size=(self.batch_size, checks.LARGEST_BATCH))
         not_negative("sgd", warmup_epochs=self.warmup_epochs)

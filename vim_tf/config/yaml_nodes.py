@@ -1,24 +1,26 @@
-"""YAML text to nodes, which keep their lines, and plain values to YAML text.
+"""Parses YAML text to nodes, which keep their lines, and writes plain values as YAML text.
 
 Scalars follow YAML 1.2, not PyYAML's 1.1: `1e-4` is a number, `off` and `yes` are strings. Files
-may come from strangers. What a config never needs is refused before it can do harm: aliases
+may come from strangers. Features that no config needs are refused before they can do harm: aliases
 (400 bytes of them make gigabytes), tags, several documents, deep nesting and endless text.
 Imports neither TensorFlow nor Keras nor NumPy.
 """
 
 import os
 import re
+from typing import Any, NoReturn
 
 import yaml
 from etils import epath
 
+from vim_tf.annotations import StrPath
 from vim_tf.config.values import WHOLE_NUMBERS
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten
 
-MOST_BYTES = 2**20  # of a file; the longest that is written has 4,000
+MOST_BYTES = 2**20  # of a file; the longest that vim_tf writes has 4,000
 MOST_CHARACTERS = 10_000  # of a key or a value
-MOST_NODES = 10_000  # keys, values and sections of a file; one that names every key has 300
+MOST_NODES = 10_000  # keys, values and sections of a file; a complete config has 300
 DEEPEST = 20  # sections in sections; a config has three
 
 _NULL = "tag:yaml.org,2002:null"
@@ -29,14 +31,14 @@ _OVERRIDE = "override "
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a document while it reads it, so that no more of it is ever built."""
+    """Refuses a document while it is parsed, so that its remaining nodes are never built."""
 
     yaml_implicit_resolvers = {}
     yaml_constructors = yaml.SafeLoader.yaml_constructors.copy()
     depth = nodes = 0
 
-    def get_single_node(self):
-        """Returns the only document's node, None if there is no document."""
+    def get_single_node(self) -> yaml.Node | None:
+        """Returns the node of the only document; None if there is no document."""
         self.get_event()  # the start of the stream
         if self.check_event(yaml.StreamEndEvent):
             return None
@@ -45,8 +47,8 @@ class _Loader(yaml.SafeLoader):
             self._refuse("a second document begins here; a config is one, so delete the line ---")
         return node
 
-    def compose_node(self, parent, index):
-        """Returns the next node, if a config may hold such a one."""
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Returns the next node; UserError if a config may not hold it."""
         event = self.peek_event()
         self.nodes += 1
         if isinstance(event, yaml.AliasEvent):
@@ -69,19 +71,19 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def _refuse(self, problem):
+    def _refuse(self, problem: str) -> NoReturn:
         mark = self.peek_event().start_mark
         raise UserError(f"{_where(mark.name, mark)}: {problem}")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Shares the loader's resolvers, so that it quotes just the strings that need it."""
+    """Has the resolvers of the loader, so that it quotes only the strings that need quotes."""
 
     yaml_implicit_resolvers = {}
     yaml_representers = yaml.SafeDumper.yaml_representers.copy()
 
 
-# YAML 1.2's core schema, plus Python's 50_000, less .inf and .nan, which no knob takes.
+# YAML 1.2's core schema with Python's 50_000, without .inf and .nan, which no key takes.
 for _class in (_Loader, _Dumper):
     for _tag, _pattern, _first in (
         (_NULL, r"null|Null|NULL|~|", ["n", "N", "~", ""]),
@@ -94,9 +96,19 @@ for _class in (_Loader, _Dumper):
         ),
     ):
         _class.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
+
+
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node))
+
+
 # SafeLoader would read 010 as octal 8 and 1:30 as 90.
-_Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
-_Loader.add_constructor(_FLOAT, lambda loader, node: float(loader.construct_scalar(node)))
+_Loader.add_constructor(_INT, _construct_int)
+_Loader.add_constructor(_FLOAT, _construct_float)
 _Dumper.add_representer(
     list,
     lambda dumper, values: dumper.represent_sequence(
@@ -105,7 +117,7 @@ _Dumper.add_representer(
 )
 
 
-def read_file(path):
+def read_file(path: StrPath) -> yaml.Node | None:
     """Reads a YAML file of one document.
 
     Args:
@@ -115,12 +127,12 @@ def read_file(path):
         The document's node; None for a file without one.
 
     Raises:
-        UserError: it cannot be read, is too large, is not valid YAML, or holds what a config may
-            not hold.
+        UserError: it cannot be read, is too large, is not valid YAML, or uses a feature that
+            configs may not use.
     """
     file, name = epath.Path(path), shorten(str(path))
     try:
-        # A pipe would wait for ever, and a device may have no end.
+        # Reading a pipe could wait for ever, and a device may have no end.
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise UserError(f"cannot read config {name}: it is no regular file")
         with file.open("rb") as opened:
@@ -138,29 +150,30 @@ def read_file(path):
     return compose(text, name)
 
 
-def override_source(text):
-    """Returns the name by which messages and `compose` know the override `--set text`."""
+def override_source(text: str) -> str:
+    """Returns the name of the override `--set text` for messages and `compose`."""
     return _OVERRIDE + shorten(text)
 
 
-def compose(text, name):
-    """Parses text of one document to a node rather than to a dict: it keeps lines and doubled keys.
+def compose(text: str, name: str) -> yaml.Node | None:
+    """Parses text of one document to a node, which, unlike a dict, keeps lines and repeated keys.
 
     Args:
         text: YAML.
-        name: what messages call it: a file, or an `override_source`.
+        name: its name in messages: a file, or an `override_source`.
 
     Returns:
         The document's node; None for text without one.
 
     Raises:
-        UserError: it is not valid YAML, or holds what a config may not hold.
+        UserError: it is not valid YAML, or uses a feature that configs may not use.
     """
     try:
         loader = _Loader(text)
         loader.name = name
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
+        assert error.problem_mark is not None  # those of parsing all have one
         where, problem = _where(name, error.problem_mark), shorten(str(error.problem))
         raise UserError(f"{where}: not valid YAML: {problem}") from error
     except yaml.reader.ReaderError as error:
@@ -169,22 +182,25 @@ def compose(text, name):
         raise UserError(f"{where}: not valid YAML: {problem}") from error
     except UserError:
         raise
-    except (ValueError, OverflowError) as error:  # of Python: \UFFFFFFFF, or a version's digits
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # Python's: \UFFFFFFFF, or a version's digits
         where = _where(name, loader.get_mark())
         raise UserError(
             f"{where}: not valid YAML: there is no such character or version"
         ) from error
 
 
-def value(node, path):
-    """Returns the plain value that a node stands for: text, number, bool, None, list or dict.
+def value(node: yaml.Node, path: str) -> Any:
+    """Returns the plain value of a node: text, number, bool, None, list or dict.
 
     Args:
-        node: of `compose` or `read_file`.
+        node: a node of `compose` or `read_file`.
         path: its key, for messages.
 
     Raises:
-        UserError: a number with more digits than Python converts, or a list as a key.
+        UserError: a number with more digits than Python can convert, or a list as a key.
     """
     try:
         return _Loader("").construct_object(node, deep=True)
@@ -199,22 +215,22 @@ def value(node, path):
         raise UserError(f"{source(node)}: {path} is not a plain value: {problem}") from error
 
 
-def source(node):
-    """Returns where a node stands: `FILE:LINE`, or the override as it was given."""
+def source(node: yaml.Node) -> str:
+    """Returns the place of a node: `FILE:LINE`, or the override as it was given."""
     return _where(node.start_mark.name, node.start_mark)
 
 
-def dump(values):
-    """Returns a plain dict as YAML text, lists on one line, from which it can be read again."""
+def dump(values: dict[str, Any]) -> str:
+    """Returns a plain dict as YAML text with lists on one line; `compose` can read it again."""
     return yaml.dump(
         values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False
     )
 
 
-def _where(name, mark):
+def _where(name: str, mark: yaml.Mark) -> str:
     return _at_line(name, mark.line)
 
 
-def _at_line(name, line):
-    # An override goes by its own text, and has no lines.
+def _at_line(name: str, line: int) -> str:
+    # The name of an override is its text; it has no lines.
     return name if name.startswith(_OVERRIDE) else f"{name}:{line + 1}"

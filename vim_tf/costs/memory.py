@@ -1,17 +1,28 @@
-"""What a training needs of a device's memory, worked out from the config, without TensorFlow.
+"""Estimates the device memory of a training from the config, without TensorFlow.
 
-Parameters are counted exactly. Activations are the tensors that the forward pass keeps for
-the backward pass, operation by operation as `models` and `losses` are written; a test holds them
-against the graph that TensorFlow makes, and another the total against what steps take. Not counted:
-integers, and what operations outside of transformers and logits need while they run; XLA, which
-fuses operations, keeps less. Arrays are of float32, those of what computes in bfloat16 (`compute`,
-the bytes of a number) of two bytes, and masks of one.
+Parameters are counted exactly. Activations are the tensors that the forward pass keeps for the
+backward pass, operation by operation as in `models` and `losses`. A test compares them with
+TensorFlow's graph; another test compares the total with the memory of real steps. Not counted are
+integers, and temporary arrays outside of transformers and logits. XLA fuses operations and keeps
+less. A number has 4 bytes in float32, 2 where `compute` is of bfloat16, and 1 in a mask.
 """
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.sections import (
+    DiscriminatorConfig,
+    OptimizerConfig,
+    QuantizerConfig,
+    TrainingConfig,
+    TransformerConfig,
+    ViTVQGANConfig,
+    ViTVQGANLossConfig,
+)
 from vim_tf.costs.parameters import (
+    VGG16_MIN_SIDE,
     VGG16_STAGES,
     count_discriminator,
     count_tokens,
@@ -22,18 +33,17 @@ from vim_tf.costs.parameters import (
 )
 
 FLOAT, HALF, MASK = 4, 2, 1  # bytes
-QUERY_BLOCK = 128  # shown where training.query_block is off
-# Arrays that are there at once besides those that are kept: of attention weights, for the gradient
-# or as random bits of the dropout; of the MLP's hidden layer. From what TensorFlow allocates.
+QUERY_BLOCK = 128  # for the estimate if training.query_block is off
+# Temporary arrays at once: of attention weights (for the gradient, or random bits of the dropout),
+# and of the MLP's hidden layer. Measured from TensorFlow's allocations.
 WEIGHTS_ARRAYS, HIDDEN_ARRAYS = 2, 2
-SLACK = 0.08  # share by which TensorFlow's allocator gives out more than it is asked for
+SLACK = 0.08  # the share that TensorFlow's allocator adds to each request
 COLUMNS = ("plain", "rematerialize", "query_block", "both")
+PerColumn: TypeAlias = tuple[int, ...]  # bytes, one number for each of `COLUMNS`
 FOOTNOTE = """\
 Estimates. Convolutions may need more, on a GPU, than what they keep.
 training.rematerialize computes the inside of each block again for its gradient;
 training.query_block its attention weights, here for {query_block} queries at a time."""
-
-VGG16_MIN_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -41,30 +51,30 @@ class MemoryEstimate:
     """Bytes of one replica.
 
     Attributes:
-        batch: images of the replica's share of the batch.
+        batch: number of images in the replica's share of the batch.
         parameters: network -> number of its trained parameters.
-        rows: what -> bytes, one number for each of `COLUMNS`.
+        rows: name -> bytes, one number for each of `COLUMNS`.
         query_block: queries at a time in the last two columns.
-        column: which of `COLUMNS` is as configured.
+        column: index of the configured one of `COLUMNS`.
     """
 
     batch: int
     parameters: dict[str, int]
-    rows: dict[str, tuple[int, ...]]
+    rows: dict[str, PerColumn]
     query_block: int = QUERY_BLOCK
     column: int = 0
 
     @property
-    def total(self):
+    def total(self) -> PerColumn:
         """Sum of the rows, one number for each of `COLUMNS`."""
         return tuple(sum(column) for column in zip(*self.rows.values(), strict=True))
 
     @property
-    def configured(self):
-        """Bytes of the training as it is configured."""
+    def configured(self) -> int:
+        """Bytes with the settings of the config."""
         return self.total[self.column]
 
-    def format(self):
+    def format(self) -> str:
         """Returns the table as text of several lines."""
         rows = {**self.rows, "total": self.total}
         width = max(38, *map(len, rows))
@@ -76,8 +86,8 @@ class MemoryEstimate:
         return "\n".join([*lines, chosen, FOOTNOTE.format(query_block=self.query_block)])
 
 
-def format_bytes(number):
-    """Returns a number of bytes for a reader: "3.5 GiB"."""
+def format_bytes(number: int) -> str:
+    """Returns a number of bytes as text, for example "3.5 GiB"."""
     units = ("bytes", "KiB", "MiB", "GiB")
     power = min(int(math.log(max(number, 1), 1024)), len(units) - 1)
     return f"{number / 1024**power:,.{1 if power else 0}f} {units[power]}"
@@ -86,23 +96,25 @@ def format_bytes(number):
 # Activations of one image, in bytes -------------------------------------------------------------
 
 
-def _norm(dim, compute):
+def _norm(dim: int, compute: int) -> int:
     """A LayerNorm's input, scaled deviation and output; mean, its negative, and deviation."""
     return FLOAT * (2 * dim + 3) + compute * dim
 
 
-def keep_attention(config, length, causal, queries, compute=FLOAT):
+def keep_attention(
+    config: TransformerConfig, length: int, causal: bool, queries: int, compute: int = FLOAT
+) -> int:
     """Bytes that the attention of one transformer block keeps, for one image of `length` tokens.
 
     Args:
-        config: `TransformerConfig`.
+        config: the sizes of the transformer.
         length: number of tokens.
-        causal: whether there is a mask; it is the batch's, and counted with each image here.
+        causal: whether there is a mask; the batch shares it, but it is counted for each image here.
         queries: number of queries whose attention weights are kept.
-        compute: bytes of a number where it may be bfloat16.
+        compute: bytes of a number of the tensors that may be bfloat16.
     """
     dim = config.dim
-    # Queries (scaled), keys and values; the heads' outputs, which the projection takes.
+    # Queries (scaled), keys and values; the heads' outputs, the input of the projection.
     token = _norm(dim, compute) + compute * (3 * dim + dim)
     weight = FLOAT  # softmax
     if config.dropout or compute != FLOAT:
@@ -114,16 +126,18 @@ def keep_attention(config, length, causal, queries, compute=FLOAT):
     return length * token + weights + (MASK * queries * length if causal else 0)
 
 
-def keep_mlp(config, length, compute=FLOAT):
+def keep_mlp(config: TransformerConfig, length: int, compute: int = FLOAT) -> int:
     """Bytes that the MLP of one transformer block keeps, for one image of `length` tokens."""
-    # tanh-GELU of x: x, tanh, x / 2, 1 + tanh, and the product, which the last layer takes.
+    # tanh-GELU of x: x, tanh, x / 2, 1 + tanh, and the product, the input of the last layer.
     token = _norm(config.dim, compute) + compute * 5 * config.mlp_dim
     if config.dropout:
         token += MASK * (config.mlp_dim + config.dim)  # of the activation and of the residual
     return length * token
 
 
-def keep_transformer(config, length, causal=False, compute=FLOAT):
+def keep_transformer(
+    config: TransformerConfig, length: int, causal: bool = False, compute: int = FLOAT
+) -> PerColumn:
     """Bytes that a transformer keeps for one image, one number for each of `COLUMNS`."""
     mlp = keep_mlp(config, length, compute)
     whole = keep_attention(config, length, causal, length, compute) + mlp
@@ -132,12 +146,18 @@ def keep_transformer(config, length, causal=False, compute=FLOAT):
     return tuple(config.blocks * kept for kept in (whole, inputs, without, inputs))
 
 
-def differentiate_block(config, length, causal=False, query_block=QUERY_BLOCK, compute=FLOAT):
-    """Bytes that one block needs besides for an image while its gradient is computed.
+def differentiate_block(
+    config: TransformerConfig,
+    length: int,
+    causal: bool = False,
+    query_block: int = QUERY_BLOCK,
+    compute: int = FLOAT,
+) -> PerColumn:
+    """Additional bytes of one block, for one image, while its gradient is computed.
 
-    That is what is computed again, and temporary arrays: first those of the MLP, all of the block
-    being there; then those of the attention, when what the MLP kept is gone. Stretches of queries
-    come one after the other, and each leaves gradients of all keys and values.
+    These are the tensors that are computed again, and temporary arrays. The arrays of the MLP come
+    first, while the whole block is kept; then those of the attention, when the MLP's tensors are
+    freed. Groups of queries follow one another; each leaves gradients of all keys and values.
     """
     queries = min(query_block, length)
     inputs = compute * length * config.dim
@@ -156,19 +176,21 @@ def differentiate_block(config, length, causal=False, query_block=QUERY_BLOCK, c
     )
 
 
-def _keep_coder(config, length, fan_in, compute):
+def _keep_coder(config: TransformerConfig, length: int, fan_in: int, compute: int) -> PerColumn:
     """Inputs of the embedding, transformer, and the tanh head's norm and hidden layer."""
     ends = length * (compute * (fan_in + config.mlp_dim) + _norm(config.dim, compute))
     return tuple(ends + kept for kept in keep_transformer(config, length, compute=compute))
 
 
-def keep_quantizer(config, losses, dim, length):
-    """Bytes that quantizer and its losses keep for one image of `length` features of `dim`."""
+def keep_quantizer(
+    config: QuantizerConfig, losses: ViTVQGANLossConfig, dim: int, length: int
+) -> int:
+    """Bytes that the quantizer and its losses keep for one image of `length` features of `dim`."""
     code_dim = config.code_dim
     kept = dim  # features
     if config.l2_normalize:
         kept += code_dim + 1  # latents before, and their lengths
-        kept += (code_dim + 1) * bool(losses.codebook)  # codes before, and theirs
+        kept += (code_dim + 1) * bool(losses.codebook)  # codes before, and their lengths
     if config.rotation_trick:
         kept += 3 * code_dim + 1  # three directions and the ratio of lengths
     kept += code_dim * bool(losses.codebook) + code_dim * bool(losses.commitment)  # differences
@@ -177,19 +199,21 @@ def keep_quantizer(config, losses, dim, length):
     return FLOAT * length * kept
 
 
-def keep_pixel_losses(config, losses, image_size):
+def keep_pixel_losses(
+    config: ViTVQGANConfig, losses: ViTVQGANLossConfig, image_size: tuple[int, int]
+) -> int:
     """Bytes that the decoder's sigmoid, l2 and logit-Laplace keep for one image."""
-    kept = config.output == "logit_laplace"
+    kept = int(config.output == "logit_laplace")
     kept += bool(losses.l2)  # difference
     kept += 4 * bool(losses.logit_laplace)  # distance, its size, 1 / b, log b before its bound
     return FLOAT * 3 * math.prod(image_size) * kept
 
 
-def keep_perceptual(image_size):
+def keep_perceptual(image_size: tuple[int, int]) -> int:
     """Bytes that the perceptual loss keeps for one reconstruction."""
     height, width = (max(side, VGG16_MIN_SIDE) for side in image_size)
     enlarged = (height, width) != tuple(image_size)
-    kept = 3 * math.prod(image_size) * enlarged  # what TensorFlow's gradient of resizing takes
+    kept = 3 * math.prod(image_size) * enlarged  # input of TensorFlow's gradient of resizing
     for stage, (convolutions, channels) in enumerate(VGG16_STAGES):
         if stage:
             height, width = height // 2, width // 2
@@ -199,11 +223,13 @@ def keep_perceptual(image_size):
     return FLOAT * kept
 
 
-def keep_discriminator(config, image_size, batch):
+def keep_discriminator(
+    config: DiscriminatorConfig, image_size: tuple[int, int], batch: int
+) -> tuple[int, int]:
     """Bytes that the discriminator keeps for `batch` images: (a forward pass, R1).
 
     R1 (every `r1_every` steps) is a forward pass, the gradient by its images, and the tensors that
-    this keeps to be differentiated once more.
+    this gradient keeps for the second derivative.
     """
     sizes, widths = discriminator_layers(config, image_size)
     pixels = [math.prod(size) for size in sizes]
@@ -218,7 +244,7 @@ def keep_discriminator(config, image_size, batch):
         forward += fine * pixels[i + 1]  # blurred for the skip
         forward += 2 * coarse * pixels[i + 1]  # second convolution; the block's output
         backward += fine * pixels[i] + 2 * coarse * pixels[i + 1]  # gradients at these
-    forward -= last  # the last output is kept as what it is concatenated to:
+    forward -= last  # the last output is kept as a part of a concatenation:
     forward += last + pixels[-1]  # features and the minibatch deviation
     forward += last  # differences from the mean of the group
     forward += 2 * last + 2 * width  # before and after the activations of the last two layers
@@ -234,20 +260,26 @@ def keep_discriminator(config, image_size, batch):
 # Both stages ------------------------------------------------------------------------------------
 
 
-def _estimate(training, batch, trained, slots, averaged, frozen, gradients, activations, at_once):
+def _estimate(
+    training: TrainingConfig,
+    batch: int,
+    trained: dict[str, int],
+    slots: int,
+    averaged: int,
+    frozen: dict[str, int],
+    gradients: int,
+    activations: dict[str, PerColumn],
+    at_once: PerColumn,
+) -> MemoryEstimate:
     gradients *= 1 + (training.gradient_accumulation_steps > 1)  # the sum, and those of a part
-
-    def same(parameters):
-        return (FLOAT * parameters,) * len(COLUMNS)
-
     of_a_step = {f"activations: {name}": kept for name, kept in activations.items()}
     of_a_step["a gradient's arrays at once"] = tuple(batch * n for n in at_once)
     rows = {
-        "weights": same(sum(trained.values())),
-        "optimizer's slots": same(slots),
-        "moving average of weights": same(averaged),
-        **{f"weights of the frozen {name}": same(count) for name, count in frozen.items()},
-        "gradients": same(gradients),
+        "weights": _same(FLOAT * sum(trained.values())),
+        "optimizer's slots": _same(FLOAT * slots),
+        "moving average of weights": _same(FLOAT * averaged),
+        **{f"weights of the frozen {name}": _same(FLOAT * count) for name, count in frozen.items()},
+        "gradients": _same(FLOAT * gradients),
         **of_a_step,
         "slack": tuple(round(SLACK * sum(n)) for n in zip(*of_a_step.values(), strict=True)),
     }
@@ -255,41 +287,37 @@ def _estimate(training, batch, trained, slots, averaged, frozen, gradients, acti
     return MemoryEstimate(batch, trained, rows, _query_block(training), column)
 
 
-def _slots(optimizer, parameters):
-    """Numbers that an optimizer keeps; without a factored moment's rows and columns, below 1%."""
+def _same(kept: int) -> PerColumn:
+    return (kept,) * len(COLUMNS)
+
+
+def _slots(optimizer: OptimizerConfig, parameters: int) -> int:
+    """Numbers that an optimizer keeps; those of a factored moment, below 1%, are left out."""
     return parameters * (1 if optimizer.second_moment == "factored" else 2)
 
 
-def _query_block(training):
+def _query_block(training: TrainingConfig) -> int:
     return training.query_block or QUERY_BLOCK
 
 
-def _compute(training):
+def _compute(training: TrainingConfig) -> int:
     return HALF if training.precision == "mixed_bfloat16" else FLOAT
 
 
-def _cast(parameters, blocks, compute):
-    """{name: bytes} of the weights cast for a step; of one block where it is computed again."""
+def _cast(parameters: int, blocks: int, compute: int) -> dict[str, PerColumn]:
+    """{name: bytes} of the cast weights of a step; of one block if blocks are computed again."""
     if compute == FLOAT:
         return {}
     whole, one = compute * parameters, compute * parameters // blocks
     return {"weights in bfloat16": (whole, one, whole, one)}
 
 
-def _images_at_once(experiment, replicas):
+def _images_at_once(experiment: ViTVQGANExperiment | VIMExperiment, replicas: int) -> int:
     return experiment.data.batch_size // replicas // experiment.training.gradient_accumulation_steps
 
 
-def estimate_vit_vqgan(experiment, replicas=1):
-    """Estimates what training the tokenizer takes.
-
-    Args:
-        experiment: `ViTVQGANExperiment`.
-        replicas: number of replicas, among which the batch is divided.
-
-    Returns:
-        `MemoryEstimate`.
-    """
+def estimate_vit_vqgan(experiment: ViTVQGANExperiment, replicas: int = 1) -> MemoryEstimate:
+    """Estimates the memory of a training of the tokenizer; `replicas` share the batch."""
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
     training, length = experiment.training, count_tokens(config, image_size)
     batch, query_block = _images_at_once(experiment, replicas), _query_block(training)
@@ -297,15 +325,11 @@ def estimate_vit_vqgan(experiment, replicas=1):
     trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
     averaged = gradients = trained["tokenizer"]
     slots = _slots(experiment.optimizer, trained["tokenizer"])
-
-    def same(kept):
-        return (kept,) * len(COLUMNS)
-
     activations = {
         "encoder": _keep_coder(config.encoder, length, 3 * config.patch_size**2, compute),
-        "quantizer": same(keep_quantizer(config.quantizer, losses, config.encoder.dim, length)),
+        "quantizer": _same(keep_quantizer(config.quantizer, losses, config.encoder.dim, length)),
         "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim, compute),
-        "pixel losses": same(keep_pixel_losses(config, losses, image_size)),
+        "pixel losses": _same(keep_pixel_losses(config, losses, image_size)),
     }
     blocks = [
         differentiate_block(size, length, query_block=query_block, compute=compute)
@@ -315,7 +339,7 @@ def estimate_vit_vqgan(experiment, replicas=1):
     frozen = {}
     if losses.perceptual:
         frozen["VGG16"] = count_vgg16()
-        activations["perceptual loss"] = same(keep_perceptual(image_size))
+        activations["perceptual loss"] = _same(keep_perceptual(image_size))
     activations = {name: tuple(batch * n for n in kept) for name, kept in activations.items()}
     activations |= _cast(averaged, config.encoder.blocks + config.decoder.blocks, compute)
     if losses.adversarial:
@@ -323,26 +347,25 @@ def estimate_vit_vqgan(experiment, replicas=1):
         slots += _slots(experiment.discriminator_optimizer, trained["discriminator"])
         gradients += 2 * trained["discriminator"]  # of its loss, and of R1
         forward, r1 = keep_discriminator(experiment.discriminator, image_size, batch)
-        # Real and fake; and the adversarial term's gradient by the reconstruction.
+        # Real and fake images; the adversarial term's gradient by the reconstruction.
         direction = FLOAT * 3 * batch * math.prod(image_size)
-        activations["discriminator"] = same(2 * forward + direction)
-        activations[f"R1, every {experiment.discriminator.r1_every} steps"] = same(r1)
+        activations["discriminator"] = _same(2 * forward + direction)
+        activations[f"R1, every {experiment.discriminator.r1_every} steps"] = _same(r1)
     return _estimate(
         training, batch, trained, slots, averaged, frozen, gradients, activations, at_once
     )
 
 
-def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
-    """Estimates what training VIM takes.
+def estimate_vim(
+    experiment: VIMExperiment, tokenizer_config: ViTVQGANConfig, classes: int, replicas: int = 1
+) -> MemoryEstimate:
+    """Estimates the memory of a training of VIM.
 
     Args:
-        experiment: `VIMExperiment`.
-        tokenizer_config: `ViTVQGANConfig` of its tokenizer.
+        experiment: the config of the training.
+        tokenizer_config: the config of its tokenizer.
         classes: number of classes.
-        replicas: number of replicas, among which the batch is divided.
-
-    Returns:
-        `MemoryEstimate`.
+        replicas: number of replicas that share the batch.
     """
     config, image_size = experiment.model, experiment.data.image_size
     grid = tuple(side // tokenizer_config.patch_size for side in image_size)
@@ -353,7 +376,7 @@ def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
     tokenizer = sum(count_vit_vqgan(tokenizer_config, image_size).values())
     size = config.transformer
     ends = length * _norm(size.dim, compute)
-    # They, their gradient, and in bfloat16 a cast.
+    # The logits, their gradient, and with bfloat16 a cast.
     logits = length * codes * (2 * FLOAT + compute * (compute != FLOAT))
     if size.dropout:
         ends += MASK * length * size.dim  # after the embeddings
@@ -362,7 +385,7 @@ def estimate_vim(experiment, tokenizer_config, classes, replicas=1):
     at_once = tuple(max(logits, block) for block in blocks)
     activations = {
         "transformer": tuple(batch * n for n in kept),
-        "embeddings and last norm": (batch * ends,) * len(COLUMNS),
+        "embeddings and last norm": _same(batch * ends),
         **_cast(parameters, size.blocks, compute),
     }
     frozen = {"tokenizer": tokenizer}

@@ -1,12 +1,22 @@
-"""The number of parameters of each model, worked out from its config, without TensorFlow."""
+"""The number of parameters of each model, computed from its config, without TensorFlow."""
 
 import math
+from collections.abc import Sequence
 
-# Convolutions (of 3 x 3) and their channels between the four halvings of VGG16 (arXiv 1409.1556).
+from vim_tf.config.sections import (
+    ClassifierConfig,
+    DiscriminatorConfig,
+    TransformerConfig,
+    VIMConfig,
+    ViTVQGANConfig,
+)
+
+# Number of 3 x 3 convolutions, and their channels, in each stage of VGG16 (arXiv 1409.1556).
 VGG16_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+VGG16_MIN_SIDE = 32  # pixels; the perceptual loss enlarges smaller images
 
 
-def count_transformer(config):
+def count_transformer(config: TransformerConfig) -> int:
     """Parameters of a `Transformer`: attention without bias on queries, keys and values."""
     dim, mlp_dim = config.dim, config.mlp_dim
     attention = 3 * dim * dim + dim * dim + dim
@@ -15,7 +25,7 @@ def count_transformer(config):
     return config.blocks * (attention + mlp + norms)
 
 
-def _count_coder(config, fan_in, units, positions):
+def _count_coder(config: TransformerConfig, fan_in: int, units: int, positions: int) -> int:
     """Embedding, positions, transformer and tanh head of an encoder or a decoder."""
     dim, hidden = config.dim, config.mlp_dim
     embedding = fan_in * dim + dim
@@ -23,7 +33,7 @@ def _count_coder(config, fan_in, units, positions):
     return embedding + positions * dim + count_transformer(config) + head
 
 
-def count_vit_vqgan(config, image_size):
+def count_vit_vqgan(config: ViTVQGANConfig, image_size: tuple[int, int]) -> dict[str, int]:
     """Parameters of a `ViTVQGAN` by part: {"encoder": ..., "quantizer": ..., "decoder": ...}."""
     patch = config.patch_size**2
     learned = count_tokens(config, image_size) if config.positions == "learned" else 0
@@ -36,7 +46,9 @@ def count_vit_vqgan(config, image_size):
     }
 
 
-def count_discriminator(config, image_size):
+def count_discriminator(
+    config: DiscriminatorConfig, image_size: tuple[int, int]
+) -> tuple[int, int]:
     """Parameters of a `Discriminator`: (kernels, biases)."""
     sizes, widths = discriminator_layers(config, image_size)
     pixels, width = math.prod(sizes[-1]), widths[-1]
@@ -49,7 +61,7 @@ def count_discriminator(config, image_size):
     return kernels, biases + 2 * width + 1
 
 
-def count_vgg16():
+def count_vgg16() -> int:
     """Parameters of VGG16 without its dense layers."""
     total, fan_in = 0, 3
     for convolutions, width in VGG16_STAGES:
@@ -59,8 +71,8 @@ def count_vgg16():
     return total
 
 
-def count_vim(config, grid, codes, classes):
-    """Parameters of a `VIM`; arguments as of its constructor."""
+def count_vim(config: VIMConfig, grid: Sequence[int], codes: int, classes: int) -> int:
+    """Parameters of a `VIM`; the arguments are those of its constructor."""
     dim = config.transformer.dim
     labels = (classes if config.conditional else 0) + 1  # and the null label
     embeddings = (codes + labels + sum(grid)) * dim
@@ -68,7 +80,7 @@ def count_vim(config, grid, codes, classes):
     return embeddings + count_transformer(config.transformer) + norm_and_head
 
 
-def count_classifier(config, classes):
+def count_classifier(config: ClassifierConfig, classes: int) -> int:
     """Parameters of a `Classifier`."""
     total, width = 9 * 3 * config.width, config.width
     for stage in range(config.stages):
@@ -81,14 +93,17 @@ def count_classifier(config, classes):
     return total + 2 * width + width * classes + classes
 
 
-def count_tokens(config, image_size):
-    """Tokens of an image of `image_size`."""
+def count_tokens(config: ViTVQGANConfig, image_size: tuple[int, int]) -> int:
+    """Number of tokens of an image of `image_size`."""
     return math.prod(side // config.patch_size for side in image_size)
 
 
-def discriminator_layers(config, image_size):
+def discriminator_layers(
+    config: DiscriminatorConfig, image_size: tuple[int, int]
+) -> tuple[list[tuple[int, int]], list[int]]:
     """Sizes and widths of the discriminator's levels, fine to coarse."""
-    sizes = [tuple(image_size)]
+    height, width = image_size
+    sizes = [(height, width)]
     while min(sizes[-1]) >= 8:
         sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
     widths = [max(1, min(config.channels, config.base_channels // max(size))) for size in sizes]

@@ -1,15 +1,18 @@
-"""What training would take on hardware that is not here, from a config alone, without TensorFlow.
+"""Predicts memory and step time of a training on other hardware, from its config alone.
 
-Memory is that of `memory`. A step's time is the least that the hardware's limits allow: the
-operations of products and convolutions at its rate of them, or what must be read and written at its
-bandwidth, whichever takes longer. Steps that were measured, on CPUs, took 1.1 to 1.4 times that, as
-docs/performance.md has it; exchange between devices and reading images come on top.
+Needs no TensorFlow. `memory` estimates the memory. The step time is the least that the hardware
+allows: the time of the operations of `operations` at its FLOP rate, or the time to read and write
+the data at its bandwidth, whichever is longer. Measured steps on CPUs took 1.1 to 1.4 times that,
+see docs/performance.md. Communication between devices and reading images are not included.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from vim_tf.config.checks import batch_divides
-from vim_tf.config.sections import ViTVQGANConfig
+from vim_tf.config.experiments import TrainingExperiment, VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.sections import TransformerConfig, ViTVQGANConfig
 from vim_tf.costs import memory
 from vim_tf.costs.operations import (
     count_decoder_operations,
@@ -23,28 +26,34 @@ from vim_tf.costs.operations import (
 from vim_tf.costs.parameters import count_tokens
 from vim_tf.errors import UserError
 
-ASSUMED_CLASSES = 1000  # a label's embedding is little beside the rest
-# Forward passes that a step comes to: a gradient by inputs and one by weights are one each.
+ASSUMED_CLASSES = 1000  # the embeddings of labels are small compared with the rest
+# Costs in forward passes: a gradient by inputs and a gradient by weights cost one each.
 TRAINED = 3
-# Of real and fake: forward; by weights and inputs for its loss; by the fake's pixels for ours.
+# Two forward passes, of real and fake; four gradients by weights and inputs for its own loss; one
+# gradient by the pixels of the fake for the generator's loss.
 DISCRIMINATOR = 2 + 4 + 1
-R1 = 6  # forward, by pixels, and both once more for its gradient
-PERCEPTUAL = 2 + 1  # of image and reconstruction; by the reconstruction's pixels
+R1 = 6  # a forward pass, the gradient by pixels, and the gradients of both
+PERCEPTUAL = 2 + 1  # image and reconstruction; the gradient by the reconstruction's pixels
+# (Experiment, devices, tokenizer's config) -> (the memory of a device, {part: floating-point
+# operations an image}). Each function takes its own class of experiment, hence Any.
+CountStep: TypeAlias = Callable[
+    [Any, int, ViTVQGANConfig | None], tuple[memory.MemoryEstimate, dict[str, float]]
+]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A training step on given hardware.
+    """The prediction of a training step on given hardware.
 
     Attributes:
-        estimate: the `memory.MemoryEstimate` of a device.
+        estimate: the memory of a device.
         operations: part -> floating-point operations of a device in a step, on average.
         traffic: bytes that a device must read and write in a step.
-        flops: its floating-point operations a second.
-        bandwidth: its bytes a second.
-        devices: number of them.
-        images: of a step, on all devices.
-        steps: of the training.
+        flops: floating-point operations a second of a device.
+        bandwidth: bytes a second of a device's memory.
+        devices: number of devices.
+        images: images in a step, on all devices.
+        steps: steps of the training.
     """
 
     estimate: memory.MemoryEstimate
@@ -57,12 +66,12 @@ class Prediction:
     steps: int
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """The least time of a step."""
         return max(sum(self.operations.values()) / self.flops, self.traffic / self.bandwidth)
 
-    def format(self):
-        """Returns it as text of several lines."""
+    def format(self) -> str:
+        """Returns the prediction as text of several lines."""
         total = sum(self.operations.values())
         lines = [
             self.estimate.format(),
@@ -84,23 +93,26 @@ class Prediction:
         return "\n".join(lines)
 
 
-def predict(experiment, count_step, flops, bandwidth, devices=1, tokenizer_config=None):
-    """Predicts a training.
+def predict(
+    experiment: TrainingExperiment,
+    count_step: CountStep,
+    flops: float,
+    bandwidth: float,
+    devices: int = 1,
+    tokenizer_config: ViTVQGANConfig | None = None,
+) -> Prediction:
+    """Predicts memory and step time of a training.
 
     Args:
         experiment: the training's config.
-        count_step: function (experiment, devices, tokenizer_config) -> (the `MemoryEstimate` of a
-            device, {part: floating-point operations an image}), such as `count_vim_step`.
-        flops: of a device, in the experiment's precision.
-        bandwidth: of a device's memory, bytes a second.
+        count_step: a `CountStep`, such as `count_vim_step`.
+        flops: floating-point operations a second of a device, in the experiment's precision.
+        bandwidth: bytes a second of a device's memory.
         devices: number of devices.
-        tokenizer_config: the `ViTVQGANConfig` of a VIM's tokenizer; None is the default, base.
-
-    Returns:
-        `Prediction`.
+        tokenizer_config: the config of a VIM's tokenizer; None is the default, base.
 
     Raises:
-        UserError: a number is not positive, or the batch does not divide.
+        UserError: a number is not positive, or the devices cannot share the batch equally.
     """
     for name, value in (("flops", flops), ("bandwidth", bandwidth), ("devices", devices)):
         if not value > 0:
@@ -121,28 +133,30 @@ def predict(experiment, count_step, flops, bandwidth, devices=1, tokenizer_confi
     )
 
 
-def _activations(estimate):
-    """Bytes of what is kept, written in the forward pass and read in the backward pass."""
+def _activations(estimate: memory.MemoryEstimate) -> int:
+    """Bytes of the kept tensors, which are written in the forward and read in the backward pass."""
     kept = [n for name, n in estimate.rows.items() if name.startswith("activations: ")]
     rare = [n for name, n in estimate.rows.items() if name.startswith("activations: R1")]
     return 2 * (sum(n[estimate.column] for n in kept) - sum(n[estimate.column] for n in rare))
 
 
-def _weights(estimate):
-    """Bytes of an update: weights forward and backward, gradients, slots, averages, and back."""
+def _weights(estimate: memory.MemoryEstimate) -> int:
+    """Bytes read and written for the weights: both passes, gradients, slots and averages."""
     times = {"weights": 4, "gradients": 2, "optimizer's slots": 2, "moving average of weights": 2}
     return sum(count * estimate.rows[name][estimate.column] for name, count in times.items())
 
 
-def count_vit_vqgan_step(experiment, devices, tokenizer_config=None):
-    """Counts a step of a `ViTVQGANExperiment`, see `predict`."""
+def count_vit_vqgan_step(
+    experiment: ViTVQGANExperiment, devices: int, tokenizer_config: ViTVQGANConfig | None = None
+) -> tuple[memory.MemoryEstimate, dict[str, float]]:
+    """Counts a training step of the tokenizer, see `CountStep`."""
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
     forward = count_encoder_operations(config, image_size)
     forward += count_quantizer_operations(config, image_size)
     forward += count_decoder_operations(config, image_size)
     length = count_tokens(config, image_size)
     again = _computed_again(experiment, [config.encoder, config.decoder], length)
-    found = {"tokenizer": TRAINED * forward + again}
+    found: dict[str, float] = {"tokenizer": TRAINED * forward + again}
     if losses.perceptual:
         found["perceptual loss"] = PERCEPTUAL * count_vgg16_operations(image_size)
     if losses.adversarial:
@@ -152,14 +166,16 @@ def count_vit_vqgan_step(experiment, devices, tokenizer_config=None):
     return memory.estimate_vit_vqgan(experiment, devices), found
 
 
-def count_vim_step(experiment, devices, tokenizer_config=None):
-    """Counts a step of a `VIMExperiment`, see `predict`."""
+def count_vim_step(
+    experiment: VIMExperiment, devices: int, tokenizer_config: ViTVQGANConfig | None = None
+) -> tuple[memory.MemoryEstimate, dict[str, float]]:
+    """Counts a training step of VIM, see `CountStep`."""
     tokenizer = tokenizer_config or ViTVQGANConfig()
     image_size = experiment.data.image_size
     length, codes = count_tokens(tokenizer, image_size), tokenizer.quantizer.codes
     forward = count_vim_operations(experiment.model, length, codes)
     again = _computed_again(experiment, [experiment.model.transformer], length)
-    found = {"VIM": TRAINED * forward + again}
+    found: dict[str, float] = {"VIM": TRAINED * forward + again}
     if experiment.tokenizer.online:
         found["tokenizing"] = count_encoder_operations(tokenizer, image_size)
         found["tokenizing"] += count_quantizer_operations(tokenizer, image_size)
@@ -167,8 +183,12 @@ def count_vim_step(experiment, devices, tokenizer_config=None):
     return estimate, found
 
 
-def _computed_again(experiment, transformers, length):
-    """Operations of the blocks, whose inside rematerialisation computes twice."""
+def _computed_again(
+    experiment: ViTVQGANExperiment | VIMExperiment,
+    transformers: Sequence[TransformerConfig],
+    length: int,
+) -> int:
+    """Operations that rematerialisation computes a second time: those inside of the blocks."""
     if not experiment.training.rematerialize:
         return 0
     return sum(count_transformer_operations(config, length) for config in transformers)

@@ -3,8 +3,8 @@
     npm pack emoji-datasource-google@16.0.0
     python -m vim_tf.data.build_emoji emoji-datasource-google-16.0.0.tgz
 
-Reads the archive or the folder it unpacks to, and writes `emoji-00000-of-0000N.tfrecord` beside
-this file, or into `--out`. The same archive always gives the same images in the same order.
+Reads the archive or the folder it unpacks to, and writes `emoji-00000-of-0000N.tfrecord` into
+`sources/emoji` or `--out`. The same archive always gives the same images in the same order.
 """
 
 import argparse
@@ -14,10 +14,13 @@ import json
 import pathlib
 import sys
 import tarfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from PIL import Image
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 
 SIDE = 32
@@ -25,17 +28,17 @@ FILES = 3
 _IMAGES = "img/google/64/"
 
 
-def read_package(path):
+def read_package(path: StrPath) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """Returns the package's `emoji.json` and its 64-pixel images.
 
     Args:
-        path: the .tgz archive, or the folder that it was unpacked into.
+        path: the .tgz archive, or the folder it was unpacked into.
 
     Returns:
         (entries, images): the parsed list of emoji; file name -> PNG bytes.
 
     Raises:
-        UserError: the path is not such a package.
+        UserError: the path is not this package.
     """
     path = pathlib.Path(path)
     contents = {}
@@ -49,7 +52,9 @@ def read_package(path):
             for member in archive:
                 name = member.name.removeprefix("package/")
                 if name == "emoji.json" or name.startswith(_IMAGES):
-                    contents[name] = archive.extractfile(member).read()
+                    packed = archive.extractfile(member)
+                    assert packed is not None, name  # npm packs regular files only
+                    contents[name] = packed.read()
     images = {
         name.removeprefix(_IMAGES): data
         for name, data in contents.items()
@@ -63,25 +68,28 @@ def read_package(path):
     return json.loads(contents["emoji.json"]), images
 
 
-def shrink(png):
-    """Returns `png`, an image of any mode, on white and half as large, as RGB."""
+def shrink(png: bytes) -> Image.Image:
+    """Returns the image of `png`, of any mode, on white, at half its size, as RGB."""
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     image = Image.alpha_composite(white, image).convert("RGB")
-    # An exact average of whole pixels: no ringing around shapes on the white ground.
+    # An exact average of whole pixels: no ringing around shapes on the white background.
     return image.reduce((image.width // SIDE, image.height // SIDE))
 
 
-def make_rows(entries, images):
+def make_rows(
+    entries: Sequence[Mapping[str, Any]], images: Mapping[str, bytes]
+) -> list[dict[str, Any]]:
     """Returns one dict of image, class, code and base for each emoji, in a fixed order.
 
-    Skin-tone variants share their emoji's base. Emoji that look exactly alike (a few flags and
-    families) share one too, so that no image can stand on both sides of a split by base.
+    Skin-tone variants share their emoji's base. Emoji with equal pixels (a few flags and families)
+    also share a base, so that no image can be on both sides of a split by base.
     """
     rows = []
-    base_of_pixels, merged = {}, {}
+    base_of_pixels: dict[bytes, str] = {}
+    merged: dict[str, str] = {}
 
-    def find(base):
+    def find(base: str) -> str:
         return find(merged[base]) if base in merged else base
 
     for entry in sorted(entries, key=lambda entry: entry["unified"]):
@@ -106,10 +114,12 @@ def make_rows(entries, images):
     return rows
 
 
-def write_records(rows, folder, files=FILES):
+def write_records(
+    rows: Sequence[Mapping[str, Any]], folder: StrPath, files: int = FILES
+) -> list[pathlib.Path]:
     """Writes `rows` into `files` TFRecord files of `folder`; returns their paths.
 
-    Rows are spread in the order of a hash of their code, so that each file holds every class.
+    Rows are sorted by a hash of their code, so that each file has every class.
     """
     classes = sorted({row["class"] for row in rows})
     rows = sorted(rows, key=lambda row: hashlib.sha256(row["code"].encode()).digest())
@@ -125,8 +135,8 @@ def write_records(rows, folder, files=FILES):
     return paths
 
 
-def _example(png, label, row):
-    def text(value):
+def _example(png: bytes, label: int, row: Mapping[str, Any]) -> bytes:
+    def text(value: bytes) -> tf.train.Feature:
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
     features = {
@@ -140,7 +150,7 @@ def _example(png, label, row):
     return example.SerializeToString(deterministic=True)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.data.build_emoji",

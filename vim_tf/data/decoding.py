@@ -1,49 +1,55 @@
 """Encoded images -> [h, w, 3] uint8, in TensorFlow operations.
 
-TensorFlow's decoders know neither EXIF orientation nor a ground for transparent images, give
+TensorFlow's decoders ignore EXIF orientation, put no background under transparent images, give
 wrong alpha for PNG of fewer than 8 bits, read the palette indices of BMP as grey, paint
-transparent GIF pixels black, and decode every frame of an animation. What cannot be had from them
-is left to Pillow.
+transparent GIF pixels black, and decode every frame of an animation. Pillow decodes the images
+that they get wrong.
 
-Sizes are read from the bytes that the decoder gets, and compared with a limit, before it runs: a
-record has no header that was read earlier, and a file may have changed since.
+The size is read from the bytes that the decoder gets, and compared with a limit before it runs: no
+header of a record was read earlier, and a file may have changed since then.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.data import image_headers, image_limits
 
-_SMALL = 1 << 22  # pixels; a JPEG above it is looked into before it is decoded
-_AT_A_TIME = 1 << 18  # pixels that are put on white; their temporaries take 5 MB
-_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # the first chunk has the size, and no other
+_SMALL = 1 << 22  # pixels; a larger JPEG is inspected before it is decoded
+_AT_A_TIME = 1 << 18  # pixels put on white at once; their temporaries take 5 MB
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # only the first chunk has the size
 
 
-def decode_image(data, reduction=1, max_pixels=image_limits.LEAST):
+def decode_image(
+    data: Tensor, reduction: Tensor | int = 1, max_pixels: int = image_limits.LEAST
+) -> Tensor:
     """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP image, put on white where transparent.
 
-    16-bit channels lose their lower byte, grey is repeated, CMYK converted.
+    16-bit channels lose their lower byte, grey is repeated, and CMYK is converted.
 
     Args:
         data: scalar string, the encoded image.
         reduction: int32 scalar 1, 2, 4 or 8; a JPEG is decoded at 1 / reduction of its size, or at
-            a smaller one if it is above `max_pixels` otherwise.
+            a smaller size if it would be above `max_pixels`.
         max_pixels: see `image_limits.pixel_limit`.
 
     Returns:
         [h, w, 3] uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: damaged, of another format, or of too many pixels.
+        tf.errors.InvalidArgumentError: the image is damaged, has another format, or has too many
+            pixels.
     """
     jpeg = tf.strings.substr(data, 0, 2) == b"\xff\xd8"
     png = tf.strings.substr(data, 0, len(_PNG_START)) == _PNG_START
 
-    def decode_other(pixels=0):
+    def decode_other(pixels: Tensor | int = 0) -> Tensor:
         numbers = [tf.cast(number, tf.int64) for number in (reduction, pixels, max_pixels)]
         return _decode_other(data, tf.stack(numbers))
 
-    def decode_jpeg_within():
+    def decode_jpeg_within() -> Tensor:
         pixels = tf.reduce_prod(jpeg_size(data))
         small = pixels <= min(_SMALL, max_pixels)
         return tf.cond(small, lambda: decode_jpeg(data, reduction), lambda: decode_other(pixels))
@@ -58,13 +64,13 @@ def decode_image(data, reduction=1, max_pixels=image_limits.LEAST):
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_by_pillow(data, max_pixels, reduction=1):
+def decode_by_pillow(data: Tensor, max_pixels: Tensor | int, reduction: Tensor | int = 1) -> Tensor:
     """`image_headers.decode_with_pillow` as an operation, with the errors of `decode_image`."""
 
-    def decode(data, max_pixels, reduction):
+    def decode(data: bytes, max_pixels: np.integer, reduction: np.integer) -> np.ndarray:
         try:
             return image_headers.decode_with_pillow(data, int(max_pixels), int(reduction))
-        except Exception:  # Pillow raises whatever comes up on damaged files
+        except Exception:  # Pillow raises many kinds for damaged files
             return np.zeros([0, 0, 3], np.uint8)
 
     image = tf.numpy_function(decode, [data, max_pixels, reduction], tf.uint8)
@@ -76,10 +82,10 @@ def decode_by_pillow(data, max_pixels, reduction=1):
         return tf.identity(image)
 
 
-# Traced once a process.
+# Traced once per process.
 @tf.function(input_signature=[tf.TensorSpec([None, None, 4], tf.uint8)], autograph=False)
-def put_on_white(image):
-    """Returns [h, w, 3] uint8 of a [h, w, 4] uint8 image with straight alpha.
+def put_on_white(image: Tensor) -> Tensor:
+    """Puts a [h, w, 4] uint8 image with straight alpha on white; returns [h, w, 3] uint8.
 
     Each channel is (color * alpha + 255 * (255 - alpha)) / 255, rounded to nearest.
     """
@@ -89,23 +95,23 @@ def put_on_white(image):
         tf.uint8, -(-count // _AT_A_TIME), element_shape=[None, 3], infer_shape=False
     )
 
-    def put(part, parts):
+    def put(part: Tensor, parts: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
         some = tf.cast(pixels[part * _AT_A_TIME : (part + 1) * _AT_A_TIME], tf.uint16)
         # 255 - (255 - color) * alpha / 255. The division by shifts is exact and rounds to nearest
-        # for products of two bytes, and nothing is above 65,535.
+        # for products of two bytes, and no value is above 65,535.
         product = (255 - some[:, :3]) * some[:, 3:] + 128
         product += tf.bitwise.right_shift(product, tf.constant(8, tf.uint16))
         darker = tf.bitwise.right_shift(product, tf.constant(8, tf.uint16))
         return part + 1, parts.write(part, tf.cast(255 - darker, tf.uint8))
 
-    # One part at a time, so that there are temporaries of one.
+    # One part at a time, so that only its temporaries are in memory.
     _, parts = tf.while_loop(
         lambda part, _: part < parts.size(), put, (0, parts), parallel_iterations=1
     )
     return tf.reshape(parts.concat(), tf.concat([tf.shape(image)[:2], [3]], 0))
 
 
-def orient(pixels, orientation):
+def orient(pixels: Tensor, orientation: Tensor) -> Tensor:
     """Turns and mirrors an image as its EXIF orientation says.
 
     Args:
@@ -116,10 +122,10 @@ def orient(pixels, orientation):
         [h, w, 3], or [w, h, 3] for orientations 5 to 8.
     """
 
-    def one_of(*values):
+    def one_of(*values: int) -> Tensor:
         return tf.reduce_any(orientation == tf.constant(values))
 
-    def change(condition, function, pixels):
+    def change(condition: Tensor, function: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
         return tf.cond(condition, lambda: function(pixels), lambda: pixels)
 
     pixels = change(orientation >= 5, lambda image: tf.transpose(image, [1, 0, 2]), pixels)
@@ -128,18 +134,18 @@ def orient(pixels, orientation):
     return tf.ensure_shape(pixels, [None, None, 3])
 
 
-def jpeg_size(data):
+def jpeg_size(data: Tensor) -> Tensor:
     """Returns the [height, width] of a JPEG file as int64, before any reduction."""
     return tf.cast(tf.io.extract_jpeg_shape(data)[:2], tf.int64)
 
 
-def png_size(data):
-    """Returns the [height, width] of a PNG file as int64; zeros where its header is not there."""
-    # IHDR chunk: PNG specification, section 11.2.1. libpng would also find one that comes later.
+def png_size(data: Tensor) -> Tensor:
+    """Returns the [height, width] of a PNG file as int64; zeros if its header is missing."""
+    # IHDR chunk: PNG specification, section 11.2.1. libpng would also find a later one.
     head = tf.strings.substr(data, 0, 24) + b"\0" * 24
     width_height = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, little_endian=False)
     found = tf.strings.substr(head, 0, len(_PNG_START)) == _PNG_START
-    # Numbers above 2^31 - 1 are no sizes of a PNG; they are negative here.
+    # A PNG has no sizes above 2^31 - 1; such numbers are negative here.
     valid = found & (tf.reduce_min(width_height) > 0)
     return tf.where(valid, tf.cast(width_height[::-1], tf.int64), 0)
 
@@ -147,12 +153,17 @@ def png_size(data):
 @tf.function(
     input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([3], tf.int64)],
     autograph=False,
-    # A separate function in every graph, too: the operations of a branch that is not taken cost
+    # Not inlined into graphs either: there, the operations of a branch that is not taken would cost
     # time for every image.
     experimental_attributes={"_noinline": True},
 )
-def _decode_other(data, numbers):
-    """Decodes what is neither PNG nor a small JPEG; reduction, pixels of a JPEG and limit [3]."""
+def _decode_other(data: Tensor, numbers: Tensor) -> Tensor:
+    """Decodes an image that is neither a PNG nor a small JPEG.
+
+    Args:
+        data: scalar string, the encoded image.
+        numbers: [3] int64: reduction, pixels of a JPEG, limit of pixels.
+    """
     reduction, pixels, max_pixels = tf.unstack(numbers)
     decoder = tf.numpy_function(image_headers.choose_decoder, [data, pixels, max_pixels], tf.int64)
     reduction = tf.cast(reduction, tf.int32)
@@ -167,10 +178,10 @@ def _decode_other(data, numbers):
     return tf.switch_case(tf.cast(decoder, tf.int32), branches)
 
 
-def _within(data, size, max_pixels):
-    """Returns `data` where `size` [2] int64 is an image of at most `max_pixels`; fails elsewhere.
+def _within(data: Tensor, size: Tensor, max_pixels: int) -> Tensor:
+    """Returns `data` if `size` [2] int64 is of 1 to `max_pixels` pixels; fails otherwise.
 
-    Decoders start after the check, since they wait for what it returns.
+    Decoders wait for the returned data, so they start after the check.
     """
     pixels = tf.reduce_prod(size)
     good = (pixels > 0) & (pixels <= max_pixels)
@@ -179,10 +190,10 @@ def _within(data, size, max_pixels):
         return tf.identity(data)
 
 
-def decode_jpeg(data, reduction=1):
+def decode_jpeg(data: Tensor, reduction: Tensor | int = 1) -> Tensor:
     """Decodes a JPEG file at 1 / reduction (1, 2, 4 or 8; int or int32 scalar): [h, w, 3] uint8."""
 
-    def decode(ratio):
+    def decode(ratio: int) -> Tensor:
         # The slow inverse DCT gives the same pixels as Pillow and every other libjpeg.
         return tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
@@ -194,11 +205,11 @@ def decode_jpeg(data, reduction=1):
     )
 
 
-def decode_png(data):
+def decode_png(data: Tensor) -> Tensor:
     """Decodes a PNG file, put on white where it has an alpha channel: [h, w, 3] uint8."""
-    # Colour types 4 and 6 have an alpha channel. The others are not asked for one: for fewer
-    # than 8 bits TensorFlow would fill it with the largest value of that many bits. Padded, for
-    # strings too short to be images: they fail in the decoder.
+    # Colour types 4 and 6 have an alpha channel. The others are decoded without one: for fewer than
+    # 8 bits TensorFlow would fill it with the largest value of that many bits. The padding lets
+    # strings that are too short to be images fail in the decoder.
     head = tf.strings.substr(data, 0, 32) + b"\0" * 32
     return tf.cond(
         _has_bits(head, 25, 4),
@@ -207,6 +218,6 @@ def decode_png(data):
     )
 
 
-def _has_bits(head, place, bits):
+def _has_bits(head: Tensor, place: int, bits: int) -> Tensor:
     byte = tf.io.decode_raw(tf.strings.substr(head, place, 1), tf.uint8)[0]
     return tf.bitwise.bitwise_and(byte, tf.constant(bits, tf.uint8)) != 0

@@ -2,30 +2,32 @@
 
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
+
 _ORIENTATION = 0x0112
 _SHORT = 3  # the type of a number of two bytes
 _SEGMENT = 1 << 16  # bytes; no segment is longer
 
 
-def jpeg_orientation(data, exif):
-    """Returns how a JPEG is to be turned, as `decoding.orient` takes it.
+def jpeg_orientation(data: Tensor, exif: Tensor) -> Tensor:
+    """Returns the orientation of a JPEG, as `decoding.orient` takes it.
 
     Args:
         data: scalar string, the file.
-        exif: int32 scalar, place of its EXIF segment, see `jpeg_markers.find_segments`; 0 if there
-            is none.
+        exif: int32 scalar, position of its EXIF segment, see `jpeg_markers.find_segments`; 0 if
+            there is none.
 
     Returns:
-        int32 scalar from 1 to 8; 1 if the file does not say, or says nonsense.
+        int32 scalar from 1 to 8; 1 if the file states none, or an invalid one.
     """
-    # Marker, two bytes of length, "Exif\0\0" (EXIF 2.3, section 4.7.2), then the TIFF header, from
-    # which all offsets count.
+    # Marker, two bytes of length, "Exif\0\0" (EXIF 2.3, section 4.7.2), then the TIFF header. All
+    # offsets count from this header.
     content = tf.strings.substr(data, tf.minimum(exif + 10, tf.strings.length(data)), _SEGMENT)
     content = tf.cast(tf.io.decode_raw(content + b"\0", tf.uint8), tf.int32)
     last = tf.shape(content)[0] - 1
 
-    def number(place, length, big_endian):
-        """Unsigned integers of some bytes at places of any shape; 4 bytes may wrap around."""
+    def number(place: Tensor | int, length: int, big_endian: Tensor) -> Tensor:
+        """Unsigned integers of `length` bytes at places of any shape; 4 bytes may wrap around."""
         places = [tf.clip_by_value(place + i, 0, last) for i in range(length)]
         values = [tf.gather(content, place) for place in places]
         big = sum(value * (1 << 8 * (length - 1 - i)) for i, value in enumerate(values))

@@ -1,27 +1,29 @@
-"""What an image file's first bytes say: size, orientation, and which library can decode it."""
+"""Headers of image files: size, orientation, and which library can decode the file."""
 
 import io
 import itertools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from vim_tf.annotations import StrPath
 from vim_tf.data import image_limits, jpeg_markers
 
-PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)  # what decodes, see `choose_decoder`
-_TILE = 1024  # pixels a side that are put on white at a time
-_EXIF = 1 << 16  # bytes of EXIF that are looked at: as many as fit into a JPEG segment
+PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)  # the decoders, see `choose_decoder`
+_TILE = 1024  # pixels per side that are put on white at once
+_EXIF = 1 << 16  # bytes of EXIF that are read: as many as fit into a JPEG segment
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded.
+    """The properties of an image that are known before it is decoded.
 
     Attributes:
-        height: after turning as `orientation` says.
-        width: after turning.
-        orientation: 1 to 8, as EXIF counts them.
+        height: pixels, after turning by `orientation`.
+        width: pixels, after turning.
+        orientation: 1 to 8, the EXIF numbers.
         by_pillow: whether TensorFlow's decoders would get the image wrong.
     """
 
@@ -31,32 +33,34 @@ class Header(NamedTuple):
     by_pillow: bool
 
 
-def read_headers(paths, max_pixels=image_limits.LEAST, whole=False):
+def read_headers(
+    paths: Iterable[StrPath], max_pixels: int = image_limits.LEAST, whole: bool = False
+) -> list[Header | str]:
     """Reads the headers of some files.
 
     Args:
-        paths: a list of files.
+        paths: the files.
         max_pixels: see `image_limits.pixel_limit`.
-        whole: whether JPEG files, too, must not be decoded at a reduced size.
+        whole: whether JPEG files, too, must be decoded at full size.
 
     Returns:
-        A list of `Header`; instead of a file that is not an image, or one above the limit, a
-        string that says why it cannot be read.
+        A list of `Header`; for a file that is not an image or is above the limit, a string that
+        says why it cannot be read.
     """
     return [_read_header(path, max_pixels, whole) for path in paths]
 
 
-def choose_decoder(data, pixels, max_pixels):
-    """Returns what decodes an image that is neither PNG nor a small JPEG.
+def choose_decoder(data: bytes, pixels: int, max_pixels: int) -> np.int64:
+    """Returns the decoder of an image that is neither a PNG nor a small JPEG.
 
     Args:
-        data: bytes, the encoded image.
-        pixels: of a JPEG; read from the header of other formats.
+        data: the encoded image.
+        pixels: number of pixels of a JPEG; for other formats it is read from the header.
         max_pixels: see `image_limits.pixel_limit`.
 
     Returns:
-        `PILLOW`, which also refuses what is above the limit; `JPEG`, `WEBP` or `TRANSPARENT_WEBP`,
-        as int64: TensorFlow may decode the whole file.
+        `PILLOW`, which also refuses images above the limit; or `JPEG`, `WEBP` or
+        `TRANSPARENT_WEBP`: TensorFlow may decode the whole file. As int64.
     """
     decoder = PILLOW
     if data[:2] == b"\xff\xd8":
@@ -69,20 +73,22 @@ def choose_decoder(data, pixels, max_pixels):
     return np.int64(decoder)
 
 
-def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
+def decode_with_pillow(
+    data: bytes, max_pixels: int = image_limits.LEAST, reduction: int = 1
+) -> np.ndarray:
     """Decodes the first frame of an image of any format and mode, on white where transparent.
 
     Args:
-        data: bytes, the encoded image.
+        data: the encoded image.
         max_pixels: see `image_limits.pixel_limit`.
-        reduction: 1, 2, 4 or 8; a JPEG is decoded at 1 / reduction of its size, or at the largest
-            of these sizes that is within the limit.
+        reduction: 1, 2, 4 or 8; a JPEG is decoded at 1 / reduction of its size; if that is above
+            the limit, at the largest of these sizes that is within it.
 
     Returns:
         [h, w, 3] uint8, not turned.
 
     Raises:
-        OSError: damaged, cut short, above the limit, or of too many scans.
+        OSError: the image is damaged, cut short, above the limit, or has too many scans.
     """
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         too_large = _too_large(image, lambda: data, max_pixels)
@@ -90,12 +96,14 @@ def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
             raise OSError(too_large)
         if image.format in ("JPEG", "MPO") and not jpeg_markers.has_file_few_scans(data):
             raise OSError(f"a JPEG of more than {jpeg_markers.SCANS} scans")
-        ratio = max(reduction, _fitting_ratio(image, max_pixels))
-        if ratio > 1:  # of no effect on what is not a JPEG
+        fitting = _fitting_ratio(image, max_pixels)
+        assert fitting is not None  # _too_large refuses the others
+        ratio = max(reduction, fitting)
+        if ratio > 1:  # has an effect on JPEG only
             image.draft(None, (image.width // ratio, image.height // ratio))
         image.load()
         pixels = np.empty([image.height, image.width, 3], np.uint8)
-        # Tile by tile, so that only one is in memory with alpha.
+        # Tile by tile, so that only one tile with alpha is in memory.
         corners = (range(0, length, _TILE) for length in pixels.shape[:2])
         for top, left in itertools.product(*corners):
             bottom, right = min(top + _TILE, image.height), min(left + _TILE, image.width)
@@ -106,10 +114,10 @@ def decode_with_pillow(data, max_pixels=image_limits.LEAST, reduction=1):
     return pixels
 
 
-def _read_webp_header(data):
-    """Returns (pixels, whether animated, whether transparent) that the first chunk states.
+def _read_webp_header(data: bytes) -> tuple[int, bool, bool]:
+    """Returns (pixels, whether animated, whether transparent), as the first chunk states.
 
-    Pixels are 0 for an unknown chunk. TensorFlow wants to be told whether there is alpha.
+    Pixels are 0 for an unknown chunk. TensorFlow's decoder must be told whether there is alpha.
     """
     # WebP container specification, "Extended File Format", "Simple File Format (Lossy)" with
     # RFC 6386, section 9.1, and "Simple File Format (Lossless)" with its alpha_is_used.
@@ -127,7 +135,7 @@ def _read_webp_header(data):
     return 0, False, False
 
 
-def _read_header(path, max_pixels, whole):
+def _read_header(path: StrPath, max_pixels: int, whole: bool) -> Header | str:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             too_large = _too_large(image, lambda: _read(path), max_pixels, whole)
@@ -138,15 +146,17 @@ def _read_header(path, max_pixels, whole):
             by_pillow = _needs_pillow(image)
     except UnidentifiedImageError:
         return f"it is no image of the formats {', '.join(_FORMATS)}"
-    except Exception as error:  # Pillow raises whatever comes up on damaged headers
+    except Exception as error:  # Pillow raises many kinds for damaged headers
         return str(error).split("\n")[0] or type(error).__name__
     if orientation >= 5:
         height, width = width, height
     return Header(height, width, orientation, by_pillow)
 
 
-def _too_large(image, read, max_pixels, whole=False):
-    """Returns why an opened image is not decoded, or None; `read` gives the file's bytes."""
+def _too_large(
+    image: Image.Image, read: Callable[[], bytes], max_pixels: int, whole: bool = False
+) -> str | None:
+    """Returns why an opened image is too large, or None; `read` returns the file's bytes."""
     pixels, limit, kind = image.width * image.height, max_pixels, "an image"
     if pixels > limit and image.format in ("JPEG", "MPO") and not whole:
         if jpeg_markers.is_file_buffered(read()):
@@ -161,22 +171,22 @@ def _too_large(image, read, max_pixels, whole=False):
     )
 
 
-def _fitting_ratio(image, max_pixels):
-    """Returns the least ratio at which an image has at most `max_pixels`; None if none does."""
+def _fitting_ratio(image: Image.Image, max_pixels: int) -> int | None:
+    """Returns the least ratio at which an image has at most `max_pixels`; None if there is none."""
     for ratio in (1, 2, 4, 8):
         if -(-image.width // ratio) * -(-image.height // ratio) <= max_pixels:
             return ratio
     return None
 
 
-def _read(path):
+def _read(path: StrPath) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
 
-def _orientation(image):
+def _orientation(image: Image.Image) -> int:
     if image.format not in ("JPEG", "MPO", "WEBP") and "exif" not in image.info:
-        return 1  # asked for what is not there, Pillow would decode the whole PNG
+        return 1  # Pillow would decode the whole PNG to look for EXIF
     if "exif" in image.info:
         image.info["exif"] = image.info["exif"][:_EXIF]
     try:
@@ -186,11 +196,11 @@ def _orientation(image):
     return value if value in range(1, 9) else 1
 
 
-def _needs_pillow(image):
+def _needs_pillow(image: Image.Image) -> bool:
     return bool(
         image.format in ("GIF", "BMP")
         or image.mode == "CMYK"
-        or (image.format == "WEBP" and image.is_animated)
-        # A transparent colour instead of an alpha channel; Pillow knows it up to 8 bits.
+        or (image.format == "WEBP" and getattr(image, "is_animated", False))
+        # A transparent colour instead of an alpha channel; Pillow supports it up to 8 bits.
         or (image.format == "PNG" and "transparency" in image.info and image.mode[0] != "I")
     )

@@ -1,23 +1,33 @@
 """The entry to images: config -> batches for training, evaluation and the token cache.
 
-Every source gives the same thing, and every order and every augmentation is a function of
-(seed, epoch, position): a run resumes from its step alone.
+Every source gives the same kind of batches. Every order and every augmentation is a function of
+(seed, epoch, position), so a run resumes from its step alone.
 """
 
 import base64
 import importlib
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import tensorflow as tf
 
 from vim_tf import fingerprints
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
+from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
 from vim_tf.messages import shorten
 
-# Modules with a `make_splits(config)`; only the one that is asked for is imported.
+if TYPE_CHECKING:
+    from vim_tf.data.sources.records import RecordSplit
+
+Split: TypeAlias = "IndexedSplit | RecordSplit"
+
+# Modules with a `make_splits(config)`; only the one of `config.source` is imported.
 _SOURCES = {
     "emoji": "emoji",
     "folder": "folder",
@@ -28,21 +38,21 @@ _SOURCES = {
 _UNREADABLE = "image cannot be decoded:"
 
 
-def make_image_dataset(config, seed):
+def make_image_dataset(config: DataConfig, seed: int) -> "ImageData":
     """Opens `config.source`.
 
     Args:
-        config: a `vim_tf.config.sections.DataConfig`.
-        seed: any integer; fixes the order and the augmentation, not the split.
+        config: the section `data` of a config.
+        seed: any integer; fixes the order and the augmentation, but not the split.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        UserError: nothing readable is there; the message says what is wrong with what.
+        UserError: there are no readable images; the message names the cause.
     """
     source = importlib.import_module(f"vim_tf.data.sources.{_SOURCES[config.source]}")
-    with tf.device("/CPU:0"):  # images that are held stay where tf.data runs
+    with tf.device("/CPU:0"):  # images held in memory stay on the device of tf.data
         class_names, train, validation, tables = source.make_splits(config)
     for key, split in (("data.split or data.path", train), ("the validation data", validation)):
         if split.size == 0:
@@ -50,11 +60,11 @@ def make_image_dataset(config, seed):
     return ImageData(class_names, config, seed, {"train": train, "validation": validation}, tables)
 
 
-def as_user_error(exception):
-    """Returns a UserError for an image that failed while batches were read, else None.
+def as_user_error(exception: BaseException) -> UserError | None:
+    """Returns a UserError for an image that failed while batches were read; otherwise None.
 
     Args:
-        exception: what iterating a data set raised.
+        exception: the one that iterating over a data set raised.
     """
     found = re.search(f"{_UNREADABLE} .* <([-\\w]+)>", str(exception), re.DOTALL)
     if found:
@@ -64,7 +74,8 @@ def as_user_error(exception):
             "docs/data.md allows; remove it, make it smaller, or set data.on_error: skip"
         )
     if isinstance(exception, tf.errors.DataLossError):
-        return UserError(f"a TFRecord file is damaged: {exception.message.splitlines()[0]}")
+        message = exception.message  # pyright: ignore[reportAttributeAccessIssue]  # tf is Any
+        return UserError(f"a TFRecord file is damaged: {message.splitlines()[0]}")
     return None
 
 
@@ -73,59 +84,63 @@ class ImageData:
     """Images of one size, split into training and validation.
 
     A batch is {"image": [B, H, W, 3] float32 in [-1, 1], "label": [B] int32}. B is the global
-    batch; `train` also makes a worker's share of it. Unlabelled images have label 0 and
-    `class_names` ().
+    batch size; `train` can also return a worker's share of each batch. Images without labels have
+    label 0, and `class_names` is ().
 
     Attributes:
-        class_names: name of class i at place i.
-        config: the `vim_tf.config.sections.DataConfig` it was made from.
+        class_names: name of class i at index i.
+        config: the `DataConfig` that it was made from.
         seed: fixes the order and the augmentation.
-        splits: {"train": ..., "validation": ...} of `vim_tf.data.splits`.
-        tables: {config key: `FileTable`} of the files that the images come from; {} for images
-            that come from no file.
+        splits: {"train": split, "validation": split}.
+        tables: {config key: `FileTable`} of the files that the images come from; {} if they come
+            from no file.
     """
 
     class_names: tuple[str, ...]
-    config: Any
+    config: DataConfig
     seed: int
-    splits: dict[str, Any]
-    tables: dict[str, Any] = field(default_factory=dict)
+    splits: dict[str, Split]
+    tables: dict[str, FileTable] = field(default_factory=dict)
 
     @property
-    def train_size(self):
+    def train_size(self) -> int:
         """Number of training images."""
         return self.splits["train"].size
 
     @property
-    def validation_size(self):
+    def validation_size(self) -> int:
         """Number of validation images."""
         return self.splits["validation"].size
 
-    def fingerprint(self):
-        """Returns what the images are, see `fingerprints.fingerprint`."""
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns the fingerprint of the images, see `fingerprints.fingerprint`."""
         sizes = self.train_size, self.validation_size
         return fingerprints.fingerprint(self.class_names, *sizes, self.tables)
 
-    def read_contents(self, stopped=None):
-        """Reads the contents of all files, so that the fingerprint knows them."""
+    def read_contents(self, stopped: Callable[[], bool] | None = None) -> None:
+        """Reads the contents of all files, so that the fingerprint includes them.
+
+        Args:
+            stopped: returns whether to stop early; None never stops.
+        """
         for table in self.tables.values():
             table.read_contents(stopped)
 
-    def known_contents(self):
+    def known_contents(self) -> int:
         """Returns the number of files whose contents were read."""
         return sum(int(table.known.sum()) for table in self.tables.values())
 
-    def difference(self, then, kept):
+    def difference(self, then: Mapping[str, Any], kept: Mapping[str, FileTable]) -> str | None:
         """Compares these images with those that something was made from.
 
-        Files whose time differs from the kept one's are read again.
+        Files with another time than in the kept table are read again.
 
         Args:
-            then: the fingerprint that it keeps.
-            kept: {config key: `FileTable`} that it keeps; {} if there is none.
+            then: the fingerprint that was kept.
+            kept: {config key: `FileTable`} that were kept; {} if there are none.
 
         Returns:
-            What differs, in words, as `fingerprints.difference`; None if nothing does.
+            The differences in words, as `fingerprints.difference`; None if there are none.
         """
         found = fingerprints.difference(then, self.fingerprint())
         for key in sorted(self.tables.keys() & kept.keys()):
@@ -135,21 +150,22 @@ class ImageData:
                 return f"{found} ({changed})" if found else f"first difference {changed}"
         return found or fingerprints.difference(then, self.fingerprint())
 
-    def train(self, start_step=0, worker=0, workers=1):
+    def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
         """Returns endless augmented batches, shuffled in another order each epoch.
 
-        Batch `step` holds the positions from step * B to (step + 1) * B - 1 of the endless
-        sequence of epochs, so `train(k)` equals `train()` without its first k batches.
+        Batch `step` has the positions from step * B to (step + 1) * B - 1 of the endless sequence
+        of epochs, so `train(k)` equals `train()` without its first k batches.
 
         Args:
             start_step: the step whose batch comes first.
-            worker: which contiguous share of each batch's rows; only its images are decoded.
-            workers: number of shares, all of one size.
+            worker: index of the contiguous share of each batch's rows; only these images are
+                decoded.
+            workers: number of shares, all of the same size.
         """
         split, batch_size = self.splits["train"], self.config.batch_size
         load = self._substituting_load(split)
 
-        def make(*element):
+        def make(*element: Any) -> dict[str, Tensor]:
             return self._augment(load, *split.locate(self.seed, *element))
 
         elements = split.shuffled(self.seed, start_step * batch_size)
@@ -162,10 +178,10 @@ class ImageData:
             )
         return self._batch(elements, make, split, share, endless=True)
 
-    def augmented_pass(self, index):
+    def augmented_pass(self, index: int) -> tf.data.Dataset:
         """Returns every training image once, in stored order; each `index` augments in another way.
 
-        Batches are as in `train`; the last one may be smaller.
+        Batches are as in `train`; the last batch may be smaller.
 
         Args:
             index: number of the pass, from 0.
@@ -173,31 +189,36 @@ class ImageData:
         split = self.splits["train"]
         load = self._naming_load(split)
 
-        def make(position, reference):
+        def make(position: Tensor, reference: Any) -> dict[str, Tensor]:
             epoch = tf.fill(tf.shape(position), tf.constant(index, tf.int64))
             return self._augment(load, epoch, position, reference)
 
         return self._batch(split.in_order(), make, split, self.config.batch_size)
 
-    def evaluation(self, split="validation", batch_size=None):
+    def evaluation(
+        self, split: str = "validation", batch_size: int | None = None
+    ) -> tf.data.Dataset:
         """Returns every image of a split once, in stored order, resized and centre-cropped.
 
         Args:
             split: "validation" or "train".
-            batch_size: images a batch, `config.batch_size` if None; the last may be smaller.
+            batch_size: images per batch, `config.batch_size` if None; the last batch may be
+                smaller.
         """
-        split = self.splits[split]
-        load = self._naming_load(split)
+        images = self.splits[split]
+        load = self._naming_load(images)
 
-        def make(_, reference):
+        def make(_: Tensor, reference: Any) -> dict[str, Tensor]:
             pixels, labels = load(reference)
-            images = transforms.transform_for_evaluation(pixels, self.config.image_size)
-            return {"image": images, "label": labels}
+            resized = transforms.transform_for_evaluation(pixels, self.config.image_size)
+            return {"image": resized, "label": labels}
 
         batch_size = batch_size or self.config.batch_size
-        return self._batch(split.in_order(), make, split, batch_size)
+        return self._batch(images.in_order(), make, images, batch_size)
 
-    def _augment(self, load, epoch, position, reference):
+    def _augment(
+        self, load: Load, epoch: Tensor, position: Tensor, reference: Any
+    ) -> dict[str, Tensor]:
         pixels, labels = load(reference)
         draws = hashing.draw_uniform(transforms.DRAWS, self.seed, epoch, position)
         images = transforms.transform_for_training(
@@ -205,31 +226,32 @@ class ImageData:
         )
         return {"image": images, "label": labels}
 
-    def _naming_load(self, split):
+    def _naming_load(self, split: Split) -> Load:
         """The split's `load`, with an error that names the image; skipping drops it later."""
-        if split.describe is None or self.config.on_error == "skip":
+        describe = split.describe
+        if describe is None or self.config.on_error == "skip":
             return split.load
 
-        def refuse(reference):
-            name = split.describe(reference)
-            # Once to be read, escaped by TensorFlow, and once for `as_user_error`.
+        def refuse(reference: Any) -> tuple[Tensor, Tensor]:
+            name = describe(reference)
+            # Once for readers, escaped by TensorFlow, and once for `as_user_error`.
             message = tf.strings.join(
                 [_UNREADABLE, name, "<" + tf.io.encode_base64(name) + ">"], " "
             )
             with tf.control_dependencies([tf.debugging.Assert(False, [message])]):
                 return tf.zeros([0, 0, 3], tf.uint8), tf.zeros([], tf.int32)
 
-        def load(reference):
+        def load(reference: Any) -> tuple[Tensor, Tensor]:
             refusal = tf.data.Dataset.from_tensors((reference,)).map(refuse)
             return splits.load_or_else(split.load, reference, refusal)
 
         return load
 
-    def _substituting_load(self, split):
-        """As `_naming_load`; skipping gives the first readable image instead.
+    def _substituting_load(self, split: Split) -> Load:
+        """As `_naming_load`; skipping loads the first readable image instead.
 
-        An image that was dropped would shift all later positions, and with them the order
-        that a resumed run must find again.
+        A dropped image would shift all later positions, and a resumed run could not find the same
+        order again.
         """
         if split.describe is None or self.config.on_error == "stop":
             return self._naming_load(split)
@@ -240,8 +262,15 @@ class ImageData:
         spare = tf.data.Dataset.from_tensors(spare)
         return lambda reference: splits.load_or_else(split.load, reference, spare)
 
-    def _batch(self, elements, make, split, batch_size, endless=False):
-        # No Python control flow is in there, and converting it takes longer than tracing it.
+    def _batch(
+        self,
+        elements: tf.data.Dataset,
+        make: Callable[..., dict[str, Tensor]],
+        split: Split,
+        batch_size: int,
+        endless: bool = False,
+    ) -> tf.data.Dataset:
+        # It has no Python control flow, and conversion takes longer than tracing.
         make = tf.autograph.experimental.do_not_convert(make)
         if split.vectorized:
             dataset = elements.batch(batch_size, drop_remainder=endless)
@@ -252,8 +281,8 @@ class ImageData:
                 dataset = dataset.ignore_errors(log_warning=True)
             dataset = dataset.batch(batch_size, drop_remainder=endless)
         options = tf.data.Options()
-        # Sharding by file, the default where there are files, would change the order with the
-        # number of workers.
+        # Sharding by file, the default for files, would make the order depend on the number of
+        # workers.
         options.experimental_distribute.auto_shard_policy = (
             tf.data.experimental.AutoShardPolicy.DATA
         )

@@ -1,37 +1,41 @@
-"""What the segments of a JPEG file say before its pixels, in TensorFlow operations.
+"""The segments of a JPEG file before its pixels, in TensorFlow operations.
 
 Markers and segments: ITU-T T.81, annex B.
 """
 
+from collections.abc import Iterable
+
 import tensorflow as tf
 
-# A long colour profile takes 255. The walk ends here, so that no file can keep it busy.
+from vim_tf.annotations import Tensor
+
+# A long colour profile takes 255. The search ends here, so that no file can make it endless.
 SEGMENTS = 1000
-# A decoder goes over all coefficients for each scan, even if it is of 50 bytes. Encoders write 10.
+# A decoder reads all coefficients for each scan, even for one of 50 bytes. Encoders write 10.
 SCANS = 100
 _HEAD = 10  # bytes of a segment that are read: marker, length and "Exif\0\0"
-# Kinds of markers. Those that stand alone, without a length, have no business before a scan.
+# Kinds of markers. Those of `_ALONE` have no length, and are not allowed before a scan.
 _FIRST, _ALONE, _SCAN = 0xC0, range(0xD0, 0xDA), 0xDA
 _FRAMES = [kind for kind in range(0xC0, 0xD0) if kind not in (0xC4, 0xC8, 0xCC)]
 _ONE_PASS = (0xC0, 0xC1)  # baseline and extended sequential, Huffman-coded
 
 
-def find_segments(data):
-    """Walks from segment to segment up to the first scan.
+def find_segments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Goes from segment to segment up to the first scan.
 
     Args:
         data: scalar string, a JPEG file, or any other bytes.
 
     Returns:
-        (exif, frame, scan): int32 scalars, where the first segment of each kind begins; 0 where
-        there is none before the first scan, among the first `SEGMENTS` segments.
+        (exif, frame, scan): int32 scalars, positions of the first segment of each kind; 0 if there
+        is none before the first scan, among the first `SEGMENTS` segments.
     """
 
-    def read(place):
+    def read(place: Tensor | int) -> Tensor:
         content = tf.io.decode_raw(bytes_at(data, place, _HEAD), tf.uint8)
         return tf.ensure_shape(tf.cast(content, tf.int32), [_HEAD])
 
-    def is_one_of(kind, kinds):
+    def is_one_of(kind: Tensor, kinds: Iterable[int]) -> Tensor:
         return tf.reduce_any(kind == tf.constant(list(kinds)))
 
     def goes_on(place, head, exif, frame, scan, count):
@@ -57,27 +61,27 @@ def find_segments(data):
     return tf.while_loop(goes_on, step, start, parallel_iterations=1)[2:5]
 
 
-def is_buffered(data, frame, scan):
-    """Returns whether a decoder holds all coefficients of a JPEG, however small it decodes it.
+def is_buffered(data: Tensor, frame: Tensor, scan: Tensor) -> Tensor:
+    """Returns whether a decoder holds all coefficients of a JPEG, whatever the reduction.
 
-    They take 2 bytes a pixel for each component at full size. So it is for a progressive file, and
-    for one of several scans; true also where the segments were not found.
+    They take 2 bytes per pixel for each component at full size. It is true for a progressive file
+    and for one with several scans, and also if the segments were not found.
 
     Args:
         data: scalar string, the file.
-        frame: place of its frame, see `find_segments`.
-        scan: place of its first scan.
+        frame: position of its frame, see `find_segments`.
+        scan: position of its first scan.
     """
     kind, components = byte_at(data, frame + 1), byte_at(data, frame + 9)
     one_pass = tf.reduce_any(kind == tf.constant(_ONE_PASS)) & (frame > 0) & (scan > 0)
     return ~(one_pass & (components == byte_at(data, scan + 4)))
 
 
-def has_few_scans(data, buffered):
+def has_few_scans(data: Tensor, buffered: Tensor) -> Tensor:
     """Returns whether a JPEG that `is_buffered` has at most `SCANS` scans, bool scalar.
 
-    Their markers are counted in all bytes, which may be a few too many. They do not count in a
-    file that is read in one scan, after which there may be a film.
+    Their markers are counted in all bytes, which may give a few too many. They are not counted in a
+    file that is read in one scan: a video may follow it.
     """
     scans = tf.cond(
         buffered,
@@ -87,15 +91,15 @@ def has_few_scans(data, buffered):
     return scans <= SCANS
 
 
-def has_file_few_scans(data):
-    """`has_few_scans` of bytes, without TensorFlow."""
+def has_file_few_scans(data: bytes) -> bool:
+    """`has_few_scans` for bytes, without TensorFlow."""
     return data.count(b"\xff\xda") <= SCANS or not is_file_buffered(data)
 
 
-def is_file_buffered(data):
-    """`is_buffered` of bytes, without TensorFlow.
+def is_file_buffered(data: bytes) -> bool:
+    """`is_buffered` for bytes, without TensorFlow.
 
-    For functions that TensorFlow calls: there, an operation may wait for ever for a thread.
+    It is for functions that TensorFlow calls: an operation in them may wait for a thread forever.
     """
     place, frame = 2, None
     for _ in range(SEGMENTS):
@@ -111,12 +115,12 @@ def is_file_buffered(data):
     return True
 
 
-def byte_at(data, place):
+def byte_at(data: Tensor, place: Tensor) -> Tensor:
     """Returns a byte of a string as an int32 scalar; 0 beyond the end."""
     return tf.cast(tf.io.decode_raw(bytes_at(data, place, 1), tf.uint8)[0], tf.int32)
 
 
-def bytes_at(data, place, length):
+def bytes_at(data: Tensor, place: Tensor | int, length: int) -> Tensor:
     """Returns `length` bytes of a string as a string; zeros beyond the end."""
     place = tf.clip_by_value(place, 0, tf.strings.length(data))
     return tf.strings.substr(tf.strings.substr(data, place, length) + b"\0" * length, 0, length)

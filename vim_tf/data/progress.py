@@ -1,18 +1,21 @@
-"""A line on stderr now and then while something long is read."""
+"""Lines on stderr that show the progress of a long read."""
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 EVERY = 5.0  # seconds
+_Item = TypeVar("_Item")
 
 
-def report(items, total, what):
+def report(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
     """Yields `items` and writes "data: 1,200 of 60,000 <what>" every few seconds.
 
     Args:
-        items: an iterable.
-        total: how many there will be.
-        what: what has been done to them.
+        items: the items to pass on.
+        total: their number.
+        what: the last words of the line: the items and what was done with them.
     """
     last = time.monotonic()
     for count, item in enumerate(items, 1):

@@ -1,69 +1,73 @@
-"""The half of the data that a source hands to `images`, as training or as validation.
+"""The training images or the validation images of a source.
 
-A split gives references to its images (an index, or an undecoded record) in a fixed or in a
-shuffled order, and loads the image of one. Shuffled orders depend on (seed, epoch) alone.
+A split returns references to its images (an index, or an undecoded record) in a fixed or in a
+shuffled order, and loads the image of a reference. Shuffled orders depend on (seed, epoch) alone.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.data import hashing
 
 VECTORIZED_SIDE = 64  # pixels
+# Reference -> (uint8 [h, w, 3] image, int32 label), in TensorFlow operations.
+Load: TypeAlias = Callable[[Any], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class IndexedSplit:
-    """Images that can be fetched in any order, so that shuffling and resuming cost nothing.
+    """Images that can be loaded in any order, so that shuffling and resuming cost nothing.
 
     Attributes:
         size: number of images.
         load: int64 index -> (uint8 [h, w, 3] image, int32 label), in TensorFlow operations.
-        describe: int64 index -> string that names the image in an error; None where loading
-            cannot fail.
-        vectorized: whether `load` also takes [B] indices and gives images of one size.
+        describe: int64 index -> string that names the image in an error; None if loading cannot
+            fail.
+        vectorized: whether `load` also takes [B] indices and returns images of one size.
     """
 
     size: int
-    load: Callable
-    describe: Callable | None = None
+    load: Load
+    describe: Callable[[Tensor], Tensor] | None = None
     vectorized: bool = False
 
-    def in_order(self):
-        """Returns the data set of (position, reference), once over."""
+    def in_order(self) -> tf.data.Dataset:
+        """Returns the data set of (position, reference), each image once."""
         return tf.data.Dataset.zip(*[tf.data.Dataset.range(self.size)] * 2)
 
-    def shuffled(self, seed, start):
+    def shuffled(self, seed: int, start: int) -> tf.data.Dataset:
         """Returns the endless data set of elements for `locate`, from global position `start`."""
         del seed
         return tf.data.Dataset.zip(tf.data.Dataset.range(start, tf.int64.max))
 
-    def locate(self, seed, number):
+    def locate(self, seed: int, number: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns (epoch, position, reference) of an element, or of a batch of elements."""
         epoch, position = number // self.size, number % self.size
         return epoch, position, hashing.shuffle_index(position, self.size, seed, epoch)
 
 
-def make_array_split(images, labels):
-    """A split of images of one size that are held in memory, or lie in one file.
+def make_array_split(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> IndexedSplit:
+    """Returns a split of images of one size that are in memory or in one file.
 
     Args:
-        images: [n, h, w, 3] uint8, or [n, h, w, 1] for grey ones; a NumPy memmap is read image
+        images: [n, h, w, 3] uint8, or [n, h, w, 1] for grey images; a NumPy memmap is read image
             by image.
         labels: [n] int32.
     """
     repeats = 3 // images.shape[-1]
 
-    def take(index):
+    def take(index: Tensor) -> Tensor:
         if not isinstance(images, np.memmap):
             return tf.gather(images, index)
         found = tf.numpy_function(lambda i: images[i], [index], tf.uint8, stateful=False)
         return tf.ensure_shape(found, [*index.shape, *images.shape[1:]])
 
-    def load(index):
+    def load(index: Tensor) -> tuple[Tensor, Tensor]:
         return tf.repeat(take(index), repeats, -1), tf.gather(labels, index)
 
     # The matrices of `transforms.resize_window` grow with the square of the side.
@@ -71,11 +75,11 @@ def make_array_split(images, labels):
     return IndexedSplit(size=int(images.shape[0]), load=load, vectorized=small)
 
 
-def load_or_else(load, reference, fallback):
-    """Returns `load(reference)`, or the one element of the data set `fallback` where that fails.
+def load_or_else(load: Load, reference: Any, fallback: tf.data.Dataset) -> tuple[Tensor, Tensor]:
+    """Returns `load(reference)`; if that fails, the only element of the data set `fallback`.
 
     Works inside a function of `Dataset.map`, where an exception cannot be caught otherwise.
     """
-    # In a tuple, since `map` would unpack a reference that is one.
+    # In a tuple, because `map` would unpack a reference that is a tuple.
     attempt = tf.data.Dataset.from_tensors((reference,)).map(load).ignore_errors()
     return attempt.concatenate(fallback).take(1).get_single_element()

@@ -1,47 +1,45 @@
-"""Tokens of a data set, kept on disk so that stage 2 need not run the tokenizer at each step.
+"""Tokens of a data set on disk, so that stage 2 does not run the tokenizer at each step.
 
-A cache is a folder of `header.json` and TFRecord files. One file holds images of one split and
-one pass, at most `SHARD_IMAGES`; a record is a `tf.train.Example` with the int64 features `token`
-[N] and `label` [1]. Passes are the same images in the same order, each with another augmentation.
+A cache is a folder of `header.json` and TFRecord files. One file has at most `SHARD_IMAGES` images
+of one split and one pass; a record is a `tf.train.Example` with the int64 features `token` [N] and
+`label` [1]. Passes are the same images in the same order, each with another augmentation.
 
-The whole cache is read into memory, 2 bytes a token up to 65,536 codes: ImageNet in 32 x 32 tokens
-takes 2.6 GB a pass, the built-in images in 8 x 8 half a megabyte.
+The whole cache is read into memory, 2 bytes per token up to 65,536 codes: ImageNet in 32 x 32
+tokens takes 2.6 GB per pass, the built-in images in 8 x 8 half a megabyte.
 """
 
 import contextlib
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from etils import epath
 
 from vim_tf import fingerprints, formats
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.config import checks
 from vim_tf.data import hashing
+from vim_tf.data.images import ImageData
 from vim_tf.errors import UserError
 from vim_tf.files import is_in_bucket, measure_file
+from vim_tf.fingerprints import FileTable
 from vim_tf.messages import show
 
 HEADER_FILE = "header.json"
 ADVICE = "delete the folder to make it again, or give another tokenizer.cache"
 SHARD_IMAGES = 65_536
-# What the maker says: of which tokenizer, images and options.
+# The keys that the caller gives: which tokenizer, images and options.
 _GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
 _SPLITS = {"train", "validation"}
 _COUNT = {"type": "integer", "minimum": 1}
 _TEXT = {"type": "string"}
-_SHARD = formats.json_object(
-    file={"type": "string", "pattern": r"^[a-z]+-\d+-\d{5}\.tfrecord$"},
-    pictures=_COUNT,
-    bytes=_COUNT,
-    sha256=_TEXT,
-)
-_PASSES = {
-    "type": "array",
-    "items": {"type": "array", "items": _SHARD, "minItems": 1},
-    "minItems": 1,
-}
+_FILE = {"type": "string", "pattern": r"^[a-z]+-\d+-\d{5}\.tfrecord$"}
+_SHARD = formats.json_object(file=_FILE, pictures=_COUNT, bytes=_COUNT, sha256=_TEXT)
+_PASS = {"type": "array", "items": _SHARD, "minItems": 1}
+_PASSES = {"type": "array", "items": _PASS, "minItems": 1}
 HEADER_SCHEMA = formats.json_object(
     tokenizer_hash=_TEXT,
     images=fingerprints.SCHEMA,
@@ -53,38 +51,45 @@ HEADER_SCHEMA = formats.json_object(
 )
 _READ_BATCH = 4_096
 
+Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]  # tokens [B,N] int, labels [B] int
+_Arrays: TypeAlias = dict[str, np.ndarray]
+_Json: TypeAlias = dict[str, Any]
+_Pair: TypeAlias = tuple[np.ndarray, np.ndarray]  # tokens, labels
 
-# Writing ----------------------------------------------------------------------------------------
 
-
-def write_token_cache(folder, splits, header, tables=None):
-    """Writes a cache; until the last file is whole, nothing stands at `folder`.
+def write_token_cache(
+    folder: StrPath,
+    splits: Mapping[str, Iterable[Batches]],
+    header: dict[str, Any],
+    tables: Mapping[str, FileTable] | None = None,
+) -> None:
+    """Writes a cache; `folder` appears when the last file is complete.
 
     Args:
-        folder: must not exist, or be empty.
-        splits: {"train": passes, "validation": passes}. Passes are a list of iterables, one a pass,
-            of (tokens [B,N] int, labels [B] int); B may change from batch to batch. All passes of a
-            split hold the same images in the same order; validation usually has one pass.
+        folder: must not exist, or must be empty.
+        splits: {"train": passes, "validation": passes}. A pass is `Batches`; B may change from
+            batch to batch. All passes of a split have the same images in the same order; validation
+            usually has one pass.
         header: dict that JSON can hold: `tokenizer_hash`, `images` (the fingerprint of the images),
-            `options` (of what else the tokens depend on), `grid` (rows, columns), `codes`, and
-            `class_names`, empty without labels.
-        tables: {config key: `FileTable`} of the images' files, kept beside; None for no files.
+            `options` (everything else that the tokens depend on), `grid` (rows, columns), `codes`,
+            and `class_names`, empty without labels.
+        tables: {config key: `FileTable`} of the images' files, saved too; None for no files.
 
     Raises:
-        UserError: the folder is taken or cannot be written, or a split has no images.
-        ValueError: tokens, labels, passes or header that do not fit together.
+        UserError: the folder is not empty or cannot be written, or a split has no images.
+        ValueError: tokens, labels, passes and header do not fit together.
     """
     if set(header) != _GIVEN:
         raise ValueError(f"header has the keys {sorted(header)}; it needs {sorted(_GIVEN)}")
     if set(splits) != _SPLITS:
         raise ValueError(f"splits has the keys {sorted(splits)}; it needs {sorted(_SPLITS)}")
-    folder = epath.Path(folder)
-    if _is_taken(folder):
-        raise UserError(f"{folder} exists already; delete it, or choose another tokenizer.cache")
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    if is_in_bucket(folder):  # no folder can be renamed there; the header, written last, decides
-        partial = folder
-    with _writing(folder):
+    target = epath.Path(folder)
+    if _is_taken(target):
+        raise UserError(f"{target} exists already; delete it, or choose another tokenizer.cache")
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    if is_in_bucket(target):  # it cannot rename folders; the cache is complete with the header
+        partial = target
+    with _writing(target):
         partial.rmtree(missing_ok=True)
         partial.mkdir(parents=True)
     try:
@@ -98,28 +103,28 @@ def write_token_cache(folder, splits, header, tables=None):
         for split, passes in shards.items():
             counts = [sum(shard["pictures"] for shard in one) for one in passes]
             if not counts or counts[0] == 0:
-                raise UserError(f"the {split} split has no images; nothing to put into {folder}")
+                raise UserError(f"the {split} split has no images; nothing to put into {target}")
             if len(set(counts)) > 1:
                 raise ValueError(f"the passes of {split} have {counts} images; all need the same")
-        with _writing(folder):
+        with _writing(target):
             fingerprints.save(partial, tables or {})
             text = formats.to_json("token cache", {**header, "shards": shards})
             (partial / HEADER_FILE).write_text(text)
-            if partial != folder:
-                os.rename(partial, folder)
+            if partial != target:
+                os.rename(partial, target)
     except BaseException:
         partial.rmtree(missing_ok=True)
         raise
 
 
-def _is_taken(folder):
+def _is_taken(folder: epath.Path) -> bool:
     if is_in_bucket(folder):
         return (folder / HEADER_FILE).exists()
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 @contextlib.contextmanager
-def _writing(path):
+def _writing(path: epath.Path) -> Iterator[None]:
     """Turns a full or read-only disk into a UserError."""
     try:
         yield
@@ -131,9 +136,9 @@ def _writing(path):
         ) from None
 
 
-def _write_pass(folder, stem, batches, header):
-    """Writes one pass as shards; returns [{"file": name, "images": count}]."""
-    shards = []
+def _write_pass(folder: epath.Path, stem: str, batches: Batches, header: _Json) -> list[_Json]:
+    """Writes one pass as shards; returns their dicts, as `_SHARD` describes them."""
+    shards: list[_Json] = []
     with contextlib.ExitStack() as writers:
         for tokens, labels in batches:
             tokens, labels = np.asarray(tokens), np.asarray(labels)
@@ -145,7 +150,7 @@ def _write_pass(folder, stem, batches, header):
                     shards.append({"file": f"{stem}-{len(shards):05d}.tfrecord", "pictures": 0})
                     path = folder / shards[-1]["file"]
                     with _writing(path):
-                        writers.close()  # the shard before
+                        writers.close()  # of the previous shard
                         writer = writers.enter_context(tf.io.TFRecordWriter(str(path)))
                 with _writing(path):
                     writer.write(_encode(row, label))
@@ -157,20 +162,17 @@ def _write_pass(folder, stem, batches, header):
     return shards
 
 
-def _encode(tokens, label):
-    features = {"token": tokens, "label": [label]}
-    return tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-                for name, values in features.items()
-            }
-        )
-    ).SerializeToString(deterministic=True)  # the same hash each time
+def _encode(tokens: np.ndarray, label: np.integer) -> bytes:
+    features = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        for name, values in (("token", tokens), ("label", [label]))
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)  # the same hash each time
 
 
-def _find_problem(tokens, labels, header):
-    """Returns what is wrong with tokens [B,N] and labels [B], or None."""
+def _find_problem(tokens: np.ndarray, labels: np.ndarray, header: _Json) -> str | None:
+    """Returns the error in tokens [B,N] or labels [B], in words, or None."""
     length = header["grid"][0] * header["grid"][1]
     if tokens.ndim != 2 or tokens.shape[1] != length or labels.shape != tokens.shape[:1]:
         return (
@@ -179,7 +181,7 @@ def _find_problem(tokens, labels, header):
         )
     for name, values, size in (
         ("token", tokens, header["codes"]),
-        ("label", labels, max(len(header["class_names"]), 1)),  # 0 stands for "no label"
+        ("label", labels, max(len(header["class_names"]), 1)),  # 0 means "no label"
     ):
         wrong = values[(values < 0) | (values >= size)]
         if wrong.size:
@@ -187,35 +189,38 @@ def _find_problem(tokens, labels, header):
     return None
 
 
-# Reading ----------------------------------------------------------------------------------------
-
-
 class TokenCache:
-    """A cache in memory; `open` makes one.
+    """A cache in memory; `open` reads one.
 
     Attributes:
-        header: the dict that `write_token_cache` was given, `format` and `shards` beside it.
+        header: the dict that `write_token_cache` was given, and `shards`.
         tokens: {split: [passes, M, N]} NumPy, uint16 or int32.
         labels: {split: [M]} NumPy int32.
     """
 
-    def __init__(self, header, tokens, labels):
+    def __init__(self, header: dict[str, Any], tokens: _Arrays, labels: _Arrays) -> None:
         self.header = header
         self.tokens = tokens
         self.labels = labels
 
     @classmethod
-    def open(cls, folder, tokenizer_hash, options=None, data=None):
+    def open(
+        cls,
+        folder: StrPath,
+        tokenizer_hash: str,
+        options: Mapping[str, Any] | None = None,
+        data: ImageData | None = None,
+    ) -> Self:
         """Reads a cache and checks it.
 
         Args:
-            folder: where `write_token_cache` put it.
+            folder: the one that `write_token_cache` wrote.
             tokenizer_hash: the hash of the tokenizer in use.
-            options: what the header's `options` must be; None does not check.
-            data: the `ImageData` in use, which must be the header's `images`; None does not check.
+            options: must be equal to the header's `options`; None does not check.
+            data: the `ImageData` in use; must be the header's `images`; None does not check.
 
         Raises:
-            UserError: no cache there, another tokenizer's or other images', or a damaged file.
+            UserError: no cache, one of another tokenizer or other images, or a damaged file.
         """
         folder = epath.Path(folder)
         header = _read_header(folder)
@@ -224,9 +229,9 @@ class TokenCache:
                 f"{folder} was made by the tokenizer {header['tokenizer_hash'][:16]}, but the one "
                 f"in use is {tokenizer_hash[:16]}: their tokens mean different things; {ADVICE}"
             )
-        options = header["options"] if options is None else json.loads(json.dumps(options))
-        for key in sorted({*options, *header["options"]}):
-            then, now = (show(some.get(key)) for some in (header["options"], options))
+        wanted = header["options"] if options is None else json.loads(json.dumps(options))
+        for key in sorted({*wanted, *header["options"]}):
+            then, now = (show(some.get(key)) for some in (header["options"], wanted))
             if then != now:
                 raise UserError(
                     f"{folder} was made with {key} {then}, and now it is {now}; {ADVICE}"
@@ -245,39 +250,41 @@ class TokenCache:
         return cls(header, tokens, labels)
 
     @property
-    def grid(self):
+    def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
-        return tuple(self.header["grid"])
+        return self.header["grid"][0], self.header["grid"][1]
 
     @property
-    def codes(self):
+    def codes(self) -> int:
         """Number of codes K of the tokenizer."""
         return self.header["codes"]
 
     @property
-    def class_names(self):
+    def class_names(self) -> tuple[str, ...]:
         """Name of each label; empty without labels."""
         return tuple(self.header["class_names"])
 
     @property
-    def train_size(self):
+    def train_size(self) -> int:
         """Number of training images M."""
         return len(self.labels["train"])
 
-    def train(self, seed, batch_size, start_step=0, worker=0, workers=1):
+    def train(
+        self, seed: int, batch_size: int, start_step: int = 0, worker: int = 0, workers: int = 1
+    ) -> tf.data.Dataset:
         """Returns endless training batches, shuffled in another order each epoch.
 
-        Position p of the endless sequence belongs to epoch p // M, in which each image comes
-        once; batch `step` holds the positions from step * B on, so `train(seed, B, k)` equals
-        `train(seed, B)` without its first k batches. In `passes` epochs each image comes once
-        from each pass, beginning with any.
+        Position p of the endless sequence belongs to epoch p // M, which has each image once.
+        Batch `step` has the positions from step * B on, so `train(seed, B, k)` equals
+        `train(seed, B)` without its first k batches. In `passes` epochs each image is used once
+        from each pass, starting with a random pass.
 
         Args:
             seed: any integer.
             batch_size: images B of a batch, over all replicas.
             start_step: the step whose batch comes first.
-            worker: which contiguous share of each batch's rows.
-            workers: number of shares, all of one size.
+            worker: index of the contiguous share of each batch's rows.
+            workers: number of shares, all of the same size.
 
         Returns:
             tf.data.Dataset of {"token": [B/workers,N] int32, "label": [B/workers] int32}.
@@ -287,12 +294,12 @@ class TokenCache:
         tokens = tf.constant(self.tokens["train"].reshape(-1, length))  # [passes * M, N]
         labels = tf.constant(self.labels["train"])
 
-        def make(step):
+        def make(step: Tensor) -> dict[str, Tensor]:
             first_row = step * batch_size + worker * share
             position = first_row + tf.range(share, dtype=tf.int64)
             epoch = position // size
             image = hashing.shuffle_index(position % size, size, seed, epoch)
-            first = hashing.draw_uniform(1, seed, image)[:, 0] * passes  # each image's own
+            first = hashing.draw_uniform(1, seed, image)[:, 0] * passes  # where each image starts
             taken = (tf.cast(first, tf.int64) + epoch) % passes
             return {
                 "token": tf.cast(tf.gather(tokens, taken * size + image), tf.int32),
@@ -302,11 +309,11 @@ class TokenCache:
         steps = tf.data.Dataset.counter(start_step)
         return steps.map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
-    def evaluation(self, batch_size, split="validation"):
+    def evaluation(self, batch_size: int, split: str = "validation") -> tf.data.Dataset:
         """Returns every image of a split once, in stored order, from its first pass.
 
         Args:
-            batch_size: images a batch; the last batch may be smaller.
+            batch_size: images per batch; the last batch may be smaller.
             split: "validation" or "train".
 
         Returns:
@@ -317,13 +324,13 @@ class TokenCache:
             lambda token, label: {"token": tf.cast(token, tf.int32), "label": label}
         )
 
-    def statistics(self, split="train"):
-        """Counts what is in a split, over all its passes.
+    def statistics(self, split: str = "train") -> dict[str, Any]:
+        """Returns statistics of a split, over all its passes.
 
         Returns:
             dict of `images`, `passes`, `tokens`, `used_codes`, `usage` (their share of K),
             `perplexity` (the exponential of the entropy of tokens, from 1 to K), and
-            `images_per_label`, a list; [images] without labels.
+            `images_per_label`, a list; [number of images] without labels.
         """
         tokens = self.tokens[split]
         counts = np.bincount(tokens.ravel(), minlength=self.codes)
@@ -340,7 +347,7 @@ class TokenCache:
         }
 
 
-def _read_header(folder):
+def _read_header(folder: epath.Path) -> _Json:
     path = folder / HEADER_FILE
     try:
         header = formats.read_json(path, "token cache", ADVICE, HEADER_SCHEMA)
@@ -349,17 +356,18 @@ def _read_header(folder):
             f"{path} cannot be read, so there is no token cache; "
             "make one with python -m vim_tf.tokenize_dataset"
         ) from None
-    checks.tokens(*header["grid"], f"{path}: grid")
+    checks.tokens(header["grid"][0], header["grid"][1], f"{path}: grid")
     return header
 
 
-def _read_pass(folder, shards, header):
+def _read_pass(folder: epath.Path, shards: Sequence[_Json], header: _Json) -> _Pair:
     """Reads the shards of one pass: (tokens [M,N] uint16 or int32, labels [M] int32)."""
     parts = [_read_shard(folder / shard["file"], shard, header) for shard in shards]
-    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    tokens, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return tokens, labels
 
 
-def _read_shard(path, shard, header):
+def _read_shard(path: epath.Path, shard: _Json, header: _Json) -> _Pair:
     length, images = header["grid"][0] * header["grid"][1], shard["pictures"]
     if not path.exists():
         raise UserError(f"{path} is missing; {ADVICE}")

@@ -1,9 +1,8 @@
 """Images of any size -> [..., H, W, 3] float32 in [-1, 1], for evaluation and for training.
 
 Every crop is a window: [..., 4] float32 (top, left, height, width) in pixels of the image, with
-fractions. Cutting and resizing are then one resampling, and no image is ever blown up to an
-intermediate size, however long and thin it is. Everything takes one image, or a batch of
-images of one size.
+fractions. So cropping and resizing are one resampling, and even a very long and thin image is never
+enlarged to an intermediate size. All functions take one image, or a batch of images of one size.
 """
 
 import math
@@ -11,16 +10,19 @@ import math
 import numpy as np
 import tensorflow as tf
 
-# Random-resized crop: aspect ratios are relative to the target's, and the first of these tries
-# that fits into the image is taken (arXiv 1409.4842, section 6).
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import AugmentationConfig
+
+# Random-resized crop: aspect ratios are relative to that of the target, and the first try that fits
+# into the image is used (arXiv 1409.4842, section 6).
 MAX_ASPECT = 4 / 3
 TRIES = 10
-DRAWS = 3 + 2 * TRIES  # uniform numbers that an image's augmentation uses
-_LONG = 4  # images of more than so many times the window's width are cut before they are resized
+DRAWS = 3 + 2 * TRIES  # uniform numbers per augmented image
+_LONG = 4  # an image of more than this many times the window's width is cut before it is resized
 
 
-def transform_for_evaluation(images, size):
-    """Resizes the shorter side (antialiased), cuts out the centre and normalises.
+def transform_for_evaluation(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes the shorter side (antialiased), crops the centre and normalises.
 
     Args:
         images: [..., h, w, 3] uint8 or float32, values 0..255.
@@ -32,13 +34,15 @@ def transform_for_evaluation(images, size):
     return normalize(resize_window(images, center_window(_size_of(images), size), size))
 
 
-def transform_for_training(pixels, size, augmentation, draws):
-    """Cuts, resizes, flips and normalises as `augmentation` says.
+def transform_for_training(
+    pixels: Tensor, size: tuple[int, int], augmentation: AugmentationConfig, draws: Tensor
+) -> Tensor:
+    """Crops, resizes, flips and normalises, as `augmentation` says.
 
     Args:
         pixels: [..., h, w, 3] uint8 or float32, values 0..255.
         size: (H, W) integers.
-        augmentation: a `vim_tf.config.sections.AugmentationConfig`.
+        augmentation: the section `data.augmentation` of a config.
         draws: [..., DRAWS] float32, uniform in [0, 1); the same draws give the same result.
 
     Returns:
@@ -58,28 +62,28 @@ def transform_for_training(pixels, size, augmentation, draws):
     return images
 
 
-def _flip(images, which):
-    """Mirrors [H, W, 3] if `which`, a scalar, is true; or those of [B, H, W, 3] where it is."""
-    # Not [..., ::-1, :], which takes longer than cutting and resizing.
+def _flip(images: Tensor, which: Tensor) -> Tensor:
+    """Mirrors [H, W, 3] if the scalar `which` is true, or each of [B, H, W, 3] by `which` [B]."""
+    # Not [..., ::-1, :]: it takes longer than cropping and resizing.
     if images.shape.rank == 3:
         return tf.cond(which, lambda: tf.reverse(images, [1]), lambda: images)
     return tf.where(which[:, tf.newaxis, tf.newaxis, tf.newaxis], tf.reverse(images, [2]), images)
 
 
-def normalize(images):
+def normalize(images: Tensor) -> Tensor:
     """Returns values 0..255 of any dtype as float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
-def to_uint8(images):
+def to_uint8(images: Tensor) -> np.ndarray:
     """Images [...] in [-1,1] -> NumPy uint8 of the same shape: the inverse of `normalize`."""
     return np.clip(np.rint((np.asarray(images) + 1) * 127.5), 0, 255).astype("uint8")
 
 
-def center_window(image_size, size):
-    """The largest window of the target's aspect ratio, in the middle of the image.
+def center_window(image_size: Tensor, size: tuple[int, int]) -> Tensor:
+    """Returns the largest window of the target's aspect ratio, at the centre of the image.
 
-    The same as resizing the shorter side to the target and cutting out the centre.
+    It gives the same as resizing the shorter side to the target and cropping the centre.
 
     Args:
         image_size: [..., 2] float32, height and width of the image.
@@ -88,8 +92,10 @@ def center_window(image_size, size):
     return _place(image_size, _largest_size(image_size, size[1] / size[0]), 0.5)
 
 
-def random_window(image_size, size, min_area, place):
-    """`center_window` with sides shorter by `min_area ** 0.5`, at a random place.
+def random_window(
+    image_size: Tensor, size: tuple[int, int], min_area: float, place: Tensor
+) -> Tensor:
+    """Returns `center_window` with its sides times `min_area ** 0.5`, at a random place.
 
     Args:
         image_size: [..., 2] float32, height and width of the image.
@@ -101,12 +107,14 @@ def random_window(image_size, size, min_area, place):
     return _place(image_size, window_size, place)
 
 
-def random_resized_window(image_size, size, min_area, place, tries):
-    """A window of random area, aspect ratio and place.
+def random_resized_window(
+    image_size: Tensor, size: tuple[int, int], min_area: float, place: Tensor, tries: Tensor
+) -> Tensor:
+    """Returns a window of random area, aspect ratio and place.
 
-    The area is uniform from `min_area` of the image's to all of it, the aspect ratio
-    log-uniform from 3/4 to 4/3 of the target's. An image into which no try fits (a panorama)
-    gives its largest window within these ratios, at a random place.
+    The area is uniform from `min_area` of the image to all of it. The aspect ratio is log-uniform
+    from 3/4 to 4/3 of that of the target. If no try fits into the image (a panorama), the largest
+    window within these ratios is used, at a random place.
 
     Args:
         image_size: [..., 2] float32, height and width of the image.
@@ -131,10 +139,10 @@ def random_resized_window(image_size, size, min_area, place, tries):
     return _place(image_size, tf.reduce_sum(sizes * first[..., tf.newaxis], -2), place)
 
 
-def smallest_window(augmentation):
-    """Returns the least share of an image's side that a training crop cuts out, on a side.
+def smallest_window(augmentation: AugmentationConfig) -> float:
+    """Returns the smallest side of a training crop as a share of the image's side.
 
-    Panoramas aside: into an image much longer than the target, no crop of `min_area` fits.
+    Panoramas are excepted: no crop of `min_area` fits into an image much longer than the target.
     """
     least = {
         "random_resized": math.sqrt(augmentation.min_area / MAX_ASPECT),
@@ -144,11 +152,11 @@ def smallest_window(augmentation):
     return least[augmentation.crop]
 
 
-def resize_window(images, window, size):
-    """Cuts a window out of each image and resizes it.
+def resize_window(images: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crops a window of each image and resizes it.
 
-    Antialiased bicubic with a = -1/2, as Pillow's BICUBIC, with which the field prepares its
-    reference images: sharper than bilinear. It overshoots at edges, hence the clip.
+    The filter is antialiased bicubic with a = -1/2, as Pillow's BICUBIC, the usual filter for
+    reference images. It is sharper than bilinear. It overshoots at edges, so the result is clipped.
 
     Args:
         images: [h, w, 3] or [B, h, w, 3], uint8 or float32, values 0..255.
@@ -165,9 +173,9 @@ def resize_window(images, window, size):
     return tf.clip_by_value(resized, 0.0, 255.0)
 
 
-def _resample_one(image, window, size):
+def _resample_one(image: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
     # ScaleAndTranslate resizes the rows first, at the full width of the image: [H, w, 3] float32.
-    # Of an image of 1 x 1,000,000 pixels, that is 3 GB for H = 256.
+    # For an image of 1 x 1,000,000 pixels and H = 256, that is 3 GB.
     width = tf.cast(tf.shape(image)[1], tf.float32)
     image, window = tf.cond(
         width > _LONG * window[3],
@@ -186,8 +194,8 @@ def _resample_one(image, window, size):
     return tf.ensure_shape(resized[0], [*size, 3])  # [1, H, W, 3] -> [H, W, 3]
 
 
-def _cut_columns(image, window, size):
-    """Returns the columns that a window and its kernel reach, and the window within them."""
+def _cut_columns(image: Tensor, window: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Returns the columns that a window and its kernel need, and the window relative to them."""
     reach = 2.0 * tf.maximum(window[3] / size[1], 1.0) + 1.0
     start = tf.maximum(tf.floor(window[1] - reach), 0.0)
     stop = tf.math.ceil(window[1] + window[3] + reach)
@@ -195,9 +203,9 @@ def _cut_columns(image, window, size):
     return columns, tf.stack([window[0], window[1] - start, window[2], window[3]])
 
 
-def _resample_batch(images, window, size):
-    # ScaleAndTranslate has one window for a whole batch. Small images in memory are cut seven
-    # times faster by two products with [out, in] matrices than one by one.
+def _resample_batch(images: Tensor, window: Tensor, size: tuple[int, int]) -> Tensor:
+    # ScaleAndTranslate has one window for a whole batch. For small images in memory, two products
+    # with [out, in] matrices are seven times faster than resampling one by one.
     batch, (height, width) = tf.shape(images)[0], images.shape[1:3]
     rows = _cubic_matrix(window[:, 0], window[:, 2], height, size[0])  # [B, H, h]
     columns = _cubic_matrix(window[:, 1], window[:, 3], width, size[1])  # [B, W, w]
@@ -210,8 +218,8 @@ def _resample_batch(images, window, size):
     return tf.transpose(pixels, [0, 2, 1, 3])  # [B, H, W, 3]
 
 
-def _cubic_matrix(start, length, inputs, outputs):
-    """Weights [B, outputs, inputs] of the same kernel as `_resample_one`'s."""
+def _cubic_matrix(start: Tensor, length: Tensor, inputs: int, outputs: int) -> Tensor:
+    """Returns the weights [B, outputs, inputs] of the kernel of `_resample_one`."""
     scale = (length / outputs)[:, tf.newaxis]  # [B, 1]
     centers = start[:, tf.newaxis] + (tf.range(outputs, dtype=tf.float32) + 0.5) * scale
     distance = centers[..., tf.newaxis] - (tf.range(inputs, dtype=tf.float32) + 0.5)
@@ -222,16 +230,16 @@ def _cubic_matrix(start, length, inputs, outputs):
     return weights / tf.reduce_sum(weights, -1, keepdims=True)
 
 
-def _largest_size(image_size, aspect):
+def _largest_size(image_size: Tensor, aspect: Tensor | float) -> Tensor:
     height, width = tf.unstack(image_size, axis=-1)
     return tf.stack([tf.minimum(height, width / aspect), tf.minimum(width, height * aspect)], -1)
 
 
-def _place(image_size, window_size, place):
+def _place(image_size: Tensor, window_size: Tensor, place: Tensor | float) -> Tensor:
     return tf.concat([place * (image_size - window_size), window_size], -1)
 
 
-def _size_of(images):
+def _size_of(images: Tensor) -> Tensor:
     size = tf.cast(tf.shape(images)[-3:-1], tf.float32)
     if images.shape.rank == 4:
         size = tf.repeat(size[tf.newaxis], tf.shape(images)[0], 0)  # [B, 2]

@@ -1,4 +1,4 @@
-"""The machines that train one model together, as the environment variable TF_CONFIG names them.
+"""The machines that train one model together; the environment variable TF_CONFIG names them.
 
 TF_CONFIG='{"cluster": {"worker": ["a:2222", "b:2222"]}, "task": {"type": "worker", "index": 0}}'
 
@@ -9,6 +9,7 @@ there is a job `chief`. No TensorFlow is imported.
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vim_tf.errors import UserError
@@ -22,22 +23,22 @@ _EXAMPLE = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the workers are and which of them this process is.
+    """The addresses of the workers, and the index of this process among them.
 
     Attributes:
-        addresses: "host:port" of each, the chief first.
-        index: this one's place among them.
+        addresses: "host:port" of each worker, the chief first.
+        index: index of this worker in `addresses`.
     """
 
     addresses: tuple[str, ...]
     index: int
 
 
-def read_cluster(environment=os.environ):
+def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
     """Returns the `Cluster` of TF_CONFIG.
 
     Raises:
-        UserError: it is missing, is no JSON, or does not name a worker of its cluster.
+        UserError: it is missing, is not JSON, or does not name a worker of its cluster.
     """
     text = environment.get("TF_CONFIG")
     if not text:
@@ -63,11 +64,11 @@ def read_cluster(environment=os.environ):
     return Cluster(tuple(addresses), before + index)
 
 
-def announce(strategy):
-    """Says which worker this is and for whom it waits, where `strategy` is "multi_worker".
+def announce(strategy: str) -> None:
+    """Writes the worker's index and the workers it waits for, if `strategy` is "multi_worker".
 
     Raises:
-        UserError: what `read_cluster` raises.
+        UserError: as `read_cluster`.
     """
     if strategy != "multi_worker":
         return
@@ -79,7 +80,7 @@ def announce(strategy):
     )
 
 
-def _wrong(what):
+def _wrong(what: str) -> UserError:
     return UserError(
         f"strategy is multi_worker and TF_CONFIG {what}; on every machine set "
         f"TF_CONFIG={_EXAMPLE} with its own index"

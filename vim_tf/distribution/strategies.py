@@ -1,27 +1,36 @@
-"""What TensorFlow computes on: its devices, and the strategy that spreads work over them."""
+"""The devices of TensorFlow, and the strategy that distributes work over them."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 import vim_tf
+from vim_tf.config.experiments import LinearProbeExperiment
+from vim_tf.config.sections import TrainingConfig
 from vim_tf.distribution.cores import count_cores
 from vim_tf.errors import UserError
 
 
-def make_strategy(strategy="one_device", cpu_replicas=1, tpu="local", deterministic=False):
+def make_strategy(
+    strategy: str = "one_device",
+    cpu_replicas: int = 1,
+    tpu: str = "local",
+    deterministic: bool = False,
+) -> tf.distribute.Strategy:
     """Returns a `tf.distribute` strategy; call it before TensorFlow is used.
 
     Args:
-        strategy: "one_device"; "mirrored", which takes every GPU, and without one `cpu_replicas`
-            logical CPUs, which also use the cores of a CPU better than one replica does under XLA;
-            "multi_worker", which takes those of every machine that TF_CONFIG names and waits for
-            them; or "tpu", which takes all cores of a TPU.
+        strategy: "one_device"; "mirrored" for every GPU, or without a GPU for `cpu_replicas`
+            logical CPUs, which under XLA use the cores better than one replica; "multi_worker" for
+            the devices of every machine that TF_CONFIG names, for which it waits; or "tpu" for all
+            cores of a TPU.
         cpu_replicas: number of logical CPUs of "mirrored" without a GPU.
         tpu: name of the TPU.
-        deterministic: take operations whose results are the same each time.
+        deterministic: whether to use only operations with the same results each time.
 
     Raises:
-        UserError: the workers of TF_CONFIG do not come together, or there is no such TPU.
+        UserError: the workers of TF_CONFIG cannot connect, or there is no such TPU.
     """
     if deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -41,14 +50,14 @@ def make_strategy(strategy="one_device", cpu_replicas=1, tpu="local", determinis
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(cpu_replicas)])
 
 
-def strategy_of(settings):
+def strategy_of(settings: TrainingConfig | LinearProbeExperiment) -> tf.distribute.Strategy:
     """Returns the strategy of a `TrainingConfig` or a `LinearProbeExperiment`."""
     names = ("strategy", "cpu_replicas", "tpu", "deterministic")
     found = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
     return make_strategy(**found)
 
 
-def _connect_workers():
+def _connect_workers() -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
@@ -58,7 +67,7 @@ def _connect_workers():
         ) from None
 
 
-def _connect_tpu(name):
+def _connect_tpu(name: str) -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
     except (tf.errors.OpError, OSError, ValueError) as error:
@@ -71,11 +80,11 @@ def _connect_tpu(name):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def _gpus():
+def _gpus() -> list[Any]:
     return tf.config.list_physical_devices("GPU")
 
 
-def describe_devices(strategy):
+def describe_devices(strategy: tf.distribute.Strategy) -> str:
     """Returns the start-up line: versions, devices, strategy and replicas."""
     gpus = _gpus()
     tpus = tf.config.list_logical_devices("TPU")

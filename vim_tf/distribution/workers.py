@@ -1,30 +1,32 @@
-"""The processes that train one model together, one a machine: which one writes, what they share.
+"""The workers: the processes that train one model together, one per machine.
 
-A strategy of one process has one worker, which is the chief and agrees with itself.
+A strategy of one process has one worker, the chief.
 """
 
 import contextlib
 import zlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.distribution.replicas import local_replicas
 from vim_tf.errors import Interrupted, UserError
 
 
 class Workers:
-    """The workers of a strategy. Whatever is called here waits until all of them have called it.
+    """The workers of a strategy. Every method waits until all workers have called it.
 
     Args:
-        strategy: a `tf.distribute` strategy.
+        strategy: the strategy of the workers.
 
     Attributes:
         count: number of workers.
-        index: this one's place among them, in the order of the replicas.
-        is_chief: whether this one writes the run's folder; one does.
+        index: index of this worker, in the order of the replicas.
+        is_chief: whether this worker writes the run's folder; only the chief does.
     """
 
-    def __init__(self, strategy):
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self._strategy = strategy
         replicas = local_replicas(strategy)
         self._local = len(replicas)
@@ -33,8 +35,8 @@ class Workers:
         self.is_chief = strategy.extended.should_checkpoint
         self._sum = tf.function(self._add_up, autograph=False)
 
-    def _add_up(self, number):
-        def share(number):
+    def _add_up(self, number: Tensor) -> Tensor:
+        def share(number: Tensor) -> Tensor:
             context = tf.distribute.get_replica_context()
             first = tf.equal(context.replica_id_in_sync_group % self._local, 0)
             number = tf.where(first, number, tf.zeros_like(number))
@@ -43,26 +45,26 @@ class Workers:
         sums = self._strategy.run(share, (number,))
         return self._strategy.experimental_local_results(sums)[0]
 
-    def sum(self, number):
-        """Returns the sum of each worker's integer, an int64 scalar; in a graph or outside."""
+    def sum(self, number: Tensor | int) -> Tensor:
+        """Returns the sum of all workers' integers, an int64 scalar; in a graph or outside."""
         number = tf.cast(number, tf.int64)
         return number if self.count == 1 else self._sum(number)
 
-    def any(self, flag):
-        """Returns whether it is true on any worker, a bool scalar; in a graph or outside."""
+    def any(self, flag: Tensor | bool) -> Tensor:
+        """Returns whether `flag` is true on any worker, a bool scalar; in a graph or outside."""
         return self.sum(flag) > 0
 
-    def chiefs(self, number):
-        """Returns the chief's integer; that of the others does not matter."""
+    def chiefs(self, number: Tensor | int) -> int:
+        """Returns the chief's integer; those of the other workers are ignored."""
         return int(self.sum(number if self.is_chief else 0))
 
-    def wait(self):
-        """Returns once all have called it."""
+    def wait(self) -> None:
+        """Returns when all workers have called it."""
         self.sum(0)
 
     @contextlib.contextmanager
-    def chief_first(self):
-        """Runs the body on the chief while the others wait, and then on them."""
+    def chief_first(self) -> Iterator[None]:
+        """Runs the body on the chief while the other workers wait, and then on them."""
         if not self.is_chief:
             self.wait()
         yield
@@ -70,10 +72,10 @@ class Workers:
             self.wait()
 
     @contextlib.contextmanager
-    def watched(self):
-        """Raises `Interrupted` out of the body when another worker is gone.
+    def watched(self) -> Iterator[None]:
+        """Raises `Interrupted` instead of the body's error when another worker is gone.
 
-        TensorFlow finds out by heartbeats, within seconds.
+        TensorFlow detects this by heartbeats, within seconds.
         """
         try:
             yield
@@ -85,8 +87,13 @@ class Workers:
                 "with the same command, and it goes on from what was saved last"
             ) from error
 
-    def check_same(self, what, text):
-        """Raises UserError on every worker unless all have the same text as the chief."""
+    def check_same(self, what: str, text: str) -> None:
+        """Raises UserError on every worker unless all workers have the chief's text.
+
+        Args:
+            what: name of the text, for the error.
+            text: the text of this worker.
+        """
         mine = zlib.crc32(text.encode())
         differs = self.chiefs(mine) != mine
         others = int(self.sum(differs))

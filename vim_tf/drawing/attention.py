@@ -1,31 +1,41 @@
-"""Where the transformers of a run attend: heat maps over held-out images."""
+"""Attention maps of a run's transformers: heat maps over held-out images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import ops
 
+from vim_tf.annotations import Tensor
 from vim_tf.data.transforms import normalize
 from vim_tf.drawing import grids
 from vim_tf.drawing.spread_images import spread_images
 
+if TYPE_CHECKING:
+    from vim_tf.models.vim import VIM
+    from vim_tf.models.vit_vqgan import ViTVQGAN
+    from vim_tf.runs.trained_run import TrainedRun
+
 IMAGES = 4
 BLOCKS = 4  # at most; rows of the image
-# Tokens of each image that are asked about, in parts of its height and width.
+# Positions of the query tokens, as fractions of an image's height and width.
 QUERIES = ((0.3, 0.5), (0.5, 0.35), (0.75, 0.6))
 
 
-def query_places(grid):
-    """Returns the places in raster order, int [n], that `QUERIES` name in a grid."""
+def query_places(grid: tuple[int, int]) -> np.ndarray:
+    """Returns the places in raster order, int [n], of `QUERIES` in a grid."""
     places = [int(down * grid[0]) * grid[1] + int(right * grid[1]) for down, right in QUERIES]
     return np.unique(places)
 
 
-def shown_blocks(count):
-    """Returns the numbers from 0 of at most `BLOCKS` blocks of `count`, the first and last too."""
+def shown_blocks(count: int) -> np.ndarray:
+    """Returns the indices of at most `BLOCKS` of `count` blocks, including the first and last."""
     return np.unique(np.linspace(0, count - 1, BLOCKS).round().astype(int))
 
 
-def maps_of_encoder(tokenizer, image, places):
-    """Where the encoder's patches look.
+def maps_of_encoder(tokenizer: ViTVQGAN, image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Returns the attention of the encoder's patches.
 
     Args:
         tokenizer: the `ViTVQGAN`.
@@ -33,15 +43,18 @@ def maps_of_encoder(tokenizer, image, places):
         places: int [n], patches in raster order.
 
     Returns:
-        float64 [blocks,n,rows,columns], means over heads; each map sums to 1. All are seen.
+        float64 [blocks,n,rows,columns], means over heads; each map sums to 1. A patch attends to
+        all patches.
     """
     weights = tokenizer.encoder.attention_weights(normalize(image[None]))
     rows = [_mean_over_heads(block)[places] for block in weights]
     return np.stack(rows).reshape(len(rows), len(places), *tokenizer.grid)
 
 
-def maps_of_vim(vim, tokens, label, places):
-    """Where the slots that predict some tokens look.
+def maps_of_vim(
+    vim: VIM, tokens: np.ndarray, label: int | None, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the attention of the slots that predict some tokens.
 
     Args:
         vim: the `VIM`.
@@ -51,7 +64,7 @@ def maps_of_vim(vim, tokens, label, places):
 
     Returns:
         (maps, shares): float64 [blocks,n,rows,columns], means over heads, 0 from the predicted
-        token on; and float64 [blocks,n], what the label gets. A map and its share sum to 1.
+        token on; and float64 [blocks,n], the attention to the label. A map and its share sum to 1.
     """
     labels = None if label is None else np.array([label], "int32")
     maps, shares = [], []
@@ -63,17 +76,17 @@ def maps_of_vim(vim, tokens, label, places):
     return np.stack(maps), np.stack(shares)
 
 
-def _mean_over_heads(weights):
+def _mean_over_heads(weights: Tensor) -> np.ndarray:
     """[1,heads,N,N] -> float64 [N,N]."""
     return ops.convert_to_numpy(weights)[0].mean(axis=0, dtype="float64")
 
 
-def view_attention(run, split):
-    """Draws where VIM, if the run has one, and the encoder attend.
+def view_attention(run: TrainedRun, split: str) -> np.ndarray:
+    """Draws the attention of the encoder, and of VIM if the run has one.
 
     Args:
         run: a `TrainedRun`.
-        split: "validation" or "train", whose images are shown.
+        split: "validation" or "train"; its images are shown.
 
     Returns:
         uint8 [h,w,3].
@@ -84,7 +97,7 @@ def view_attention(run, split):
     parts = []
     if run.vim is not None:
         tokens = ops.convert_to_numpy(tokenizer.tokenize(normalize(images)))
-        # Images that have moved may be labelled otherwise.
+        # Images that have moved may have other labels.
         known = run.vim.classes and run.data.class_names == run.class_names
         found = [
             maps_of_vim(run.vim, row, label if known else None, places)
@@ -106,8 +119,14 @@ def view_attention(run, split):
     return grids.below_each_other(parts)
 
 
-def _draw(images, places, maps, seen=None, shares=None):
-    """A column for each image and place, a row for each block below one of the images.
+def _draw(
+    images: np.ndarray,
+    places: np.ndarray,
+    maps: np.ndarray,
+    seen: np.ndarray | None = None,
+    shares: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws a column for each image and place: a row with the images, then a row for each block.
 
     Args:
         images: uint8 [p,H,W,3].

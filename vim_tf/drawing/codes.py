@@ -1,5 +1,9 @@
 """What the codes of a tokenizer look like: the patches that have them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from keras import ops
 
@@ -8,29 +12,32 @@ from vim_tf.drawing import grids
 from vim_tf.evaluation.image_sources import RunImages
 from vim_tf.models.patches import patchify
 
+if TYPE_CHECKING:
+    from vim_tf.runs.trained_run import TrainedRun
+
 SHOWN = 192  # codes in the image
 EXAMPLES = 4  # patches of each
-OUTSIDE = 255  # what is beyond an image's border
+OUTSIDE = 255  # grey level outside an image's border
 PAPER = 150  # grey, because many codes are white
 
 
 class CodePatches:
-    """Gathers the patches of each code, a batch of images at a time; memory O(K).
+    """Collects the patches of each code, one batch of images at a time; memory O(K).
 
     Args:
         codes: number of codes K.
         patch_size: side P of a patch.
         grid: rows and columns of patches in an image.
-        seed: any integer; decides which patches are the examples.
+        seed: any integer; determines which patches are the examples.
 
     Attributes:
         counts: int64 [K], patches that have each code.
-        examples: uint8 [K,EXAMPLES,3P,3P,3]: patches with one patch around them, each of another
-            image, drawn evenly from all images that have the code.
-        images: int64 [K], images that have each code; of `examples`, as many are filled.
+        examples: uint8 [K,EXAMPLES,3P,3P,3]: patches with a border of one patch, each from another
+            image, drawn uniformly from all images that have the code.
+        images: int64 [K], images that have each code; so many of its `examples` are filled.
     """
 
-    def __init__(self, codes, patch_size, grid, seed=0):
+    def __init__(self, codes: int, patch_size: int, grid: tuple[int, int], seed: int = 0) -> None:
         self.counts = np.zeros(codes, "int64")
         self.images = np.zeros(codes, "int64")
         side = 3 * patch_size
@@ -39,16 +46,16 @@ class CodePatches:
         self._patch_size, self._grid = patch_size, grid
         self._random = np.random.default_rng(seed % 2**32)
 
-    def add(self, images, tokens):
+    def add(self, images: np.ndarray, tokens: np.ndarray) -> None:
         """Adds images.
 
         Args:
             images: uint8 [B,H,W,3].
-            tokens: int [B,N], those of `images`.
+            tokens: int [B,N], the tokens of `images`.
         """
         patches = np.asarray(patchify(images, self._patch_size))  # [B,N,3P^2]
         flat = tokens.ravel()
-        # Whole numbers in float64: the sums are exact.
+        # Integers in float64: the sums are exact.
         order = np.argsort(flat, kind="stable")
         codes, starts = np.unique(flat[order], return_index=True)
         rows = patches.reshape(len(flat), -1)[order].astype("float64")
@@ -57,12 +64,12 @@ class CodePatches:
         for image, row in zip(images, tokens, strict=True):
             self._draw_examples(image, row)
 
-    def _draw_examples(self, image, tokens):
-        """Reservoir sampling: image n of a code takes a random one of n places, if it is there.
+    def _draw_examples(self, image: np.ndarray, tokens: np.ndarray) -> None:
+        """Reservoir sampling: image n of a code draws one of n places; only `EXAMPLES` exist.
 
         J. Vitter, "Random sampling with a reservoir", algorithm R.
         """
-        # A random order decides which of an image's patches of one code it is.
+        # A random order selects one of an image's patches with the same code.
         order = self._random.permutation(len(tokens))
         codes, first = np.unique(tokens[order], return_index=True)
         self.images[codes] += 1
@@ -76,27 +83,27 @@ class CodePatches:
             top, left = (size * x for x in divmod(place, self._grid[1]))
             self.examples[code, slot] = padded[top : top + 3 * size, left : left + 3 * size]
 
-    def means(self, codes):
-        """Mean patches of some codes that are used: float64 [n,P,P,3] from 0 to 255."""
+    def means(self, codes: np.ndarray) -> np.ndarray:
+        """Mean patches of some used codes: float64 [n,P,P,3] from 0 to 255."""
         means = self._sums[codes] / self.counts[codes, None]
         return means.reshape(-1, self._patch_size, self._patch_size, 3)
 
 
-def fade_around(windows, size):
-    """Windows uint8 [...,3P,3P,3] with all but the patch of side P in the middle made paler."""
+def fade_around(windows: np.ndarray, size: int) -> np.ndarray:
+    """Windows uint8 [...,3P,3P,3], made paler except for the middle patch of side P."""
     faded = (0.4 * windows + 0.6 * 220).round().astype("uint8")
     middle = np.s_[..., size:-size, size:-size, :]
     faded[middle] = windows[middle]
     return faded
 
 
-def view_codes(run, split, seed, batch_size):
+def view_codes(run: TrainedRun, split: str, seed: int, batch_size: int) -> np.ndarray:
     """Draws the most used codes of a run's tokenizer.
 
     Args:
         run: a `TrainedRun`.
-        split: "validation" or "train", whose images are tokenized, all of them.
-        seed: decides which patches are the examples.
+        split: "validation" or "train"; all of its images are tokenized.
+        seed: determines which patches are the examples.
         batch_size: images tokenized at once.
 
     Returns:

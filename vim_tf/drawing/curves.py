@@ -1,16 +1,29 @@
 """Curves of a run's numbers as PNG files."""
 
-import io
+from __future__ import annotations
 
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vim_tf.annotations import StrPath
 from vim_tf.files import write_atomically
 
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
 
-def draw_curves(records, panels, path):
+
+def draw_curves(
+    records: Sequence[Mapping[str, Any]],
+    panels: Sequence[tuple[str, bool, Sequence[tuple[str, str]]]],
+    path: StrPath,
+) -> None:
     """Draws a run's numbers over its steps.
 
     Args:
-        records: what `Run.read_metrics` returns.
-        panels: a list of (title, logarithmic, [(kind, name), ...]), one plot each.
+        records: the result of `Run.read_metrics`.
+        panels: (title, logarithmic, [(kind, name), ...]) of each plot.
         path: the PNG file.
     """
     figure, axes = _make_figure(len(panels), 5 * len(panels))
@@ -31,13 +44,18 @@ def draw_curves(records, panels, path):
     _save(figure, path)
 
 
-def draw_probe(features, tested, baselines, path):
+def draw_probe(
+    features: Mapping[str, Mapping[str, Any]],
+    tested: Mapping[str, float],
+    baselines: Mapping[str, str],
+    path: StrPath,
+) -> None:
     """Draws the accuracy of a linear probe by block.
 
     Args:
-        features: {name: {"validation": accuracy, ...}}, blocks as "block_3".
-        tested: {name: accuracy} of the block that was chosen and of the baselines.
-        baselines: {name: words} of the features that are no block's.
+        features: {name: {"validation": accuracy, ...}}; the name of block 3 is "block_3".
+        tested: {name: accuracy} of the chosen block and of the baselines.
+        baselines: {name: words} of the features that are not from a block.
         path: the PNG file.
     """
     figure, (axis,) = _make_figure(1, 7)
@@ -56,7 +74,7 @@ def draw_probe(features, tested, baselines, path):
     _save(figure, path)
 
 
-def _make_figure(panels, width):
+def _make_figure(panels: int, width: float) -> tuple[Figure, np.ndarray]:
     """Returns (a figure of `width` inches, its axes in a row)."""
     import matplotlib
 
@@ -69,7 +87,7 @@ def _make_figure(panels, width):
     return figure, axes[0]
 
 
-def _save(figure, path):
+def _save(figure: Figure, path: StrPath) -> None:
     from matplotlib import pyplot
 
     for axis in figure.axes:

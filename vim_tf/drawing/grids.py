@@ -2,22 +2,24 @@
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vim_tf.annotations import StrPath
 from vim_tf.files import write_atomically
 
 GAP = 2  # white pixels between images of a grid
-LINE = 13  # pixels a line of text
+LINE = 13  # height of a line of text in pixels
 
 
-def image_grid(images, columns, zoom=1, paper=255):
-    """Lays images out in rows.
+def image_grid(images: np.ndarray, columns: int, zoom: int = 1, paper: int = 255) -> np.ndarray:
+    """Arranges images in rows.
 
     Args:
         images: uint8 [n,H,W,3].
-        columns: images a row; the last row may be shorter.
+        columns: images per row; the last row may be shorter.
         zoom: every pixel becomes zoom x zoom pixels.
         paper: grey level between the images; 255 is white.
 
@@ -34,7 +36,9 @@ def image_grid(images, columns, zoom=1, paper=255):
     return grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def reconstruction_grid(originals, reconstructions, columns=16, zoom=1):
+def reconstruction_grid(
+    originals: np.ndarray, reconstructions: np.ndarray, columns: int = 16, zoom: int = 1
+) -> np.ndarray:
     """Rows of originals, each row above its reconstructions: two uint8 [n,H,W,3] -> [h,w,3]."""
     rows = []
     for start in range(0, len(originals), columns):
@@ -47,12 +51,12 @@ def reconstruction_grid(originals, reconstructions, columns=16, zoom=1):
     return image_grid(np.concatenate(rows), min(columns, len(originals)), zoom)
 
 
-def labelled_rows(images, names, zoom=1):
-    """One row of images a class, with its name at the left.
+def labelled_rows(images: np.ndarray, names: Sequence[str], zoom: int = 1) -> np.ndarray:
+    """One row of images per class, with its name at the left.
 
     Args:
         images: uint8 [classes,n,H,W,3].
-        names: a name a class.
+        names: one name per class.
         zoom: as in `image_grid`.
 
     Returns:
@@ -69,18 +73,18 @@ def labelled_rows(images, names, zoom=1):
     return np.concatenate([np.asarray(margin_image), grid], axis=1)
 
 
-def zoom_to(side, size):
-    """The whole zoom, 1 or more, that makes an image of `size` (H, W) about `side` pixels long."""
+def zoom_to(side: int, size: tuple[int, ...]) -> int:
+    """The integer zoom >= 1 with which the longer side of `size` (H, W) is about `side` pixels."""
     return max(1, round(side / max(size)))
 
 
-def captioned_grid(images, captions, columns):
-    """Lays images out in rows on white, each below a line of text.
+def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) -> np.ndarray:
+    """Arranges images in rows on white, each below a line of text.
 
     Args:
         images: uint8 [n,H,W,3].
-        captions: a text each; what is wider than its image is cut off.
-        columns: images a row.
+        captions: one text per image; text wider than its image is cut off.
+        columns: images per row.
 
     Returns:
         uint8 [height,width,3].
@@ -93,15 +97,15 @@ def captioned_grid(images, captions, columns):
     return image_grid(cells, columns)
 
 
-def with_title(image, lines):
+def with_title(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     """Returns uint8 [h,w,3] below lines of text, on white; wider if the text needs it."""
     font = ImageFont.load_default()
     width = max(12 + math.ceil(font.getlength(line)) for line in lines)
     return below_each_other([_write(lines, width, 6), image])
 
 
-def below_each_other(images):
-    """Images uint8 [h_i,w_i,3] below each other, the narrower ones with white at the right."""
+def below_each_other(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images uint8 [h_i,w_i,3] below each other; white pads the narrower ones at the right."""
     width = max(image.shape[1] for image in images)
     return np.concatenate(
         [
@@ -111,7 +115,7 @@ def below_each_other(images):
     )
 
 
-def _write(lines, width, margin=0):
+def _write(lines: Sequence[str], width: int, margin: int = 0) -> np.ndarray:
     """Lines of text on white, uint8 [LINE * lines, width, 3]."""
     image = Image.new("RGB", (width, LINE * len(lines)), "white")
     for i, line in enumerate(lines):
@@ -121,14 +125,16 @@ def _write(lines, width, margin=0):
     return np.asarray(image)
 
 
-def heat_map(image, heat, seen=None, zoom=1):
-    """Lays a heat map over a greyed image.
+def heat_map(
+    image: np.ndarray, heat: np.ndarray, seen: np.ndarray | None = None, zoom: int = 1
+) -> np.ndarray:
+    """Draws a heat map over a grey version of an image.
 
     Args:
         image: uint8 [H,W,3].
         heat: [rows,columns], not negative, a grid over the image; the highest value is brightest.
-        seen: bool [rows,columns], where there is heat at all; elsewhere the image is left as it is,
-            but faint. None is everywhere.
+        seen: bool [rows,columns], True in cells with heat. The other cells show the image, but
+            paler. None: all cells have heat.
         zoom: as in `image_grid`.
 
     Returns:
@@ -136,7 +142,7 @@ def heat_map(image, heat, seen=None, zoom=1):
     """
     from matplotlib import colormaps
 
-    def enlarge(grid):
+    def enlarge(grid: np.ndarray) -> np.ndarray:
         return grid.repeat(image.shape[0] // grid.shape[0], 0).repeat(
             image.shape[1] // grid.shape[1], 1
         )
@@ -150,7 +156,14 @@ def heat_map(image, heat, seen=None, zoom=1):
     return drawn.round().astype("uint8").repeat(zoom, 0).repeat(zoom, 1)
 
 
-def outline(image, top, left, height, width, colour=(0, 255, 255)):
+def outline(
+    image: np.ndarray,
+    top: int,
+    left: int,
+    height: int,
+    width: int,
+    colour: tuple[int, int, int] = (0, 255, 255),
+) -> np.ndarray:
     """Returns a copy of uint8 [h,w,3] with a frame of two pixels just inside the rectangle."""
     image = image.copy()
     inside = image[top : top + height, left : left + width]
@@ -160,8 +173,8 @@ def outline(image, top, left, height, width, colour=(0, 255, 255)):
     return image
 
 
-def write_png(path, image):
-    """Writes uint8 [h,w,3] as a PNG file, whole or not at all."""
+def write_png(path: StrPath, image: np.ndarray) -> None:
+    """Writes uint8 [h,w,3] as a PNG file atomically."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png", optimize=True)
     write_atomically(path, buffer.getvalue())

@@ -1,4 +1,9 @@
-"""The training images nearest to samples: has a model learnt images by heart?"""
+"""The training images nearest to samples, to see whether a model has memorized images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -7,27 +12,32 @@ from vim_tf.drawing.spread_images import spread_images
 from vim_tf.evaluation.image_sources import RunImages, Samples
 from vim_tf.generation.image_generator import ImageGenerator
 
+if TYPE_CHECKING:
+    from vim_tf.runs.trained_run import TrainedRun
+
 NEIGHBOURS = 3
 SHOWN = 40  # samples in the image
-BATCH = 256  # training images compared at a time
+BATCH = 256  # training images compared at once
 
 
-def nearest_images(images, batches, count=NEIGHBOURS):
+def nearest_images(
+    images: np.ndarray, batches: Iterable[np.ndarray], count: int = NEIGHBOURS
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the nearest images of a stream to each of `images` by pixels, mirrored ones too.
 
-    An image and its mirror image are two images. Distances are exact, being sums of squared
-    whole numbers in float64; of equally near ones, the one that comes first is nearer.
+    An image and its mirror image count as two images. Distances are exact, because they are sums of
+    squared integers in float64. Of equally near images, the first one is used.
 
     Args:
         images: uint8 [M,H,W,3].
-        batches: yields uint8 [B,H,W,3]; one is held at a time, beside `count` images for each
-            of `images`.
+        batches: yields uint8 [B,H,W,3]. One batch is held at a time, and `count` images for each of
+            `images`.
         count: neighbours of each.
 
     Returns:
         (uint8 [M,count,H,W,3], float64 [M,count]), the nearest first: images and their root mean
-        square distances a pixel value, from 0 to 255. Fewer than `count` where the stream has
-        fewer, mirrored ones counted.
+        square distances per pixel value, from 0 to 255. They are fewer than `count` if the stream
+        has fewer, including mirrored ones.
     """
     flat = images.reshape(len(images), -1).astype("float64")  # [M,D]
     own = np.einsum("md,md->m", flat, flat)
@@ -49,8 +59,8 @@ def nearest_images(images, batches, count=NEIGHBOURS):
     return found, np.sqrt(squared / flat.shape[1])
 
 
-def compare_distances(samples, held_out):
-    """Holds distances to the nearest training image, of samples and of held-out images.
+def compare_distances(samples: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """Compares the distances of samples and held-out images to the nearest training image.
 
     Args:
         samples: [M].
@@ -65,23 +75,34 @@ def compare_distances(samples, held_out):
     }
 
 
-def view_neighbours(run, count, seed, batch_size, settings):
-    """Draws samples beside their nearest training images, the most suspicious first.
+def view_neighbours(
+    run: TrainedRun,
+    count: int,
+    seed: int,
+    batch_size: int,
+    settings: Mapping[str, Any],
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draws samples with their nearest training images, the most suspicious first.
 
     Args:
         run: a `TrainedRun` of stage 2.
-        count: number of samples, the classes in turn; of held-out images, as many if there are.
+        count: number of samples, which cycle through the classes. As many held-out images are used,
+            or all if there are fewer.
         seed: of the samples.
         batch_size: samples drawn at once.
         settings: of `VIM.generate`.
 
     Returns:
-        (uint8 [h,w,3], report), a dict that JSON can hold.
+        (uint8 [h,w,3], report); the report is a dict for JSON.
 
     Raises:
         UserError: a seed or a setting that is out of range.
     """
-    generator = ImageGenerator(run.vim, run.tokenizer, run.class_names)
+    generator = ImageGenerator(
+        run.vim,  # pyright: ignore[reportArgumentType]  # a run of stage 2 has a VIM
+        run.tokenizer,
+        run.class_names,
+    )
     source = Samples(generator, count, None, seed, settings)
     samples = np.concatenate(list(source.batches(batch_size)))
     held_out, _ = spread_images(run.data, "validation", count)
@@ -100,7 +121,9 @@ def view_neighbours(run, count, seed, batch_size, settings):
     return _draw(samples, found[:count], distances[:count], report), report
 
 
-def _draw(samples, found, distances, report):
+def _draw(
+    samples: np.ndarray, found: np.ndarray, distances: np.ndarray, report: Mapping[str, Any]
+) -> np.ndarray:
     first = np.argsort(distances[:, 0], kind="stable")[:SHOWN]
     zoom = grids.zoom_to(64, samples.shape[1:3])
     sheet = np.concatenate([samples[first][:, None], found[first]], axis=1)  # [n,1+count,H,W,3]

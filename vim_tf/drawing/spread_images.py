@@ -1,24 +1,31 @@
-"""A few images from all over a split, for views: the first ones may all be of one class."""
+"""A few images spread over a split, for views: the first ones may all be of one class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vim_tf.data.transforms import to_uint8
 
+if TYPE_CHECKING:
+    from vim_tf.data.images import ImageData
 
-def spread_images(data, split, count):
+
+def spread_images(data: ImageData, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns images at even distances in a split's stored order.
 
     Args:
         data: the `vim_tf.data.images.ImageData`.
         split: "validation" or "train".
-        count: how many; all, if the split has no more.
+        count: number of images; a smaller split gives all of its images.
 
     Returns:
         (uint8 [n,H,W,3], int32 labels [n]), n <= count.
     """
     size = data.splits[split].size
     count = min(count, size)
-    chosen = np.arange(size) * count // size  # the number of its part, for each image
+    chosen = np.arange(size) * count // size  # for each image, the number of its part
     chosen = np.flatnonzero(np.diff(chosen, prepend=-1))  # the first of each part
     images, labels, start = [], [], 0
     for batch in data.evaluation(split):

@@ -1,13 +1,14 @@
-"""Samples judged by classifiers: are they of their class, and can the classes be learnt from them?
+"""Judges samples with classifiers: are they of their class, and can a classifier learn from them?
 
-The first asks a classifier that was trained on real images about samples. The second is the
-classification accuracy score of arXiv 1905.10887: a new classifier learns from samples alone and is
-asked about real images, which it cannot recognise where the samples lack a kind of image.
+For the first question, a classifier that was trained on real images classifies samples. The second
+is answered by the classification accuracy score of arXiv 1905.10887: a new classifier is trained on
+samples only and classifies real images. It fails on kinds of images that the samples lack.
 """
 
 import dataclasses
 import hashlib
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -15,43 +16,45 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from vim_tf.annotations import StrPath
 from vim_tf.config import checks
+from vim_tf.config.experiments import ClassifierExperiment
 from vim_tf.data.images import ImageData
 from vim_tf.data.splits import make_array_split
 from vim_tf.data.transforms import to_uint8
 from vim_tf.evaluation import protocol, runner
-from vim_tf.evaluation.image_sources import RunImages, hash_images
+from vim_tf.evaluation.image_sources import RunImages, Samples, hash_images
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
 from vim_tf.runs.run import Run
-from vim_tf.runs.trained_run import open_run
+from vim_tf.runs.trained_run import TrainedRun, open_run
 from vim_tf.trainers.classifier_trainer import ClassifierTrainer
 
 
 def evaluate_classification(
-    run,
-    classifier,
+    run: StrPath,
+    classifier: StrPath,
     *,
-    split="validation",
-    n=10_000,
-    seed=0,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    guidance_scale=1.0,
-    reject=None,
-    acceptance=None,
-    batch_size=64,
-    overrides=(),
-    other_images=False,
-):
-    """Judges a VIM's samples by a classifier.
+    split: str = "validation",
+    n: int = 10_000,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance_scale: float = 1.0,
+    reject: StrPath | None = None,
+    acceptance: float | None = None,
+    batch_size: int = 64,
+    overrides: Sequence[str] = (),
+    other_images: bool = False,
+) -> protocol.EvaluationResult:
+    """Judges a VIM's samples with a classifier.
 
     Args:
         run: folder of a run of experiment vim, of a model with classes.
         classifier: folder of a run of experiment classifier, or a .keras file.
-        split: "validation" or "train": the images that the trained classifier is tested on.
+        split: "validation" or "train": the real images that are classified.
         n: number of samples.
-        seed: as in `runner.evaluate_generation`, and so are the arguments after it.
+        seed: as in `runner.evaluate_generation`, like all arguments below.
         temperature: as there.
         top_k: as there.
         top_p: as there.
@@ -85,17 +88,18 @@ def evaluate_classification(
         guidance_scale=guidance_scale,
     )
     judge.check_classes(opened.class_names, "classifier")
-    classes = judge.classes
+    classes, labels = judge.classes, samples.labels
+    assert labels is not None  # label_mode is balanced
     real = {"validation": "held-out images", "train": "training images"}[split]
 
-    def real_batches():
+    def real_batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for batch in opened.data.evaluation(split, batch_size):
             yield to_uint8(batch["image"]), batch["label"].numpy()
 
     with tempfile.TemporaryDirectory(prefix="vim_tf_samples_") as folder:
         images, sha256 = _keep(samples, Path(folder) / "samples.npy", batch_size)
         sample_batches = (
-            (images[start : start + batch_size], samples.labels[start : start + batch_size])
+            (images[start : start + batch_size], labels[start : start + batch_size])
             for start in range(0, len(images), batch_size)
         )
         hits = _count_hits(judge, sample_batches, classes)
@@ -108,7 +112,8 @@ def evaluate_classification(
         trained = Run(classifier)
         if trained.config_path.exists():
             experiment = trained.load_experiment()
-            network = _train(experiment, images, samples.labels, opened)
+            assert isinstance(experiment, ClassifierExperiment)  # as `open_classifier` found
+            network = _train(experiment, images, labels, opened)
             settings = {"classification_accuracy_score": dataclasses.asdict(experiment)}
             student = KerasClassifier(judge.path, network, None, opened.class_names)
             hits = _count_hits(student, real_batches(), classes)
@@ -129,8 +134,8 @@ def evaluate_classification(
     )
 
 
-def _keep(samples, path, batch_size):
-    """Draws the samples into a file; returns (uint8 [n,H,W,3] that lies in it, their SHA-256)."""
+def _keep(samples: Samples, path: Path, batch_size: int) -> tuple[np.ndarray, str]:
+    """Draws the samples into a file; returns (uint8 [n,H,W,3], a memmap of it; their SHA-256)."""
     shape = (samples.count, *samples.description["size"], 3)
     images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
     digest, done = hashlib.sha256(), 0
@@ -143,8 +148,12 @@ def _keep(samples, path, batch_size):
     return images, digest.hexdigest()
 
 
-def _count_hits(classifier, batches, classes):
-    """Asks about images uint8 [B,H,W,3] with labels [B]: (hits, images), each by class [K]."""
+def _count_hits(
+    classifier: KerasClassifier,
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    classes: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classifies images uint8 [B,H,W,3] with labels [B]: (hits, images), each by class [K]."""
     hits, counts = np.zeros((2, classes), int)
     for images, labels in batches:
         right = np.argmax(classifier(images).probabilities, 1) == labels
@@ -153,8 +162,8 @@ def _count_hits(classifier, batches, classes):
     return hits, counts
 
 
-def _accuracies(hits, counts, name):
-    """The accuracy over images; and over classes, each as much as the others, if that differs."""
+def _accuracies(hits: np.ndarray, counts: np.ndarray, name: str) -> dict[str, float]:
+    """Returns the accuracy over images, and the mean over classes if their counts differ."""
     there = counts > 0
     figures = {name: float(hits.sum() / counts.sum())}
     if len(set(counts)) > 1:
@@ -162,7 +171,9 @@ def _accuracies(hits, counts, name):
     return figures
 
 
-def _train(experiment, images, labels, run):
+def _train(
+    experiment: ClassifierExperiment, images: np.ndarray, labels: np.ndarray, run: TrainedRun
+) -> keras.Model:
     """Trains the classifier of `experiment` on uint8 [n,H,W,3] with labels [n]; returns the model.
 
     Steps, batches and augmentation are those of the experiment; the images have the run's size.

@@ -1,10 +1,11 @@
-"""From images to figures: features batch by batch, then what two sets of them say.
+"""Computes figures from images: features batch by batch, then the metrics of two sets of features.
 
-Memory: FID, sFID and the Inception Score need O(features^2) whatever the number of images; KID,
-precision and recall need every feature and keep them in a file.
+Memory: FID, sFID and the Inception Score need O(features^2) for any number of images. KID,
+precision and recall need all features and keep them in a file.
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from tqdm import tqdm
 
 from vim_tf.config import checks
 from vim_tf.errors import UserError
-from vim_tf.evaluation.image_sources import hash_images
+from vim_tf.evaluation.features import FeatureNetwork
+from vim_tf.evaluation.image_sources import ImageSource, hash_images
+from vim_tf.evaluation.network_output import Features
 from vim_tf.metrics.feature_file import FeatureSpool
 from vim_tf.metrics.fid import FeatureStatistics, frechet_distance
 from vim_tf.metrics.inception_score import InceptionScore
@@ -21,38 +24,40 @@ from vim_tf.metrics.kid import kid
 from vim_tf.metrics.precision_recall import NEIGHBOURS, precision_recall
 
 METRICS = ("fid", "sfid", "is", "kid", "pr")
-NEED_FEATURES = {"kid", "pr"}  # of every image; statistics are enough for the others
+NEED_FEATURES = {"kid", "pr"}  # these need the features of every image, others only statistics
 KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
 SPLITS = 10  # of the Inception Score
 
 
 @dataclass
 class Measured:
-    """What is known of a set of images; each part None where no metric needs it.
+    """The measurements of a set of images; a part is None if no metric needs it.
 
     Attributes:
-        count: number of images N; None for statistics that do not say.
+        count: number of images N; None for statistics of an unknown number.
         sha256: of the images, see `image_sources.hash_images`; None for statistics of a file.
         pooled: `FeatureStatistics` of the pooled features.
         spatial: `FeatureStatistics` of the spatial features.
         score: `InceptionScore`.
-        spool: finished `FeatureSpool`, the pooled features of all images.
+        spool: `FeatureSpool` with the pooled features of all images.
     """
 
-    count: Any = None
-    sha256: Any = None
-    pooled: Any = None
-    spatial: Any = None
-    score: Any = None
-    spool: Any = None
+    count: int | None = None
+    sha256: str | None = None
+    pooled: FeatureStatistics | None = None
+    spatial: FeatureStatistics | None = None
+    score: InceptionScore | None = None
+    spool: FeatureSpool | None = None
 
 
-def choose_metrics(names, extractor):
+def choose_metrics(
+    names: Collection[str] | None, extractor: FeatureNetwork | None
+) -> tuple[str, ...]:
     """Returns the metrics to compute.
 
     Args:
-        names: some of `METRICS`; None takes all that the network gives.
-        extractor: the feature network; None for none.
+        names: some of `METRICS`; None selects all that the network supports.
+        extractor: the feature network; without one (None), there are no metrics.
 
     Returns:
         A tuple in the order of `METRICS`.
@@ -64,7 +69,7 @@ def choose_metrics(names, extractor):
         return ()
     if names is None:
         return tuple(m for m in METRICS if m != "sfid" or extractor.spatial_dim)
-    wanted = checks.choose("metrics", names, METRICS)
+    wanted = checks.choose("metrics", list(names), METRICS)
     if "sfid" in wanted and not extractor.spatial_dim:
         raise UserError(
             f"metrics has sfid, which needs the spatial features of the Inception graph; "
@@ -73,7 +78,14 @@ def choose_metrics(names, extractor):
     return tuple(wanted)
 
 
-def check_counts(what, count, reference_count, metrics, extractor, allow_small_n):
+def check_counts(
+    what: str,
+    count: int,
+    reference_count: int | None,
+    metrics: Collection[str],
+    extractor: FeatureNetwork,
+    allow_small_n: bool,
+) -> None:
     """Raises UserError if there are too few images for the metrics.
 
     Args:
@@ -82,23 +94,25 @@ def check_counts(what, count, reference_count, metrics, extractor, allow_small_n
         reference_count: number of the reference's images; None if unknown.
         metrics: of `METRICS`.
         extractor: the feature network.
-        allow_small_n: let FID and sFID pass with fewer than twice as many images as features.
+        allow_small_n: allow FID and sFID with fewer than twice as many images as features.
     """
     sides = {what: count, "reference images": reference_count}
     sides = {name: number for name, number in sides.items() if number is not None}
     dims = {"fid": extractor.dim, "sfid": extractor.spatial_dim}
     for metric in [metric for metric in metrics if metric in dims]:
+        dim = dims[metric]
+        assert dim is not None  # `choose_metrics` refuses sfid without spatial features
         for name, number in sides.items():
-            if number < 2 * dims[metric] and not (allow_small_n and number >= 2):
+            if number < 2 * dim and not (allow_small_n and number >= 2):
                 raise UserError(
-                    f"{metric} of {number:,} {name} with {dims[metric]:,} features: at least twice "
-                    f"as many images, {2 * dims[metric]:,}, are needed, since the covariance of "
+                    f"{metric} of {number:,} {name} with {dim:,} features: at least twice "
+                    f"as many images, {2 * dim:,}, are needed, since the covariance of "
                     "fewer is noise and the figure too high by an amount that depends on the model "
                     "(arXiv 1911.07023); give more images, choose kid by metrics, or insist by "
                     "allow_small_n"
                 )
     for metric, least in (("is", SPLITS), ("kid", 2), ("pr", NEIGHBOURS + 1)):
-        # The Inception Score is of what is judged, alone.
+        # The Inception Score uses only the judged images, not the reference.
         for name, number in sides.items() if metric != "is" else [(what, count)]:
             if metric in metrics and number < least:
                 raise UserError(
@@ -107,51 +121,67 @@ def check_counts(what, count, reference_count, metrics, extractor, allow_small_n
                 )
 
 
-def measure(source, extractor, metrics, batch_size, what):
+def measure(
+    source: ImageSource,
+    extractor: FeatureNetwork | None,
+    metrics: Collection[str],
+    batch_size: int,
+    what: str,
+) -> Measured:
     """Runs all images of a source through the network once.
 
     Args:
-        source: as in `image_sources`.
+        source: the images.
         extractor: the feature network; None if there are no metrics.
         metrics: of `METRICS`; () only counts and hashes.
         batch_size: images at once.
         what: name of the images, for the progress bar and errors.
 
     Returns:
-        A `Measured`; its files are gone when it is.
+        A `Measured`; its files are deleted together with it.
 
     Raises:
-        UserError: NaN or infinite features, or fewer images than the source said.
+        UserError: NaN or infinite features, or fewer images than `source.count`.
     """
-    found, digest = Measured(count=0), hashlib.sha256()
+    found = Measured() if extractor is None else _prepare(extractor, metrics)
+    digest, count = hashlib.sha256(), 0
+    with tqdm(total=source.count, unit="img", desc=what, disable=None) as bar:
+        for images in source.batches(batch_size):
+            hash_images(digest, images)
+            if extractor is not None and metrics:
+                _take_in(found, extractor(images), extractor, what, count)
+            count += len(images)
+            bar.update(len(images))
+    if count < source.count:
+        raise UserError(
+            f"{count:,} of {source.count:,} {what} came; the others cannot be decoded: remove them"
+        )
+    found.count, found.sha256 = count, digest.hexdigest()
+    return found
+
+
+def _prepare(extractor: FeatureNetwork, metrics: Collection[str]) -> Measured:
+    """Returns a `Measured` with an empty part for each that the metrics need."""
+    found = Measured()
     if "fid" in metrics:
         found.pooled = FeatureStatistics(extractor.dim)
     if "sfid" in metrics:
+        assert extractor.spatial_dim is not None  # `choose_metrics` refuses sfid without them
         found.spatial = FeatureStatistics(extractor.spatial_dim)
     if "is" in metrics:
         found.score = InceptionScore(extractor.classes, SPLITS)
     if NEED_FEATURES & set(metrics):
         found.spool = FeatureSpool(extractor.dim)
-    with tqdm(total=source.count, unit="img", desc=what, disable=None) as bar:
-        for images in source.batches(batch_size):
-            hash_images(digest, images)
-            if metrics:
-                _take_in(found, extractor(images), extractor, what)
-            found.count += len(images)
-            bar.update(len(images))
-    if found.count < source.count:
-        raise UserError(
-            f"{found.count:,} of {source.count:,} {what} came; the others cannot be decoded: "
-            "remove them"
-        )
-    found.sha256 = digest.hexdigest()
     return found
 
 
-def _take_in(found, features, extractor, what):
+def _take_in(
+    found: Measured, features: Features, extractor: FeatureNetwork, what: str, start: int
+) -> None:
+    """Adds the features of a batch whose first image has the number `start`."""
     bad = ~np.isfinite(features.pooled).all(1)
     if bad.any():
-        number = found.count + int(np.argmax(bad))
+        number = start + int(np.argmax(bad))
         raise UserError(
             f"extractor {extractor.path} gives NaN or infinite features for image {number:,} "
             f"(from 0) of the {what}; its weights are damaged, or it is no network for images"
@@ -166,21 +196,29 @@ def _take_in(found, features, extractor, what):
         found.spool.append(features.pooled)
 
 
-def compare(candidate, reference, metrics, extractor, prefix=""):
-    """Makes the figures of two measured sets.
+def compare(
+    candidate: Measured,
+    reference: Measured,
+    metrics: Collection[str],
+    extractor: FeatureNetwork,
+    prefix: str = "",
+) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
+    """Computes the figures of two measured sets.
 
     Args:
         candidate: the `Measured` that is judged.
-        reference: the `Measured` it is compared with.
+        reference: the `Measured` that it is compared with.
         metrics: of `METRICS`.
         extractor: the feature network, for the figures' names.
-        prefix: "r", "g" or "", in front of FID.
+        prefix: "r", "g" or "", put before "FID".
 
     Returns:
         (figures {name: float}, {name: why it is missing}, the metrics' settings for the protocol).
     """
     suffix = f"[{extractor.name}]" if extractor.name else ""
-    figures, missing, settings = {}, {}, {}
+    figures: dict[str, float] = {}
+    missing: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     statistics = {"fid": "pooled", "sfid": "spatial"}
     for metric, name in (("fid", f"{prefix}FID"), ("sfid", "sFID")):
         if metric not in metrics:
@@ -191,6 +229,7 @@ def compare(candidate, reference, metrics, extractor, prefix=""):
         else:
             figures[name + suffix] = float(frechet_distance(*pair))
     if "is" in metrics:
+        assert candidate.score is not None  # measured, because the metrics have "is"
         settings["inception_score_splits"] = SPLITS
         figures[f"IS{suffix}"], figures[f"IS{suffix} std"] = map(float, candidate.score.result())
     for metric in [metric for metric in metrics if metric in NEED_FEATURES]:
@@ -199,10 +238,11 @@ def compare(candidate, reference, metrics, extractor, prefix=""):
         if reference.spool is None:
             missing |= dict.fromkeys(names, "the reference has statistics and no images")
             continue
+        assert candidate.spool is not None  # measured, because the metric needs features
         a, b = candidate.spool.finish(), reference.spool.finish()
         if metric == "kid":
             smaller = min(len(a), len(b))
-            # Subsets that are the whole set would all be the same one, of deviation 0.
+            # If each subset were the whole set, all would be equal and the deviation 0.
             size = KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else max(2, smaller // 2)
             drawn = {"subsets": KID_SUBSETS, "subset_size": size, "seed": KID_SEED}
             values, settings["kid"] = kid(a, b, **drawn), drawn

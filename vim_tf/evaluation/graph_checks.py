@@ -1,25 +1,27 @@
-"""What is checked of a TensorFlow graph from a stranger before TensorFlow gets to see it.
+"""Checks of an untrusted TensorFlow graph, made before it is passed to TensorFlow.
 
 A graph is a program: TensorFlow has operations that write files, run Python or never end. So only
-those pass that networks like the FID Inception consist of. None of them does anything but compute,
-but even these can ask for any amount of memory or time, hence the limits. `read_graph` and
-`cut_out` look at the nodes, `check_tensors` at the shapes and the work of one image.
+the operations of networks like the FID Inception are allowed. All of them only compute. But even
+they can need any amount of memory or time, so there are limits. `read_graph` and `cut_out` check
+the nodes, `check_tensors` checks the shapes and the work of one image.
 """
 
 import graphlib
 import math
 import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.framework import graph_pb2, node_def_pb2
+from tensorflow.core.framework import attr_value_pb2, graph_pb2, node_def_pb2
 
+from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten, show
 
-# Removed from TensorFlow's functions, though a session of an old graph still has it.
+# Functions of TensorFlow no longer have it; a session of an old graph still does.
 OLD_BATCH_NORM = "BatchNormWithGlobalNormalization"
-# Of these nothing is ever computed: they stand before the input.
+# These are never computed: they are before the input.
 NEVER_RUN = {"DecodeJpeg", "Placeholder"}
 ALLOWED = NEVER_RUN | {
     "Add", "AddV2", "AvgPool", OLD_BATCH_NORM, "BiasAdd", "Cast", "CheckNumerics", "Concat",
@@ -28,15 +30,15 @@ ALLOWED = NEVER_RUN | {
     "Mean", "Minimum", "Mul", "Neg", "NoOp", "RealDiv", "Relu", "Relu6", "Reshape",
     "ResizeBilinear", "Rsqrt", "Sigmoid", "Softmax", "Sqrt", "Square", "Squeeze", "Sub", "Tanh",
 }  # fmt: skip
-# Inputs that decide about a shape. They must be constants: to know a shape TensorFlow would compute
-# them, before anybody can say how much that takes.
+# Indices of the inputs that determine a shape. These inputs must be constants. Otherwise TensorFlow
+# would compute them to infer the shape, before their cost can be checked.
 SIZES = {"Concat": 0, "ConcatV2": -1, "ExpandDims": 1, "Mean": 1, "Reshape": 1, "ResizeBilinear": 1}
 TYPES = {tf.float32, tf.int32, tf.int64, tf.uint8, tf.string}
 
 MOST_NODES = 5_000
-MOST_NODE_BYTES = 2**25  # serialized; that of the FID Inception's largest matrix has 2^23
+MOST_NODE_BYTES = 2**25  # serialized; the node of the FID Inception's largest matrix has 2^23
 MOST_ENTRIES = 1_000  # inputs, attributes or characters of a name
-MOST_NUMBER = 2_048  # of strides, windows and the like
+MOST_NUMBER = 2_048  # of strides, windows and similar
 MOST_CONSTANT_BYTES = 2**29  # of all constants
 MOST_REPEATED = 2**16  # elements of a constant that is shorter than its shape
 MOST_ELEMENTS = 2**26  # of any tensor of one image
@@ -50,18 +52,18 @@ _NODES, _LIBRARY = 1, 2  # fields of a GraphDef
 # Nodes --------------------------------------------------------------------------------------------
 
 
-def read_graph(data, name):
+def read_graph(data: bytes, name: str) -> graph_pb2.GraphDef:
     """Parses a GraphDef and checks all of its nodes.
 
     Args:
         data: its bytes.
-        name: what errors call it.
+        name: its name in errors.
 
     Returns:
-        A `GraphDef` of nodes without devices, and without the attributes that only note something.
+        A `GraphDef` of nodes without devices, and without attributes that are only notes.
 
     Raises:
-        UserError: no graph, an operation that is not allowed, or a node that is not as it must be.
+        UserError: the bytes are no graph, an operation is not allowed, or a node is not valid.
     """
     graph = graph_pb2.GraphDef()
     total = 0
@@ -87,15 +89,15 @@ def read_graph(data, name):
     return graph
 
 
-def _split(data, name):
+def _split(message: bytes, name: str) -> Iterator[tuple[int, memoryview]]:
     """Yields (number, bytes) of the fields of a message.
 
-    So the nodes are parsed one by one: a parsed message can take fifty times its bytes.
+    This allows the nodes to be parsed one by one: a parsed message can take fifty times its bytes.
     """
-    data, place, fields = memoryview(data), 0, 0
+    data, place, fields = memoryview(message), 0, 0
     while place < len(data):
         key, place = _read_varint(data, place, name)
-        length = {1: 8, 5: 4}.get(key & 7, 0)  # by the kind of the field
+        length = {1: 8, 5: 4}.get(key & 7, 0)  # depends on the kind of the field
         if key & 7 == 2:
             length, place = _read_varint(data, place, name)
         elif key & 7 == 0:
@@ -111,7 +113,7 @@ def _split(data, name):
             raise UserError(f"{name} has more than {MOST_NODES:,} nodes, more than such a network")
 
 
-def _read_varint(data, place, name):
+def _read_varint(data: memoryview, place: int, name: str) -> tuple[int, int]:
     """Returns (the number at a place, the place after it)."""
     value = 0
     for shift in range(0, 70, 7):
@@ -124,13 +126,13 @@ def _read_varint(data, place, name):
     raise _no_graph(name)
 
 
-def _no_graph(name):
+def _no_graph(name: str) -> UserError:
     return UserError(f"{name} is no TensorFlow graph, or is damaged")
 
 
-def _check_node(node, name):
-    """Returns the bytes of the constant that the node is, 0 for another."""
-    # Its name first, since the other messages show it.
+def _check_node(node: node_def_pb2.NodeDef, name: str) -> int:
+    """Checks a node; returns the bytes of its value if it is a constant, otherwise 0."""
+    # The name is checked first, because the other messages show it.
     if len(node.name) > MOST_ENTRIES or not _NAME.fullmatch(node.name):
         raise UserError(f"{name} has a node called {show(node.name)}; that is no name of a node")
     if node.op not in ALLOWED:
@@ -150,11 +152,11 @@ def _check_node(node, name):
     return _check_constant(node, name) if node.op == "Const" else 0
 
 
-def _bad_node(name, node, what):
+def _bad_node(name: str, node: node_def_pb2.NodeDef, what: str) -> UserError:
     return UserError(f"{name}: node {shorten(node.name)} ({node.op}) {what}")
 
 
-def _is_allowed(op, key, value):
+def _is_allowed(op: str, key: str, value: attr_value_pb2.AttrValue) -> bool:
     kind = value.WhichOneof("value")
     if kind == "type":
         return value.type in {dtype.as_datatype_enum for dtype in TYPES}
@@ -173,7 +175,7 @@ def _is_allowed(op, key, value):
     return kind in ("f", "b")
 
 
-def _check_constant(node, name):
+def _check_constant(node: node_def_pb2.NodeDef, name: str) -> int:
     tensor = node.attr["value"].tensor
     dtype = node.attr["dtype"].type
     sizes = [dim.size for dim in tensor.tensor_shape.dim]
@@ -204,7 +206,7 @@ def _check_constant(node, name):
     return count * width
 
 
-def _check_connections(graph, name):
+def _check_connections(graph: graph_pb2.GraphDef, name: str) -> None:
     nodes = {}
     for node in graph.node:
         if node.name in nodes:
@@ -229,19 +231,21 @@ def _check_connections(graph, name):
         raise UserError(f"{name} goes in a circle at node {shorten(error.args[1][0])}") from None
 
 
-def source_of(text):
-    """Returns the name of the node that an input comes from: "x" of "x", "x:1" and "^x"."""
+def source_of(text: str) -> str:
+    """Returns the name of the node that an input comes from: "x" for "x", "x:1" and "^x"."""
     return text.removeprefix("^").partition(":")[0]
 
 
-def cut_out(graph, entry, outputs, name):
-    """Returns the part of a graph that is needed for some nodes, without what lies before an entry.
+def cut_out(
+    graph: graph_pb2.GraphDef, entry: str, outputs: Sequence[str], name: str
+) -> graph_pb2.GraphDef:
+    """Returns the part of a graph that some nodes need, without the nodes before an entry.
 
     Args:
-        graph: what `read_graph` gives.
-        entry: name of the node whose output is the input of the part; it is left out itself.
-        outputs: names of the nodes that are wanted.
-        name: what errors call the graph.
+        graph: the result of `read_graph`.
+        entry: name of the node whose output is the input of the part. The part does not contain it.
+        outputs: names of the wanted nodes.
+        name: the graph's name in errors.
 
     Raises:
         UserError: images would go to an operation other than a resize.
@@ -256,7 +260,7 @@ def cut_out(graph, entry, outputs, name):
         if node.op in NEVER_RUN:
             raise _bad_node(name, node, f"is needed for {outputs[0]}, past the input {entry}")
         sources = list(map(source_of, node.input))
-        # What comes next has one size, whatever the images have.
+        # After a resize, all tensors have the same size for images of any size.
         if entry in sources and (node.op != "ResizeBilinear" or sources.index(entry) != 0):
             raise _bad_node(name, node, f"takes {entry}; only ResizeBilinear may take the images")
         waiting += sources
@@ -268,12 +272,12 @@ def cut_out(graph, entry, outputs, name):
 # Shapes -------------------------------------------------------------------------------------------
 
 
-def check_tensors(operations, name):
+def check_tensors(operations: Iterable[tf.Operation], name: str) -> dict[str, list[list[int]]]:
     """Checks how much memory and work one image takes.
 
     Args:
         operations: all `tf.Operation` of a graph whose input is one image.
-        name: what errors call the graph.
+        name: the graph's name in errors.
 
     Returns:
         {name of an operation: list of the shapes of its outputs}.
@@ -283,7 +287,7 @@ def check_tensors(operations, name):
     """
     shapes, elements, work = {}, 0, 0
     for operation in operations:
-        # The last of a batch norm, of no known shape, is for training.
+        # The last output of a batch norm has no known shape; it is only for training.
         outputs = operation.outputs[:5] if "BatchNorm" in operation.type else operation.outputs
         found = [_shape_of(tensor, operation, name) for tensor in outputs]
         shapes[operation.name] = found
@@ -297,19 +301,19 @@ def check_tensors(operations, name):
     return shapes
 
 
-def _shape_of(tensor, operation, name):
-    shape = tensor.shape.as_list() if tensor.shape.rank is not None else [None]
+def _shape_of(tensor: Tensor, operation: tf.Operation, name: str) -> list[int]:
     what = f"{name}: {shorten(operation.name)} ({operation.type}) gives"
-    if None in shape:
+    if not tensor.shape.is_fully_defined():
         raise UserError(f"{what} a tensor whose shape is not known from the graph")
-    least = 0 if operation.type in ("Const", "Shape") else 1  # a scalar's shape has no values
+    shape = tensor.shape.as_list()
+    least = 0 if operation.type in ("Const", "Shape") else 1  # the shape of a scalar has no values
     if not least <= math.prod(shape) <= MOST_ELEMENTS:
         raise UserError(f"{what} {shape} for one image; it must be 1 to {MOST_ELEMENTS:,} values")
     return shape
 
 
-def _multiplications(operation):
-    """An upper bound, for the operations whose work is more than their values."""
+def _multiplications(operation: tf.Operation) -> int:
+    """Returns an upper bound; 0 for operations that do no more work than they have values."""
     kinds = ("Conv2D", "Conv2d", "Pool", "MatMul", "Einsum", "LRN")
     if not any(kind in operation.type for kind in kinds):
         return 0
@@ -325,6 +329,6 @@ def _multiplications(operation):
     if "Pool" in operation.type:
         return made * math.prod(operation.get_attr("ksize"))
     if "MatMul" in operation.type or operation.type == "Einsum":
-        # [a,c] by [c,b] takes abc, the root of ac * cb * ab; more if they come in batches.
+        # [a,c] by [c,b] takes abc, the root of ac * cb * ab; batches take more.
         return math.isqrt(math.prod(inputs) * made)
     return made * (2 * operation.get_attr("depth_radius") + 1)

@@ -1,16 +1,19 @@
-"""Where evaluated images come from: folders, .npz files, a run's data and a run's samples.
+"""Sources of the evaluated images: folders, .npz files, a run's data and a run's samples.
 
-A source has `count` (images, known before any is decoded), `batches(batch_size)`, which yields
-uint8 [B,h,w,3] in a fixed order each time it is called, and `description`, a dict for the protocol.
-None holds more than a batch of images.
+No source holds more than a batch of images in memory.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.data import decoding, image_headers, image_limits, transforms
 from vim_tf.data.sources import folder
 from vim_tf.data.transforms import to_uint8
@@ -19,32 +22,61 @@ from vim_tf.generation.rejection import accept
 from vim_tf.messages import shorten
 from vim_tf.npz_files import open_npz
 
+if TYPE_CHECKING:
+    import hashlib
+
+    from vim_tf.data.images import ImageData
+    from vim_tf.evaluation.keras_classifier import KerasClassifier
+    from vim_tf.generation.image_generator import ImageGenerator
+
 LABEL_MODES = ("balanced", "unconditional")
-MOST_PIXELS = 2**24  # of an image in an .npz, whose bytes may be packed a thousandfold
+MOST_PIXELS = 2**24  # of an image in an .npz; its bytes may be compressed a thousandfold
 
 
-def hash_images(digest, images):
-    """Updates a hashlib digest by uint8 [B,h,w,3]: each image's height, width and pixels.
+class ImageSource(Protocol):
+    """The common interface of all sources.
 
-    So the same images have the same hash in a folder of PNG, in an .npz and in a run.
+    Attributes:
+        count: number of images, known before any is decoded.
+        description: the images' entry in the protocol of an evaluation.
+    """
+
+    count: int
+    description: dict[str, Any]
+
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields uint8 [B,h,w,3], in the same order at each call."""
+        ...
+
+
+def hash_images(digest: hashlib._Hash, images: np.ndarray) -> None:
+    """Updates a hashlib digest with uint8 [B,h,w,3]: each image's height, width and pixels.
+
+    So the same images have the same hash in a folder of PNG files, in an .npz and in a run.
     """
     size = np.array(images.shape[1:3], "<i8").tobytes()
     for image in images:
         digest.update(size + np.ascontiguousarray(image).tobytes())
 
 
-def open_images(path, argument, image_size=None, limit=None):
+def open_images(
+    path: StrPath,
+    argument: str,
+    image_size: tuple[int, int] | None = None,
+    limit: int | None = None,
+) -> FolderImages | NpzImages:
     """Opens a folder of images or an .npz of them.
 
     Args:
         path: the folder, or the file.
-        argument: the command's argument that gave it, for errors.
-        image_size: (H, W) to resize and crop a folder's images to, see `FolderImages`; those
-            of an .npz are taken as they are.
-        limit: take the first so many; None takes all.
+        argument: name of the command's argument, for errors.
+        image_size: (H, W) to resize and crop a folder's images to, see `FolderImages`; images of an
+            .npz are not changed.
+        limit: number of images to use, the first ones; None uses all.
 
     Raises:
-        UserError: neither is there, or it holds something else or fewer images than `limit`.
+        UserError: there is no such folder or file, or it holds something else or fewer images than
+            `limit`.
     """
     if os.path.isdir(path):
         source = FolderImages(path, argument, image_size)
@@ -63,53 +95,64 @@ def open_images(path, argument, image_size=None, limit=None):
 class FolderImages:
     """Images of a folder and its sub-folders, in the order of their paths.
 
-    Turned as their EXIF orientation says, on white where transparent, by Pillow's decoders.
+    Pillow decodes them. They are turned by their EXIF orientation; transparent pixels become white.
 
     Args:
         path: the folder.
-        argument: the command's argument that gave it, for errors.
-        image_size: (H, W): the shorter side is resized (antialiased) and the centre cut out, as
-            the evaluation of a training does; None takes images as they are, of one size all.
+        argument: name of the command's argument, for errors.
+        image_size: (H, W): the shorter side is resized (antialiased) and the centre is cropped, as
+            in the evaluation during a training. None does not change the images; all must have the
+            same size.
 
     Raises:
-        UserError: no folder, no images, a file that is none, or mixed sizes without `image_size`.
+        UserError: no folder, no images, a file that is no image, or mixed sizes without
+            `image_size`.
     """
 
-    def __init__(self, path, argument, image_size=None):
+    def __init__(
+        self, path: StrPath, argument: str, image_size: tuple[int, int] | None = None
+    ) -> None:
         self._root, self._argument, self._image_size = str(path), argument, image_size
         self._names = folder.find_images(self._root, argument)
         paths = [os.path.join(self._root, name) for name in self._names]
         self._max_pixels = image_limits.pixel_limit(image_size)
         found = image_headers.read_headers(paths, self._max_pixels, whole=image_size is None)
+        headers: list[image_headers.Header] = []
         for file, header in zip(paths, found, strict=True):
             if isinstance(header, str):
                 raise UserError(f"{argument}: {file} cannot be read: {header}; remove it")
-        first = found[0]
-        for name, header in zip(self._names, found, strict=True):
+            headers.append(header)
+        first = headers[0]
+        for name, header in zip(self._names, headers, strict=True):
             if image_size is None and header[:2] != first[:2]:
                 raise UserError(
                     f"{argument} {path} has images of mixed sizes: {self._names[0]} is "
                     f"{first.height} x {first.width} and {name} is {header.height} x "
                     f"{header.width}; give image_size to resize and crop all to one"
                 )
-        self._orientations = [header.orientation for header in found]
+        self._orientations = [header.orientation for header in headers]
         self.count = len(self._names)
         size = list(image_size or first[:2])
         crop = "none" if image_size is None else "shorter side resized, centre"
-        self.description = {"kind": "folder", "path": str(path), "size": size, "crop": crop}
+        self.description: dict[str, Any] = {
+            "kind": "folder",
+            "path": str(path),
+            "size": size,
+            "crop": crop,
+        }
 
-    def batches(self, batch_size):
-        """Yields uint8 [B,H,W,3]; UserError for an image that is damaged or cut short."""
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields uint8 [B,H,W,3]; UserError for an image that is damaged or truncated."""
         for start in range(0, self.count, batch_size):
             stop = min(start + batch_size, self.count)
             yield np.stack([self._load(place) for place in range(start, stop)])
 
-    def _load(self, place):
+    def _load(self, place: int) -> np.ndarray:
         path = os.path.join(self._root, self._names[place])
         try:
             with open(path, "rb") as file:
                 image = tf.constant(image_headers.decode_with_pillow(file.read(), self._max_pixels))
-        except Exception as error:  # Pillow raises whatever comes up on damaged files
+        except Exception as error:  # Pillow raises many types for damaged files
             raise UserError(
                 f"{self._argument}: {path} cannot be decoded ({error}); remove it"
             ) from None
@@ -120,19 +163,19 @@ class FolderImages:
 
 
 class NpzImages:
-    """Images in the array `arr_0` of an .npz, uint8 [N,h,w,3], as the ADM suite writes them.
+    """Images in the array `arr_0` of an .npz, uint8 [N,h,w,3], the format of the ADM suite.
 
-    Read batch by batch; the array is never in memory as a whole.
+    They are read batch by batch; the whole array is never in memory.
 
     Args:
         path: the file.
-        argument: the command's argument that gave it, for errors.
+        argument: name of the command's argument, for errors.
 
     Raises:
         UserError: no such file, or one of another format.
     """
 
-    def __init__(self, path, argument):
+    def __init__(self, path: StrPath, argument: str) -> None:
         self._path, self._argument = str(path), argument
         if not os.path.isfile(path):
             raise UserError(
@@ -140,11 +183,15 @@ class NpzImages:
             )
         with _open_array(self._path, argument) as (_, shape):
             self.count = shape[0]
-        size = list(shape[1:3])
-        self.description = {"kind": "npz", "path": str(path), "size": size, "crop": "none"}
+        self.description: dict[str, Any] = {
+            "kind": "npz",
+            "path": str(path),
+            "size": list(shape[1:3]),
+            "crop": "none",
+        }
 
-    def batches(self, batch_size):
-        """Yields uint8 [B,h,w,3]; UserError for a file that is damaged."""
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields uint8 [B,h,w,3]; UserError for a damaged file."""
         with _open_array(self._path, self._argument) as (file, shape):
             for start in range(0, self.count, batch_size):
                 rows = min(batch_size, self.count - start)
@@ -153,8 +200,8 @@ class NpzImages:
 
 
 @contextlib.contextmanager
-def _open_array(path, argument):
-    """Gives (`arr_0` as a file at its first byte, its shape), checked."""
+def _open_array(path: str, argument: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """Checks `arr_0`; yields (a file at the array's first byte, its shape)."""
     needs = "an .npz with arr_0, uint8 [N,h,w,3], is needed"
     with open_npz(path, f"{argument} {path}", needs) as archive:
         if "arr_0" not in archive.names:
@@ -173,21 +220,23 @@ def _open_array(path, argument):
 
 
 class RunImages:
-    """A split of the data a run was trained on, centre-cropped as its evaluation does.
+    """A split of the data that a run was trained on, centre-cropped as in the run's evaluation.
 
     Args:
         data: the `vim_tf.data.images.ImageData`.
         split: "validation" or "train".
-        limit: take the first so many; None takes all.
+        limit: number of images to use, the first ones; None uses all.
     """
 
-    def __init__(self, data, split="validation", limit=None):
+    def __init__(
+        self, data: ImageData, split: str = "validation", limit: int | None = None
+    ) -> None:
         self._data, self._split = data, split
         size = data.validation_size if split == "validation" else data.train_size
         if limit is not None and limit > size:
             raise UserError(f"n is {limit:,}, but the run's {split} data hold {size:,} images")
         self.count = limit or size
-        self.description = {
+        self.description: dict[str, Any] = {
             "kind": f"the run's {split} images",
             "source": data.config.source,
             "path": data.config.path,
@@ -195,7 +244,7 @@ class RunImages:
             "crop": "shorter side resized, centre",
         }
 
-    def float_batches(self, batch_size):
+    def float_batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yields float32 [B,H,W,3] in [-1,1]."""
         left = self.count
         for batch in self._data.evaluation(self._split, batch_size):
@@ -204,23 +253,24 @@ class RunImages:
             if not left:
                 return
 
-    def batches(self, batch_size):
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """Yields uint8 [B,H,W,3]."""
         return map(to_uint8, self.float_batches(batch_size))
 
 
 class Samples:
-    """Images that a trained VIM generates; image i depends on (seed, i) and its label alone.
+    """Images that a trained VIM generates; image i depends only on (seed, i) and its label.
 
     Args:
         generator: the `ImageGenerator`.
         count: number of images N.
-        label_mode: "balanced" has the classes in turn, so that their counts differ by one at most;
-            "unconditional" gives no label. None is balanced for a model with classes.
+        label_mode: "balanced" cycles through the classes, so their counts differ by at most one;
+            "unconditional" uses no labels. None is balanced for a model with classes.
         seed: an integer.
         settings: of `VIM.generate`: temperature, top_k, top_p, guidance_scale.
-        classifier: a `KerasClassifier` that keeps the best samples of each class, see `rejection`.
-        acceptance: share that it keeps.
+        classifier: a `KerasClassifier` that selects the best samples of each class, see
+            `generation.rejection`; None keeps all samples.
+        acceptance: share of the samples that is kept.
 
     Attributes:
         labels: [N] int32, or None.
@@ -231,14 +281,14 @@ class Samples:
 
     def __init__(
         self,
-        generator,
-        count,
-        label_mode=None,
-        seed=0,
-        settings=None,
-        classifier=None,
-        acceptance=None,
-    ):
+        generator: ImageGenerator,
+        count: int,
+        label_mode: str | None = None,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        classifier: KerasClassifier | None = None,
+        acceptance: float | None = None,
+    ) -> None:
         classes = len(generator.class_names)
         mode = label_mode or ("balanced" if classes else "unconditional")
         if mode not in LABEL_MODES:
@@ -248,7 +298,7 @@ class Samples:
         self.count, self._generator, self._settings = count, generator, settings or {}
         self.labels = np.arange(count, dtype="int32") % classes if mode == "balanced" else None
         self._seed, self._classifier, self._acceptance = seed, classifier, acceptance
-        self.description = {
+        self.description: dict[str, Any] = {
             "kind": "samples",
             "size": list(generator.tokenizer.image_size),
             "crop": "none",
@@ -265,7 +315,7 @@ class Samples:
             classifier.check_classes(generator.class_names, "reject")
             self.description |= {"rejected_by": classifier.sha256, "acceptance": acceptance}
 
-    def batches(self, batch_size):
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """Yields uint8 [B,H,W,3]; UserError for a seed or a setting that is out of range."""
         if self._classifier is not None:
             return self._accepted_batches(batch_size)
@@ -273,7 +323,11 @@ class Samples:
             self.labels, self.count, batch_size, self._seed, **self._settings
         )
 
-    def _accepted_batches(self, batch_size):
+    def _accepted_batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        # `__init__` checked the labels; an acceptance is given with each classifier.
+        assert self._classifier is not None
+        assert self.labels is not None
+        assert self._acceptance is not None
         accepted = accept(
             self._generator,
             self._classifier,

@@ -2,10 +2,14 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework import graph_pb2
 
+from vim_tf.annotations import Tensor
 from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
 from vim_tf.evaluation.graph_checks import (
@@ -25,14 +29,14 @@ WHERE = (
     "called a proxy's; see docs/evaluation.md, 'Feature networks'"
 )
 
-# Nodes of the graph, as the evaluator of ADM (openai/guided-diffusion) and the retraining
-# scripts of its time name them.
+# Names of the graph's nodes, as in the evaluator of ADM (openai/guided-diffusion) and in the
+# retraining scripts of that time.
 DECODED = "ExpandDims"  # [1,h,w,3], grey levels 0..255
 RESIZED_SIZE = "ResizeBilinear/size"  # (299, 299); images of that size pass unchanged
 POOLED = "pool_3"  # [1,1,1,2048]
 SPATIAL = "mixed_6/conv"  # [1,17,17,192]
 LOGITS = "softmax/logits/MatMul"  # its second input is the matrix [2048,1008]
-SPATIAL_CHANNELS = 7  # those that sFID takes (arXiv 2103.03841)
+SPATIAL_CHANNELS = 7  # the first ones, used by sFID (arXiv 2103.03841)
 INCEPTION = (2048, 7 * 17 * 17, 1008)  # features, spatial features and classes of the real file
 MOST_SIDE = 2_048  # pixels of the fixed size
 
@@ -40,10 +44,10 @@ MOST_SIDE = 2_048  # pixels of the fixed size
 class InceptionGraph:
     """The network as a function of images.
 
-    Nothing of the graph is run, or handed to TensorFlow, before `graph_checks` has passed it.
+    No part of the graph is run or given to TensorFlow before `graph_checks` has accepted it.
 
     Args:
-        path: where it came from.
+        path: the file that it was read from.
         data: the bytes of a GraphDef.
         sha256: of the bytes.
         mode: one of `resizing.MODES`; None is adm.
@@ -52,8 +56,8 @@ class InceptionGraph:
         path: as given.
         sha256: as given.
         mode: as given.
-        name: "" if the graph has the sizes of the real one, otherwise the file's stem, by which
-            its figures are called.
+        name: "" if the graph has the sizes of the real one. Otherwise, the stem of the file, which
+            appears in the names of its figures.
         dim: number of features D.
         spatial_dim: number of spatial features S.
         classes: number of classes K.
@@ -62,7 +66,7 @@ class InceptionGraph:
         UserError: another graph, or one that `graph_checks` refuses.
     """
 
-    def __init__(self, path, data, sha256, mode=None):
+    def __init__(self, path: Path, data: bytes, sha256: str, mode: str | None = None) -> None:
         self.path, self.sha256, self.mode = path, sha256, mode or "adm"
         name = f"extractor {path}"
         graph = read_graph(data, name)
@@ -87,15 +91,15 @@ class InceptionGraph:
             raise UserError(f"{name} has NaN or infinity in the matrix of {LOGITS}; it is damaged")
         self._matrix = matrix.astype("float64")  # [D,K]
         self.classes = matrix.shape[1]
-        self._run(np.zeros((1, *self._size, 3), "uint8"))  # says at once that it cannot be run
+        self._run(np.zeros((1, *self._size, 3), "uint8"))  # fails here if it cannot be run
         real = (self.dim, self.spatial_dim, self.classes) == INCEPTION
         self.name = "" if real else path.stem
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray) -> Features:
         """Images uint8 [B,h,w,3] of any size -> `Features`.
 
-        The probabilities are those of the logits without bias, as the Inception Score of the ADM
-        suite takes them.
+        The probabilities are computed from the logits without bias, as in the Inception Score of
+        the ADM suite.
 
         Raises:
             UserError: the graph's own check finds NaN or infinity, or it cannot be run.
@@ -104,14 +108,14 @@ class InceptionGraph:
         pooled, spatial = self._run(resized)
         pooled = pooled.numpy().reshape(len(images), -1)  # [B,1,1,D] -> [B,D]
         spatial = spatial.numpy().reshape(len(images), -1)  # [B,17,17,7] -> [B,S]
-        with np.errstate(invalid="ignore"):  # features that are NaN are named with their image
+        with np.errstate(invalid="ignore"):  # the caller reports NaN features with their image
             return Features(pooled, spatial, softmax(pooled @ self._matrix))
 
-    def _run(self, images):
+    def _run(self, images: np.ndarray) -> tuple[Tensor, Tensor]:
         try:
             return self._network(tf.cast(images, tf.float32))
         except tf.errors.OpError as error:
-            found = re.search(r"\S* : Tensor had .*", error.message)  # of CheckNumerics
+            found = re.search(r"\S* : Tensor had .*", error.message)  # from CheckNumerics
             if found is None:
                 raise _cannot_run(f"extractor {self.path}", error) from None
             raise UserError(
@@ -120,7 +124,7 @@ class InceptionGraph:
             ) from None
 
 
-def _resized_size(graph, name):
+def _resized_size(graph: graph_pb2.GraphDef, name: str) -> tuple[int, int]:
     """Returns (height, width) that the graph resizes to."""
     nodes = {node.name: node for node in graph.node}
     for wanted in (DECODED, RESIZED_SIZE, POOLED, SPATIAL, LOGITS):
@@ -137,8 +141,8 @@ def _resized_size(graph, name):
     return tuple(size.tolist())
 
 
-def _matrix_of(graph, name):
-    """Returns the name of the tensor [D,K] that gives the logits."""
+def _matrix_of(graph: graph_pb2.GraphDef, name: str) -> str:
+    """Returns the name of the matrix [D,K] that gives the logits."""
     (node,) = (node for node in graph.node if node.name == LOGITS)
     turned = node.attr["transpose_a"].b or node.attr["transpose_b"].b
     if node.op != "MatMul" or turned or len(node.input) < 2 or node.input[1].startswith("^"):
@@ -146,8 +150,8 @@ def _matrix_of(graph, name):
     return node.input[1]
 
 
-def modernise(graph):
-    """Changes a GraphDef of 2015 so that a function of today takes it."""
+def modernise(graph: graph_pb2.GraphDef) -> None:
+    """Changes a GraphDef of 2015 in place so that today's TensorFlow functions can run it."""
     ones = []
     for node in graph.node:
         if node.op != OLD_BATCH_NORM or len(node.input) < 5:
@@ -167,24 +171,24 @@ def modernise(graph):
     for name, beta in ones:
         node = graph.node.add(name=name, op="OnesLike", input=[beta])
         node.attr["T"].type = tf.float32.as_datatype_enum
-    # Today's version, since today's operation is in it now.
+    # Today's version, because the graph now contains an operation of today.
     graph.versions.CopyFrom(tf.Graph().as_graph_def().versions)
 
 
-def check_shapes(part, size, name):
+def check_shapes(part: graph_pb2.GraphDef, size: tuple[int, int], name: str) -> list[list[int]]:
     """Checks the shapes of all tensors without running anything.
 
     Args:
-        part: the GraphDef, without what lies before the input.
+        part: the GraphDef, without the nodes before the input.
         size: (height, width) that it resizes to.
-        name: what errors call the graph.
+        name: the graph's name in errors.
 
     Returns:
         The shapes of one image's features and spatial features, each [height, width, channels].
 
     Raises:
-        UserError: what `check_tensors` refuses; or a tensor whose first axis is not that of the
-            images, so that memory could grow with more than their number.
+        UserError: `check_tensors` refuses the graph; or the first axis of a tensor is not the axis
+            of the images, so memory could grow faster than their number.
     """
     shapes = []
     for count in (1, 2):
@@ -207,17 +211,19 @@ def check_shapes(part, size, name):
     return [shape[1:] for shape in features]
 
 
-def import_graph(part, matrix, name):
+def import_graph(
+    part: graph_pb2.GraphDef, matrix: str, name: str
+) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], np.ndarray]:
     """Returns the function images -> (pooled, spatial), and the matrix [D,K] of the logits.
 
     Args:
         part: as in `check_shapes`.
-        matrix: name of the tensor that is the matrix.
-        name: what errors call the graph.
+        matrix: name of the matrix's tensor.
+        name: the graph's name in errors.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
 
-    def build():
+    def build() -> None:
         images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
         matrix_tensor = matrix if ":" in matrix else f"{matrix}:0"
         wanted = [f"{POOLED}:0", f"{SPATIAL}:0", matrix_tensor]
@@ -227,18 +233,20 @@ def import_graph(part, matrix, name):
 
     whole = tf.compat.v1.wrap_function(build, [])
     try:
-        matrix = whole.prune([], tensors["matrix"])().numpy()
-        return whole.prune(tensors["images"], tensors["outputs"]), matrix
+        values = whole.prune([], tensors["matrix"])().numpy()
+        return whole.prune(tensors["images"], tensors["outputs"]), values
     except (ValueError, tf.errors.OpError) as error:
         raise _cannot_run(name, error) from None
 
 
-def _import(part, images, wanted, name):
+def _import(
+    part: graph_pb2.GraphDef, images: Tensor, wanted: Sequence[str], name: str
+) -> Sequence[Tensor]:
     try:
         return tf.compat.v1.import_graph_def(part, {f"{DECODED}:0": images}, wanted, name="")
     except (ValueError, tf.errors.OpError) as error:
         raise _cannot_run(name, error) from None
 
 
-def _cannot_run(name, error):
+def _cannot_run(name: str, error: Exception) -> UserError:
     return UserError(f"{name} cannot be run ({reason_of(error)}); {WHERE}")

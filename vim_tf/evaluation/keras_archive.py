@@ -1,8 +1,8 @@
-"""A Keras model file (.keras) from a stranger: what is checked before and while Keras loads it.
+"""Checks of an untrusted Keras model file (.keras), before and while Keras loads it.
 
-The file is a zip archive of a config, from which Keras builds layers, and of weights. Keras' safe
-mode keeps code out. The rest is left to the caller: a config may name layers that read other files
-or call other libraries, and may ask for any amount of memory.
+The file is a zip archive of weights and of a config from which Keras builds layers. Keras' safe
+mode blocks code. The caller must check the rest: a config may name layers that read other files or
+call other libraries, and it may need any amount of memory.
 """
 
 import io
@@ -11,10 +11,13 @@ import math
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
 from vim_tf.messages import reason_of, shorten, show
 from vim_tf.models.weights_files import count_elements
@@ -22,14 +25,14 @@ from vim_tf.models.weights_files import count_elements
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MEMBERS = {"metadata.json", CONFIG, WEIGHTS}
 MOST_BYTES = 2**29  # of all members, unpacked
-MOST_RATIO = 100  # that a member grows by when it is unpacked
+MOST_RATIO = 100  # unpacked size of a member divided by its packed size
 MOST_CONFIG = 2**22  # bytes
 MOST_DEPTH = 100
 MOST_NUMBER = 2**20  # in the config
 MOST_CALLS = 5_000  # of layers
 
-# What classifiers of images consist of. Lambda and layers of other libraries (TFSMLayer,
-# TorchModuleWrapper, JaxLayer, FlaxLayer) run code; StringLookup and its kind read other files.
+# The layers of image classifiers. Lambda and layers of other libraries (TFSMLayer,
+# TorchModuleWrapper, JaxLayer, FlaxLayer) run code; StringLookup and similar layers read files.
 LAYERS = set(
     """
 InputLayer Dense EinsumDense Activation ReLU LeakyReLU PReLU ELU Softmax Identity
@@ -45,7 +48,7 @@ Rescaling Normalization Resizing CenterCrop
 RandomBrightness RandomContrast RandomCrop RandomFlip RandomRotation RandomTranslation RandomZoom
 """.split()
 )
-OPERATIONS = {"Add", "Subtract", "Multiply", "TrueDivide"}  # of keras.ops, as x + y becomes
+OPERATIONS = {"Add", "Subtract", "Multiply", "TrueDivide"}  # of keras.ops; x + y becomes Add
 MODELS = {"Functional", "Sequential"}
 # Modules whose classes of one kind may be named in a layer's config.
 KINDS = {
@@ -53,27 +56,27 @@ KINDS = {
     "keras.regularizers": keras.regularizers.Regularizer,
     "keras.constraints": keras.constraints.Constraint,
 }
-# Numbers that are no sizes.
+# Config keys whose numbers are not sizes.
 _FREE = {"seed", "shared_object_id"}
 
 
-def load_archive(data, name):
+def load_archive(data: bytes, name: str) -> keras.Model:
     """Loads a model from the bytes of a .keras file.
 
     Args:
         data: the bytes.
-        name: what errors call the file.
+        name: the file's name in errors.
 
     Returns:
         The functional or sequential model, not compiled.
 
     Raises:
-        UserError: no such file, a damaged one, one with layers that are not among `LAYERS`, or
-            with more weights than it holds.
+        UserError: the bytes are no such file or are damaged, a layer is not among `LAYERS`, or the
+            layers have more weights than the file holds.
     """
     try:
         most = _check_archive(data, name)
-        # Keras gets the checked bytes, whatever becomes of the file they came from.
+        # Keras gets the checked bytes, even if the original file has changed.
         with tempfile.TemporaryDirectory(prefix="vim_tf_") as folder:
             path = os.path.join(folder, "model.keras")
             with open(path, "wb") as file:
@@ -82,12 +85,12 @@ def load_archive(data, name):
                 return keras.saving.load_model(path, compile=False, safe_mode=True)
     except UserError:
         raise
-    except Exception as error:  # zipfile and Keras raise many kinds for a damaged file
+    except Exception as error:  # zipfile and Keras raise many types for a damaged file
         raise UserError(f"{name} cannot be loaded as a Keras model: {reason_of(error)}") from None
 
 
-def _check_archive(data, name):
-    """Checks members, config and weights; returns the number of the weights."""
+def _check_archive(data: bytes, name: str) -> int:
+    """Checks members, config and weights; returns the number of weights."""
     if data.count(b"PK\1\2") > 100:  # each starts a member's entry in the directory
         raise UserError(f"{name} is an archive of more than {len(MEMBERS)} files")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -119,12 +122,12 @@ def _check_archive(data, name):
 # The config ---------------------------------------------------------------------------------------
 
 
-def _check_config(config, name):
+def _check_config(config: Any, name: str) -> None:
     if not isinstance(config, dict) or config.get("class_name") not in MODELS:
         raise UserError(f"{name} holds no functional or sequential model")
     ours = keras.saving.get_custom_objects()
-    # How it was trained is never read; `compile_config` of a model within a model would be.
-    waiting = [("", {**config, "compile_config": None}, 0)]
+    # Keras does not read the outer `compile_config`, but it would read that of an inner model.
+    waiting: list[tuple[str, Any, int]] = [("", {**config, "compile_config": None}, 0)]
     while waiting:
         key, value, depth = waiting.pop()
         if depth > MOST_DEPTH:
@@ -149,7 +152,7 @@ def _check_config(config, name):
         raise UserError(f"{name} calls {calls:,} layers; the most is {MOST_CALLS:,}")
 
 
-def _check_class(entry, name):
+def _check_class(entry: dict[str, Any], name: str) -> None:
     kind, module, config = (entry.get(key) for key in ("class_name", "module", "config"))
     if kind == "__keras_tensor__":
         return
@@ -178,12 +181,12 @@ def _check_class(entry, name):
         )
 
 
-def _is_activation(config):
+def _is_activation(config: Any) -> bool:
     return isinstance(config, str) and callable(getattr(keras.activations, config, None))
 
 
-def _count_calls(model, name):
-    """How often layers are called while a model is built; models within models multiply."""
+def _count_calls(model: dict[str, Any], name: str) -> int:
+    """Counts the calls of layers while a model is built; nested models multiply."""
     calls = 0
     try:
         for layer in model["config"]["layers"]:
@@ -198,20 +201,20 @@ def _count_calls(model, name):
 # Weights ------------------------------------------------------------------------------------------
 
 
-def _limit_weights(most, name):
-    """Returns a variable creator that refuses to make more weights than `most`.
+def _limit_weights(most: int, name: str) -> Callable[..., tf.Variable]:
+    """Returns a variable creator that refuses to create more weights than `most`.
 
-    It makes zeros of all, since the weights of the file come into their place.
+    It initializes all weights with zeros, because those of the file are loaded afterwards.
     """
     made = 0
 
-    def create(next_creator, **options):
+    def create(next_creator: Callable[..., tf.Variable], **options: Any) -> tf.Variable:
         nonlocal made
         value = options["initial_value"]
-        with tf.Graph().as_default():  # where nothing is computed
-            first = tf.convert_to_tensor(value() if callable(value) else value)
+        with tf.Graph().as_default():  # nothing is computed in a graph
+            first: Tensor = tf.convert_to_tensor(value() if callable(value) else value)
         shape, dtype = first.shape.as_list(), first.dtype
-        # States of random numbers, two values each, are in no file.
+        # States of random number generators have two values each; no file contains them.
         made += 0 if dtype.is_integer and math.prod(shape) <= 2 else math.prod(shape)
         if made > most:
             raise UserError(

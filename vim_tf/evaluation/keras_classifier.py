@@ -1,15 +1,17 @@
-"""A classifier of images in use: one of our own runs, or any Keras model file.
+"""An image classifier for evaluation: one of our own runs, or any Keras model file.
 
-It stands in for the Inception as a proxy, judges how many samples are of their class, and says
-which of them to keep.
+It is used as a proxy for the Inception, to measure how many samples are of their class, and to
+choose the samples that are kept.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import StrPath
 from vim_tf.data.transforms import normalize
 from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
@@ -23,23 +25,29 @@ from vim_tf.models.classifier import Classifier
 from vim_tf.runs.load import load
 
 
-def open_classifier(path, argument="classifier", resize=None, expected_hash=None):
+def open_classifier(
+    path: StrPath,
+    argument: str = "classifier",
+    resize: str | None = None,
+    expected_hash: str | None = None,
+) -> "KerasClassifier":
     """Opens a classifier of images in [-1,1].
 
-    A file is hashed before anything of it is parsed, and what is loaded are the hashed bytes.
+    A file is hashed before any part of it is parsed; the hashed bytes are loaded.
 
     Args:
         path: the folder of a run of experiment classifier or of its preset; or a `.keras` file, any
             functional or sequential model [B,H,W,3] -> features [B,D] -> [B,K].
-        argument: the command's argument that gave it, for errors.
-        resize: to the model's size, "clean" (None, too) or "legacy"; see `resizing`.
-        expected_hash: SHA-256 that it must have, hexadecimal; None checks nothing.
+        argument: name of the command's argument, for errors.
+        resize: how to resize to the model's size, "clean" (also for None) or "legacy"; see
+            `resizing`.
+        expected_hash: the expected SHA-256, hexadecimal; None skips the check.
 
     Returns:
         A `KerasClassifier`.
 
     Raises:
-        UserError: there is none, it has another hash, or it is another kind of model.
+        UserError: there is no classifier, it has another hash, or it is another kind of model.
     """
     path = Path(path)
     if resize == "adm":
@@ -54,9 +62,11 @@ def open_classifier(path, argument="classifier", resize=None, expected_hash=None
                 f"{argument} {path} holds a {type(model).__name__}; give a run of experiment "
                 "classifier, or a .keras file"
             )
+        assert model.metadata is not None  # `load` sets it
         names = tuple(model.metadata.get("class_names", ()))
-        found = KerasClassifier(path, model, model.model_hash(), names, resize)
-        check_hash(path, argument, found.sha256, expected_hash)
+        sha256 = model.model_hash()
+        found = KerasClassifier(path, model, sha256, names, resize)
+        check_hash(path, argument, sha256, expected_hash)
         return found
     if not path.is_file() or path.suffix != ".keras":
         raise UserError(
@@ -69,25 +79,32 @@ def open_classifier(path, argument="classifier", resize=None, expected_hash=None
 
 
 class KerasClassifier:
-    """A classifier as a feature network, see `features`; what `open_classifier` returns.
+    """A classifier as a feature network, see `features`; created by `open_classifier`.
 
-    The features are what goes into its last layer, and its output gives the probabilities: as they
-    are if the last layer ends in a softmax, otherwise by the softmax of them.
+    The features are the inputs of its last layer. Its outputs are the probabilities if the last
+    layer ends in a softmax. Otherwise, the probabilities are the softmax of its outputs.
 
     Attributes:
-        path: where it came from.
-        sha256: of the file, or of a run's weights.
-        class_names: name of class i at place i; () if the file does not say.
-        mode: of `resizing.RESIZERS`.
-        name: the stem of the path, by which its figures are called.
+        path: the file or folder that it was loaded from.
+        sha256: of the file, or of a run's weights; None for a model that was never saved.
+        class_names: name of class i at place i; () if the file does not contain them.
+        mode: a key of `resizing.RESIZERS`.
+        name: the stem of the path, which appears in the names of its figures.
         dim: number of features D.
-        spatial_dim: None; sFID is the Inception's.
+        spatial_dim: None; only the Inception supports sFID.
         classes: number of classes K.
     """
 
     spatial_dim = None
 
-    def __init__(self, path, model, sha256, class_names, resize=None):
+    def __init__(
+        self,
+        path: Path,
+        model: keras.Model,
+        sha256: str | None,
+        class_names: Sequence[str],
+        resize: str | None = None,
+    ) -> None:
         self.path, self.sha256, self.class_names = path, sha256, class_names
         self.mode, self.name = resize or "clean", path.stem
         last = model.layers[-1]
@@ -98,17 +115,17 @@ class KerasClassifier:
         network = keras.Model(model.inputs, [last.input, model.outputs[0]])
         self._function = lambda images: network(images, training=False)
         self._network = over_replicas(self._function)
-        self._size = model.inputs[0].shape[1:3]  # (None, None) takes images as they are
-        self._checked = set()  # sizes
+        self._size = model.inputs[0].shape[1:3]  # (None, None): images are not resized
+        self._checked: set[tuple[int, int]] = set()  # sizes
         if None not in self._size:
             self._check_size(self._size)
         self.dim, self.classes = last.input.shape[1], model.outputs[0].shape[1]
 
-    def __call__(self, images):
-        """Images uint8 [B,h,w,3] of any size -> `Features` without spatial ones.
+    def __call__(self, images: np.ndarray) -> Features:
+        """Images uint8 [B,h,w,3] of any size -> `Features` without spatial features.
 
         Raises:
-            UserError: the model cannot take them, or would need too much memory for them.
+            UserError: the model does not accept the images, or would need too much memory.
         """
         if None in self._size:
             self._check_size(images.shape[1:3])
@@ -119,35 +136,35 @@ class KerasClassifier:
         except (ValueError, tf.errors.OpError) as error:
             raise self._cannot_run(error) from None
         output = tf.cast(output, tf.float64).numpy()
-        with np.errstate(invalid="ignore"):  # features that are NaN are named with their image
+        with np.errstate(invalid="ignore"):  # the caller reports NaN features with their image
             probabilities = output if self._gives_probabilities else softmax(output)
         return Features(tf.cast(pooled, tf.float32).numpy(), None, probabilities)
 
-    def _check_size(self, size):
-        """Checks by the graph for one image what it takes; nothing is computed."""
+    def _check_size(self, size: tuple[int, int]) -> None:
+        """Checks memory and work in the graph for one image; nothing is computed."""
         if size in self._checked:
             return
         image = tf.TensorSpec((1, *size, 3), tf.float32)
         try:
             graph = tf.compat.v1.wrap_function(self._function, [image]).graph
-        except Exception as error:  # a layer may meet anything in a config that it does not expect
+        except Exception as error:  # a layer may raise anything for an unexpected config
             raise self._cannot_run(error) from None
         check_tensors(graph.get_operations(), str(self.path))
         self._checked.add(size)
 
-    def _cannot_run(self, error):
+    def _cannot_run(self, error: Exception) -> UserError:
         return UserError(f"{self.path} cannot be run as a classifier of images: {reason_of(error)}")
 
-    def label_probabilities(self, images, labels):
-        """Images uint8 [B,h,w,3], labels [B] -> probability of each one's label, float64 [B]."""
+    def label_probabilities(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Images uint8 [B,h,w,3], labels [B] -> probability of each image's label, float64 [B]."""
         return self(images).probabilities[np.arange(len(labels)), labels]
 
-    def check_classes(self, class_names, argument):
+    def check_classes(self, class_names: Sequence[str], argument: str) -> None:
         """Raises UserError unless its classes are those of a model.
 
         Args:
             class_names: the model's.
-            argument: the command's argument that gave the classifier.
+            argument: name of the command's argument that gave the classifier.
         """
         if not class_names:
             raise UserError(
@@ -171,7 +188,7 @@ class KerasClassifier:
             )
 
 
-def _load_keras(data, name):
+def _load_keras(data: bytes, name: str) -> keras.Model:
     model = load_archive(data, name)
     wanted = "give a functional or sequential classifier: [B,H,W,3] -> features [B,D] -> [B,K]"
     try:

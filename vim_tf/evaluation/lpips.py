@@ -1,16 +1,19 @@
-"""LPIPS: how unlike two images look, as a VGG16 with learned channel weights sees them.
+"""LPIPS: how different two images look to a VGG16 with learned channel weights.
 
 Zhang et al., arXiv 1801.03924, section 3. Figures are comparable with those of the authors' package
-`lpips`, version 0.1 of `net="vgg"`; its AlexNet gives other figures. The weights are the user's to
-bring, read from one file without PyTorch.
+`lpips`, version 0.1 of `net="vgg"`; its AlexNet gives other figures. The user provides the weights
+in one file, which is read without PyTorch.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import tensorflow as tf
 
+from vim_tf.annotations import StrPath, Tensor
+from vim_tf.costs.parameters import VGG16_STAGES
 from vim_tf.distribution.replicas import over_replicas
 from vim_tf.errors import UserError
 from vim_tf.evaluation.network_files import read_network
@@ -22,23 +25,30 @@ WHERE = (
     "'LPIPS', has the lines that write it"
 )
 
-MOST_HEADER = 2**20  # bytes of JSON before the tensors; those of the file have 2^12
-MIN_SIDE = 16  # pixels; VGG16 halves four times before its last block
+MOST_HEADER = 2**20  # bytes of JSON before the tensors; the real file has 2^12
+MIN_SIDE = 2 ** (len(VGG16_STAGES) - 1)  # pixels; the last block must have one
 EPSILON = 1e-10  # added to a length, not to its square: the authors' choice
 IMAGES_AT_ONCE = 8  # pairs; the first block holds 64 floats for each pixel of both images
 
-# The network's blocks: the places of their convolutions among the layers of torchvision's VGG16,
-# by which the file names them, and their channels. LPIPS looks at the end of each.
-BLOCKS = (
-    ((0, 2), 64),
-    ((5, 7), 128),
-    ((10, 12, 14), 256),
-    ((17, 19, 21), 512),
-    ((24, 26, 28), 512),
-)
+
+def _blocks():
+    """The network's blocks: (indices of their convolutions, channels).
+
+    The indices are those among the layers of torchvision's VGG16, where an activation follows each
+    convolution and a pooling each block. The file's names contain them. LPIPS uses the output of
+    each block.
+    """
+    blocks, first = [], 0
+    for convolutions, channels in VGG16_STAGES:
+        blocks.append((tuple(range(first, first + 2 * convolutions, 2)), channels))
+        first += 2 * convolutions + 1
+    return tuple(blocks)
 
 
-def open_lpips(path):
+BLOCKS = _blocks()
+
+
+def open_lpips(path: StrPath) -> "LPIPS":
     """Opens the weights of the VGG variant.
 
     Args:
@@ -49,8 +59,8 @@ def open_lpips(path):
         An `LPIPS`.
 
     Raises:
-        UserError: no such file, no .safetensors file, or one without a tensor that is needed, or
-            with one of another shape or type, or with NaN.
+        UserError: there is no such file, it is no .safetensors file, or a tensor is missing, has
+            another shape or type, or contains NaN.
     """
     path = Path(path)
     if not path.is_file():
@@ -60,16 +70,16 @@ def open_lpips(path):
 
 
 class LPIPS:
-    """The distance, as a function of images; made by `open_lpips`.
+    """The distance as a function of images; created by `open_lpips`.
 
     Attributes:
         path: of the file.
         sha256: of the file.
     """
 
-    def __init__(self, path, sha256, tensors):
+    def __init__(self, path: Path, sha256: str, tensors: Mapping[str, np.ndarray]) -> None:
         self.path, self.sha256 = path, sha256
-        # Outside of the compiled function, which would hold a copy of each as a constant.
+        # Created outside the compiled function; inside, it would keep a copy of each as a constant.
         self._shift, self._scale = (
             tf.constant(tensors[f"scaling_layer.{name}"].reshape(3)) for name in ("shift", "scale")
         )
@@ -87,11 +97,11 @@ class LPIPS:
         self._distances = over_replicas(self._measure)
 
     @property
-    def description(self):
-        """What a result says of it: `network`, `path` and `sha256`."""
+    def description(self) -> dict[str, str]:
+        """Its entry in a result: `network`, `path` and `sha256`."""
         return {"network": NETWORK, "path": str(self.path), "sha256": self.sha256}
 
-    def __call__(self, a, b):
+    def __call__(self, a: Tensor, b: Tensor) -> np.ndarray:
         """Distances of pairs of images, computed in float32.
 
         Each block's channels are scaled to length 1 at each position. Squared differences are
@@ -103,10 +113,10 @@ class LPIPS:
             b: the same shape and range.
 
         Returns:
-            [B] float32 array; 0 for equal images, with trained weights never below.
+            [B] float32 array; 0 for equal images. With trained weights, no value is below 0.
 
         Raises:
-            ValueError: shapes that differ, or values outside of [-1,1].
+            ValueError: shapes that differ, or values outside [-1,1].
             UserError: images below 16 x 16.
         """
         a, b = (np.asarray(images, "float32") for images in (a, b))
@@ -128,8 +138,8 @@ class LPIPS:
         parts = [slice(start, start + IMAGES_AT_ONCE) for start in starts]
         return np.concatenate([self._distances(a[part], b[part]).numpy() for part in parts])
 
-    def _measure(self, a, b):
-        """Images [B,H,W,3] twice -> [B]."""
+    def _measure(self, a: Tensor, b: Tensor) -> Tensor:
+        """Two batches of images [B,H,W,3] -> [B]."""
         x = (tf.concat([a, b], 0) - self._shift) / self._scale  # [2B,H,W,3]
         distances = tf.zeros(tf.shape(a)[:1])
         for block, (convolutions, weights) in enumerate(self._blocks):
@@ -143,28 +153,30 @@ class LPIPS:
         return distances
 
 
-def _shapes():
-    """{name: shape} of the tensors that are needed, in PyTorch's layout."""
-    shapes = {f"scaling_layer.{name}": (1, 3, 1, 1) for name in ("shift", "scale")}
+def _shapes() -> dict[str, tuple[int, ...]]:
+    """Returns {name: shape} of the required tensors, in PyTorch's layout."""
+    shapes: dict[str, tuple[int, ...]] = {
+        f"scaling_layer.{name}": (1, 3, 1, 1) for name in ("shift", "scale")
+    }
     inputs = 3
     for block, (places, channels) in enumerate(BLOCKS):
         for place in places:
             shapes[f"net.slice{block + 1}.{place}.weight"] = (channels, inputs, 3, 3)
             shapes[f"net.slice{block + 1}.{place}.bias"] = (channels,)
             inputs = channels
-        # Place 0 is a dropout.
+        # Index 0 is a dropout.
         shapes[f"lin{block}.model.1.weight"] = (1, channels, 1, 1)
     return shapes
 
 
-def _read_tensors(data, name):
-    """Returns {name: float32 array} of `_shapes`, checked."""
+def _read_tensors(data: bytes, name: str) -> dict[str, np.ndarray]:
+    """Returns {name: float32 array} for the names of `_shapes`, checked."""
     header = int.from_bytes(data[:8], "little")
     if header > MOST_HEADER:
         raise UserError(f"{name} is no .safetensors file, or its header is too long; {WHERE}")
     try:
         found = dict(safetensors.deserialize(data))
-    except Exception as error:  # of a header that is no text, too
+    except Exception as error:  # also raised for a header that is no text
         raise UserError(f"{name} is no .safetensors file ({reason_of(error)}); {WHERE}") from None
     shapes = _shapes()
     missing = shapes.keys() - found.keys()

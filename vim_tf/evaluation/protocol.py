@@ -1,35 +1,42 @@
-"""One JSON a result: the figures and everything that they depend on; and how people read it.
+"""Results of evaluations: the figures and everything that they depend on, as JSON and as text.
 
 A figure without its protocol cannot be compared: the same images have scored 4.28 and 2.11.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.versions import installed_versions
 
-# The Hub's names of tasks, by what is judged.
+if TYPE_CHECKING:
+    from vim_tf.evaluation.features import FeatureNetwork
+
+# The Hub's task names, by the kind of the judged images.
 TASKS = {"reconstructions": "image-to-image", "samples": "unconditional-image-generation"}
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """The figures of an evaluation and everything that they depend on; prints as a table.
+    """The figures of an evaluation and everything that they depend on; its `str` is a table.
 
     Attributes:
         figures: {name: float}.
         missing: {name: why it is not among the figures}.
-        images: description of the images that were judged, with `count` and `sha256`.
+        images: description of the judged images, with `count` and `sha256`.
         reference: description of the images that they were compared with; None without any.
         extractor: description of the feature network; None without one.
         settings: the metrics' settings.
         models: {"tokenizer": SHA-256 of the weights, ...} of a run.
-        versions: of the packages that computed it.
-        run: name of the run's folder; None where no model was judged.
+        versions: of the packages that computed the figures.
+        run: name of the run's folder; None if no model was judged.
         command: the command line; None for a call from Python.
     """
 
@@ -44,8 +51,8 @@ class EvaluationResult:
     run: str | None = None
     command: str | None = None
 
-    def to_dict(self):
-        """Returns what JSON can hold, with the row and the model index for a model's card."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a dict for JSON, with the table row and the model index for a model card."""
         fields = dataclasses.asdict(self)
         run = fields.pop("run")
         result = {"command": fields.pop("command"), **fields}
@@ -54,22 +61,31 @@ class EvaluationResult:
             result["model_index"] = model_index(result, run)
         return result
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{format_table(self.figures, self.missing)}\n{markdown_line(self.to_dict())}"
 
 
-def make_result(figures, missing, images, reference, extractor, settings, models=None, run=None):
-    """Returns an `EvaluationResult`; arguments are its attributes, but for two.
+def make_result(
+    figures: dict[str, float],
+    missing: dict[str, str],
+    images: dict[str, Any],
+    reference: dict[str, Any] | None,
+    extractor: FeatureNetwork | None,
+    settings: dict[str, Any],
+    models: dict[str, str] | None = None,
+    run: StrPath | None = None,
+) -> EvaluationResult:
+    """Returns an `EvaluationResult`.
 
     Args:
-        figures: as there.
-        missing: as there.
-        images: as there.
-        reference: as there.
+        figures: as in `EvaluationResult`.
+        missing: as in `EvaluationResult`.
+        images: as in `EvaluationResult`.
+        reference: as in `EvaluationResult`.
         extractor: the feature network, or None.
-        settings: as there.
-        models: as there; None is no model.
-        run: the run's folder, whose name the model has in `model_index`; None where no model is
+        settings: as in `EvaluationResult`.
+        models: as in `EvaluationResult`; None without a model.
+        run: the run's folder; its name is the model's name in `model_index`. None if no model is
             judged.
     """
     described = None
@@ -97,7 +113,7 @@ def make_result(figures, missing, images, reference, extractor, settings, models
     )
 
 
-def markdown_line(result):
+def markdown_line(result: Mapping[str, Any]) -> str:
     """Returns the result as one row of a table: figures, images, reference, network."""
     figures = ", ".join(f"{name} {value:.4g}" for name, value in result["figures"].items())
     cells = [figures, _describe(result["images"])]
@@ -117,13 +133,13 @@ def markdown_line(result):
     return f"| {' | '.join(cell.replace('|', ' ') for cell in cells)} |"
 
 
-def model_index(result, name):
-    """Returns the `model-index` of a model card of the Hugging Face Hub, as its YAML has it.
+def model_index(result: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Returns the `model-index` for the YAML of a model card on the Hugging Face Hub.
 
     Its dataset is the images that the model was compared with, named by their folder or file.
 
     Args:
-        result: what `EvaluationResult.to_dict` returns.
+        result: the result of `EvaluationResult.to_dict`.
         name: of the model.
     """
     images, reference = result["images"], result["reference"] or result["images"]
@@ -137,8 +153,8 @@ def model_index(result, name):
     return [{"name": name, "results": [found]}]
 
 
-def write_result(path, result):
-    """Writes the JSON; UserError if a file of that name has come up since it was checked."""
+def write_result(path: StrPath, result: Mapping[str, Any]) -> None:
+    """Writes the JSON; UserError if a file with that name exists by now."""
     text = json.dumps(result, indent=1) + "\n"
     try:
         with open(path, "x") as file:
@@ -147,16 +163,16 @@ def write_result(path, result):
         raise UserError(f"{path} exists now; the result was:\n{text}") from None
 
 
-def format_table(figures, missing):
-    """Returns the figures for the terminal, a line each, and why others are missing."""
+def format_table(figures: Mapping[str, float], missing: Mapping[str, str]) -> str:
+    """Returns the text for the terminal: a line for each figure and for each missing one."""
     width = max(map(len, [*figures, *missing]))
     lines = [f"{name:{width}}  {value:.6g}" for name, value in figures.items()]
     lines += [f"{name:{width}}  -  {reason}" for name, reason in missing.items()]
     return "\n".join(lines) + "\n"
 
 
-def _describe(images):
-    """What a description says, in a few words."""
+def _describe(images: Mapping[str, Any]) -> str:
+    """Returns a description in a few words."""
     known = {key: value for key, value in images.items() if value is not None}
     count = known.pop("count", None)
     words = [f"{count:,} {known.pop('kind')}" if count else known.pop("kind")]

@@ -1,37 +1,49 @@
-"""How well a tokenizer gives images back: errors of images, and the use of its codebook.
+"""How well a tokenizer reconstructs images: errors of images, and the use of its codebook.
 
-Errors are those of the decoder's float output, clipped to [-1,1], against the float image, as a
-training's own evaluation has them; only what goes into a feature network is rounded to 8 bits.
+Errors compare the decoder's float output, clipped to [-1,1], with the float image, like the
+evaluation during a training. Only the input of a feature network is rounded to 8 bits.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.annotations import Tensor
 from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.replicas import over_replicas
 from vim_tf.metrics.codebook import codebook_usage
 from vim_tf.metrics.image_metrics import WINDOW, ssim
 
+if TYPE_CHECKING:
+    from vim_tf.evaluation.image_sources import RunImages
+    from vim_tf.evaluation.lpips import LPIPS
+    from vim_tf.models.vit_vqgan import ViTVQGAN
+
 
 class Reconstructions:
-    """Reconstructed images as a source of `image_sources`; gathers the errors on the way.
+    """Reconstructed images as an `image_sources.ImageSource` that also collects their errors.
 
     Args:
         tokenizer: the `ViTVQGAN`.
         images: the `RunImages`.
-        lpips: the `lpips.LPIPS`; None measures none.
+        lpips: the `lpips.LPIPS`; None skips LPIPS.
     """
 
-    def __init__(self, tokenizer, images, lpips=None):
+    def __init__(self, tokenizer: ViTVQGAN, images: RunImages, lpips: LPIPS | None = None) -> None:
         self.count, self._tokenizer, self._images = images.count, tokenizer, images
         self._lpips = lpips
-        self.description = {**images.description, "kind": "reconstructions"}
-        self._errors, self._tokens = {}, []
+        self.description: dict[str, Any] = {**images.description, "kind": "reconstructions"}
+        self._errors: dict[str, list[np.ndarray]] = {}
+        self._tokens: list[np.ndarray] = []
         self._step = over_replicas(self._reconstruct)
 
-    def batches(self, batch_size):
-        """Yields uint8 [B,H,W,3]; UserError if they are too small for LPIPS."""
+    def batches(self, batch_size: int) -> Iterator[np.ndarray]:
+        """Yields uint8 [B,H,W,3]; UserError if the images are too small for LPIPS."""
         smallest = np.uint16 if self._tokenizer.config.quantizer.codes <= 2**16 else np.int32
         self._errors, self._tokens = {}, []
         for images in self._images.float_batches(batch_size):
@@ -45,13 +57,13 @@ class Reconstructions:
                 self._errors.setdefault(name, []).append(np.asarray(values, "float64"))
             yield to_uint8(reconstruction)
 
-    def figures(self):
-        """What the last pass over `batches` found, means over images.
+    def figures(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Returns the figures of the last pass over `batches`, means over images.
 
         Returns:
             (figures {name: float}, {name: why it is missing}): PSNR in dB; SSIM; LPIPS; l1 and l2
-            of pixels in [0,1]; logit-laplace in nats a pixel channel, as
-            `losses.logit_laplace` defines it; the codebook's as `codebook_usage` does.
+            of pixels in [0,1]; logit-laplace in nats per pixel channel, see `losses.logit_laplace`;
+            the codebook's figures, see `codebook_usage`.
         """
         figures = {name: np.mean(np.concatenate(parts)) for name, parts in self._errors.items()}
         missing = {}
@@ -67,7 +79,7 @@ class Reconstructions:
         figures |= {name: usage[key] for key, name in names.items()}
         return {name: float(value) for name, value in figures.items()}, missing
 
-    def _reconstruct(self, images):
+    def _reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Images [B,H,W,3] -> (reconstruction, tokens [B,N], {name: [B]})."""
         tokens = self._tokenizer.tokenize(images)
         codes = self._tokenizer.quantizer.lookup(tokens)

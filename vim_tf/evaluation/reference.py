@@ -1,29 +1,31 @@
-"""What images are compared with: other images, or their statistics in an .npz.
+"""The reference that images are compared with: other images, or their statistics in an .npz.
 
-Statistics that were worked out once are kept beside the images, as
-`<images>.statistics-<key>.npz` with the keys of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`),
-so that they can also be given as a reference themselves. Beside these they have `format` and
-`written_by`. The key depends on the pixels, the network, the resize mode and the format: a changed
-folder is measured again.
+Computed statistics are saved next to the images, as `<images>.statistics-<key>.npz` with the keys
+of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`) and with `format` and `written_by`. Such a file
+can also be used as a reference. Its key depends on the pixels, the network, the resize mode and the
+format, so a changed folder is measured again.
 """
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vim_tf import formats
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.evaluation.compute_metrics import NEED_FEATURES, Measured, measure
-from vim_tf.evaluation.image_sources import NpzImages, open_images
+from vim_tf.evaluation.features import FeatureNetwork
+from vim_tf.evaluation.image_sources import ImageSource, NpzImages, open_images
 from vim_tf.files import hash_file
 from vim_tf.messages import shorten
 from vim_tf.metrics.fid import FeatureStatistics
 from vim_tf.npz_files import open_npz
 
 WHAT = "reference images"
-STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # what a metric needs of an .npz
+STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # the array of an .npz that a metric needs
 NEEDS = "an .npz of statistics, with mu and sigma, is needed"
 
 
@@ -32,41 +34,53 @@ class Reference:
     """A reference, not yet measured.
 
     Attributes:
-        images: a source of `image_sources`; None for statistics alone.
-        statistics: a `Measured` of what an .npz says; None for images alone.
-        beside: path that the statistics' file names start with; None keeps none.
-        description: dict for the protocol.
+        images: the images; None if there are only statistics.
+        statistics: the statistics of an .npz; None if there are only images.
+        beside: path that the names of saved statistics start with; None does not save them.
+        description: the reference's entry in the protocol; by default the images' description.
     """
 
-    images: Any
-    statistics: Any = None
-    beside: Any = None
-    description: Any = None
+    images: ImageSource | None
+    statistics: Measured | None = None
+    beside: Path | None = None
+    description: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
-        self.description = dict(self.description or self.images.description)
+    def __post_init__(self) -> None:
+        if not self.description:
+            assert self.images is not None  # statistics come with a description
+            self.description = self.images.description
+        self.description = dict(self.description)
 
     @property
-    def count(self):
-        """Number of images that the statistics are of; None if a file does not say."""
-        return self.statistics.count if self.statistics else self.images.count
+    def count(self) -> int | None:
+        """Number of images of the statistics; None if their file does not contain it."""
+        if self.statistics is not None:
+            return self.statistics.count
+        assert self.images is not None  # there are images or statistics
+        return self.images.count
 
 
-def open_reference(path, argument, extractor, image_size=None, limit=None):
+def open_reference(
+    path: StrPath,
+    argument: str,
+    extractor: FeatureNetwork,
+    image_size: tuple[int, int] | None = None,
+    limit: int | None = None,
+) -> Reference:
     """Opens a folder, an .npz of images, or an .npz of statistics, with or without images.
 
     Args:
         path: the folder or file.
-        argument: the command's argument that gave it, for errors.
-        extractor: the feature network that it must fit.
+        argument: name of the command's argument, for errors.
+        extractor: the feature network, which statistics must come from.
         image_size: as in `image_sources.open_images`.
-        limit: as there; statistics are taken as they are.
+        limit: as in `image_sources.open_images`; it does not change statistics.
 
     Returns:
         A `Reference`.
 
     Raises:
-        UserError: something else, statistics of another network or resize mode, or of another
+        UserError: something else, or statistics of another network, another resize mode or another
             version of vim_tf.
     """
     names = _array_names(path)
@@ -74,8 +88,8 @@ def open_reference(path, argument, extractor, image_size=None, limit=None):
         images = open_images(path, argument, image_size, limit)
         return Reference(images, beside=Path(path))
     _check_fit(path, argument, extractor)
-    statistics = Measured(pooled=FeatureStatistics.load(path))
-    statistics.count = statistics.pooled.count
+    pooled = FeatureStatistics.load(path)
+    statistics = Measured(count=pooled.count, pooled=pooled)
     if "mu_s" in names:
         statistics.spatial = FeatureStatistics.load(path, spatial=True)
     images = NpzImages(path, argument) if "arr_0" in names else None
@@ -83,18 +97,25 @@ def open_reference(path, argument, extractor, image_size=None, limit=None):
     return Reference(images, statistics, description=described)
 
 
-def measure_reference(reference, extractor, metrics, batch_size, say):
-    """Measures a reference, from the statistics that are kept where they are enough.
+def measure_reference(
+    reference: Reference,
+    extractor: FeatureNetwork,
+    metrics: Collection[str],
+    batch_size: int,
+    say: Callable[[str], object],
+) -> Measured:
+    """Measures a reference. Saved statistics are used if they are sufficient.
 
     Args:
-        reference: the `Reference`; its description gets the number and the hash of the images.
+        reference: the `Reference`; the number and the hash of the images are added to its
+            description.
         extractor: the feature network.
         metrics: of `compute_metrics.METRICS`.
         batch_size: images at once.
-        say: function of a line for the user.
+        say: called with each line for the user.
 
     Returns:
-        A `Measured`, without an Inception Score: that is the candidate's.
+        A `Measured`, without an Inception Score, which only the candidate needs.
     """
     metrics = tuple(metric for metric in metrics if metric != "is")
     needs_features = bool(NEED_FEATURES & set(metrics))
@@ -105,9 +126,10 @@ def measure_reference(reference, extractor, metrics, batch_size, say):
             found.spool = measure(images, extractor, ("kid",), batch_size, WHAT).spool
         reference.description["count"] = found.count
         return found
+    assert images is not None  # there are images or statistics
     found = None
     if metrics and not needs_features:
-        found = _find_kept(reference, extractor, metrics, batch_size, say)
+        found = _find_kept(reference, images, extractor, metrics, batch_size, say)
     if found is None:
         found = measure(images, extractor, metrics, batch_size, WHAT)
         _keep(reference, extractor, found, say)
@@ -115,19 +137,19 @@ def measure_reference(reference, extractor, metrics, batch_size, say):
     return found
 
 
-def _array_names(path):
+def _array_names(path: StrPath) -> set[str]:
     try:
-        with open_npz(path, path, NEEDS) as file:
+        with open_npz(path, str(path), NEEDS) as file:
             return file.names
     except UserError:
-        return set()  # `open_images` says what is wrong
+        return set()  # `open_images` reports the problem
 
 
-def _check_fit(path, argument, extractor):
-    """Compares what a file says of itself with the network; nothing large is read for it."""
+def _check_fit(path: StrPath, argument: str, extractor: FeatureNetwork) -> None:
+    """Compares the metadata of a file with the network; reads no large array."""
     name = f"{argument} {path}"
     with open_npz(path, name, NEEDS) as file:
-        if "extractor" in file.names:  # vim_tf made it
+        if "extractor" in file.names:  # vim_tf wrote the file
             written_by = file.read_text("written_by")
             number = file.read_integer("format")
             formats.check_format(name, "statistics", number, written_by, "make it again")
@@ -153,40 +175,52 @@ def _check_fit(path, argument, extractor):
 # Kept statistics ----------------------------------------------------------------------------------
 
 
-def _kept_path(reference, extractor, images_hash):
+def _kept_path(beside: Path, extractor: FeatureNetwork, images_hash: str | None) -> Path:
     number = formats.NUMBERS["statistics"]
     identity = f"{number} {images_hash} {extractor.sha256} {extractor.mode}"
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return reference.beside.with_name(f"{reference.beside.name}.statistics-{key}.npz")
+    return beside.with_name(f"{beside.name}.statistics-{key}.npz")
 
 
-def _find_kept(reference, extractor, metrics, batch_size, say):
+def _find_kept(
+    reference: Reference,
+    images: ImageSource,
+    extractor: FeatureNetwork,
+    metrics: Collection[str],
+    batch_size: int,
+    say: Callable[[str], object],
+) -> Measured | None:
     if reference.beside is None or not any(
         reference.beside.parent.glob(f"{reference.beside.name}.statistics-*.npz")
     ):
-        return None  # without a look at the images
-    images_hash = measure(reference.images, None, (), batch_size, f"{WHAT}, hash").sha256
-    path = _kept_path(reference, extractor, images_hash)
+        return None  # without reading the images
+    images_hash = measure(images, None, (), batch_size, f"{WHAT}, hash").sha256
+    path = _kept_path(reference.beside, extractor, images_hash)
     kept = _array_names(path)
     if not {STATISTICS[metric] for metric in metrics} <= kept:
         return None
     try:
         _check_fit(path, "statistics", extractor)
-        found = Measured(pooled=FeatureStatistics.load(path), sha256=images_hash)
+        pooled = FeatureStatistics.load(path)
+        found = Measured(count=pooled.count, sha256=images_hash, pooled=pooled)
         if "mu_s" in kept:
             found.spatial = FeatureStatistics.load(path, spatial=True)
     except UserError as error:
         say(f"kept statistics cannot be used and are made again: {error}")
         return None
-    found.count = found.pooled.count
     say(f"statistics of the reference: {path}")
     return found
 
 
-def _keep(reference, extractor, found, say):
+def _keep(
+    reference: Reference,
+    extractor: FeatureNetwork,
+    found: Measured,
+    say: Callable[[str], object],
+) -> None:
     if reference.beside is None or found.pooled is None:
         return
-    path = _kept_path(reference, extractor, found.sha256)
+    path = _kept_path(reference.beside, extractor, found.sha256)
     about = {
         "pictures": found.sha256,
         "extractor": extractor.sha256,
@@ -197,5 +231,5 @@ def _keep(reference, extractor, found, say):
     try:
         os.makedirs(path.parent, exist_ok=True)
         found.pooled.save(path, found.spatial, **about)
-    except OSError as error:  # a read-only data set: nothing is lost but time
+    except OSError as error:  # a read-only data set: the next evaluation only takes longer
         say(f"statistics of the reference are not kept in {path.parent}: {error.strerror}")

@@ -1,19 +1,21 @@
-"""How an image comes to the size that a feature network takes; FID hangs on it.
+"""Resizes images to the input size of a feature network. FID depends on how this is done.
 
 Three modes are in use, and figures of different modes cannot be compared (arXiv 2104.11222):
 
-- `adm`: 8-bit images go into the frozen Inception graph, which resizes them itself. What the
-  evaluator of ADM (openai/guided-diffusion, evaluations/evaluator.py) and the first FID code
-  (bioinf-jku/TTUR) do. Nothing is resized here.
-- `legacy`: that same resize, done here: bilinear without antialiasing, corners not aligned, source
-  position = target position x scale, in float32, not rounded. Equals `adm` on the Inception graph,
-  and can be had for any network.
-- `clean`: Pillow's bicubic filter, which antialiases, on each channel as float32, neither rounded
-  nor clipped, so that values a little below 0 and above 255 occur. What clean-fid
-  (GaParmar/clean-fid, cleanfid/resize.py) calls `clean`.
+- `adm`: 8-bit images go into the frozen Inception graph, and the graph resizes them. The evaluator
+  of ADM (openai/guided-diffusion, evaluations/evaluator.py) and the first FID code
+  (bioinf-jku/TTUR) do the same. Nothing is resized here.
+- `legacy`: the same resize, done here: bilinear without antialiasing, corners not aligned, source
+  position = target position x scale, in float32, not rounded. It equals `adm` on the Inception
+  graph, and works for any network.
+- `clean`: Pillow's bicubic filter, which antialiases, on each channel as float32. Values are
+  neither rounded nor clipped, so some are a little below 0 or above 255. clean-fid
+  (GaParmar/clean-fid, cleanfid/resize.py) calls this mode `clean`.
 
 In every mode the input is the 8-bit image: a generator's floats are rounded first.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -22,8 +24,8 @@ from PIL import Image
 MODES = ("adm", "clean", "legacy")
 
 
-def resize_clean(images, size):
-    """Resizes by Pillow's antialiased bicubic filter, in float.
+def resize_clean(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes with Pillow's antialiased bicubic filter, in float.
 
     Args:
         images: uint8 [B,h,w,3].
@@ -41,8 +43,8 @@ def resize_clean(images, size):
     return resized
 
 
-def resize_legacy(images, size):
-    """Resizes as TensorFlow 1's bilinear operation did: no antialiasing, no half-pixel centres.
+def resize_legacy(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes like TensorFlow 1's bilinear operation: no antialiasing, no half-pixel centres.
 
     Args:
         images: uint8 [B,h,w,3].
@@ -57,4 +59,7 @@ def resize_legacy(images, size):
     return resized.numpy()
 
 
-RESIZERS = {"clean": resize_clean, "legacy": resize_legacy}
+RESIZERS: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = {
+    "clean": resize_clean,
+    "legacy": resize_legacy,
+}

@@ -1,56 +1,59 @@
 """Three evaluations, from a path to a result: reconstruction, generation, images.
 
-All compute on the replicas of the `tf.distribute` strategy in scope.
+All use the replicas of the `tf.distribute` strategy in scope.
 """
 
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
+from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.errors import UserError
 from vim_tf.evaluation import compute_metrics, protocol
-from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.image_sources import RunImages, Samples, open_images
+from vim_tf.evaluation.features import FeatureNetwork, open_extractor
+from vim_tf.evaluation.image_sources import ImageSource, RunImages, Samples, open_images
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.lpips import open_lpips
 from vim_tf.evaluation.reconstruction import Reconstructions
 from vim_tf.evaluation.reference import Reference, measure_reference, open_reference
 from vim_tf.generation.image_generator import ImageGenerator
-from vim_tf.runs.trained_run import open_run
+from vim_tf.runs.trained_run import TrainedRun, open_run
 
 
 def evaluate_reconstruction(
-    run,
+    run: StrPath,
     *,
-    extractor=None,
-    extractor_hash=None,
-    resize=None,
-    metrics=None,
-    lpips=None,
-    split="validation",
-    n=None,
-    batch_size=64,
-    allow_small_n=False,
-    overrides=(),
-    other_images=False,
-):
+    extractor: StrPath | None = None,
+    extractor_hash: str | None = None,
+    resize: str | None = None,
+    metrics: Collection[str] | None = None,
+    lpips: StrPath | None = None,
+    split: str = "validation",
+    n: int | None = None,
+    batch_size: int = 64,
+    allow_small_n: bool = False,
+    overrides: Sequence[str] = (),
+    other_images: bool = False,
+) -> protocol.EvaluationResult:
     """Measures how well a run's tokenizer reconstructs images of the run's data.
 
     Args:
         run: folder of a run of either stage.
-        extractor: path of a feature network, see `features.open_extractor`; None measures pixels
-            and the codebook alone.
-        extractor_hash: SHA-256 that the network must have; None checks nothing.
-        resize: how images come to the network's size, of `resizing.MODES`; None is adm for the
-            Inception graph and clean for a classifier.
-        metrics: names out of `compute_metrics.METRICS`; None takes all that the network gives.
-        lpips: path of LPIPS' weights, a .safetensors file; None leaves LPIPS out.
+        extractor: path of a feature network, see `features.open_extractor`; None measures only
+            pixels and the codebook.
+        extractor_hash: the network's expected SHA-256; None skips the check.
+        resize: how images are resized to the network's size, one of `resizing.MODES`; None is adm
+            for the Inception graph and clean for a classifier.
+        metrics: names from `compute_metrics.METRICS`; None selects all that the network supports.
+        lpips: path of LPIPS' weights, a .safetensors file; None skips LPIPS.
         split: "validation" or "train".
-        n: take the first n images; None takes all.
+        n: number of images to use, the first ones; None uses all.
         batch_size: images at once.
-        allow_small_n: compute FID of fewer images than twice the features.
+        allow_small_n: allow FID with fewer than twice as many images as features.
         overrides: "data.key=value" strings, for images that have moved since the training.
-        other_images: take images that the run was not trained on.
+        other_images: allow images that the run was not trained on.
 
     Returns:
         A `protocol.EvaluationResult`.
@@ -68,23 +71,23 @@ def evaluate_reconstruction(
     distance = None if lpips is None else open_lpips(lpips)
     trained = open_run(run, overrides, other_images)
     images, reference = _run_reference(trained, split, n)
-    if metrics:
+    if network is not None:
         compute_metrics.check_counts(
             "images", images.count, images.count, metrics, network, allow_small_n
         )
     source = Reconstructions(trained.tokenizer, images, distance)
     candidate = compute_metrics.measure(source, network, metrics, batch_size, "reconstructions")
-    found = (*source.figures(), {} if distance is None else {"lpips": distance.description})
-    if metrics:
+    figures, missing = source.figures()
+    settings: dict[str, Any] = {} if distance is None else {"lpips": distance.description}
+    if network is not None:
         measured = measure_reference(reference, network, metrics, batch_size, _say)
         more = compute_metrics.compare(candidate, measured, metrics, network, "r")
-        found = [ours | theirs for ours, theirs in zip(found, more, strict=True)]
-    figures, missing, settings = found
+        figures, missing, settings = figures | more[0], missing | more[1], settings | more[2]
     return protocol.make_result(
         figures,
         missing,
         source.description | {"count": candidate.count, "sha256": candidate.sha256},
-        reference.description if metrics else None,
+        None if network is None else reference.description,
         network,
         {"batch_size": batch_size, "allow_small_n": allow_small_n, **settings},
         {"tokenizer": trained.tokenizer.model_hash()},
@@ -93,54 +96,54 @@ def evaluate_reconstruction(
 
 
 def evaluate_generation(
-    run,
+    run: StrPath,
     *,
-    extractor,
-    extractor_hash=None,
-    resize=None,
-    metrics=None,
-    reference=None,
-    split="validation",
-    n=50_000,
-    label_mode=None,
-    seed=0,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    guidance_scale=1.0,
-    reject=None,
-    acceptance=None,
-    batch_size=64,
-    allow_small_n=False,
-    overrides=(),
-    other_images=False,
-):
+    extractor: StrPath,
+    extractor_hash: str | None = None,
+    resize: str | None = None,
+    metrics: Collection[str] | None = None,
+    reference: StrPath | None = None,
+    split: str = "validation",
+    n: int = 50_000,
+    label_mode: str | None = None,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance_scale: float = 1.0,
+    reject: StrPath | None = None,
+    acceptance: float | None = None,
+    batch_size: int = 64,
+    allow_small_n: bool = False,
+    overrides: Sequence[str] = (),
+    other_images: bool = False,
+) -> protocol.EvaluationResult:
     """Compares a VIM's samples with other images.
 
     Args:
         run: folder of a run of experiment vim.
         extractor: path of a feature network, see `features.open_extractor`.
         extractor_hash: as in `evaluate_reconstruction`.
-        resize: as there.
-        metrics: as there.
+        resize: as in `evaluate_reconstruction`.
+        metrics: as in `evaluate_reconstruction`.
         reference: a folder of images, or an .npz of images or of statistics; None compares with
             the images of the run's split.
         split: "validation" or "train".
         n: number of samples.
-        label_mode: "balanced", every class as often as the others, or "unconditional"; None is
-            balanced for a model with classes.
+        label_mode: "balanced" (all classes equally often) or "unconditional"; None is balanced for
+            a model with classes.
         seed: from -2^31 to 2^32 - 1.
-        temperature: as in `VIM.generate`, and so are top_k, top_p and guidance_scale.
-        top_k: as there.
-        top_p: as there.
-        guidance_scale: as there.
-        reject: path of a classifier that keeps the best samples of each class, see
+        temperature: as in `VIM.generate`.
+        top_k: as in `VIM.generate`.
+        top_p: as in `VIM.generate`.
+        guidance_scale: as in `VIM.generate`.
+        reject: path of a classifier that selects the best samples of each class, see
             `generation.rejection`; None keeps all.
-        acceptance: share that it keeps, above 0 and at most 1.
+        acceptance: share of the samples that is kept, above 0 and at most 1.
         batch_size: images at once.
         allow_small_n: as in `evaluate_reconstruction`.
-        overrides: as there.
-        other_images: as there.
+        overrides: as in `evaluate_reconstruction`.
+        other_images: as in `evaluate_reconstruction`.
 
     Returns:
         A `protocol.EvaluationResult`.
@@ -183,16 +186,24 @@ def evaluate_generation(
     )
 
 
-def open_samples(trained, n, label_mode, seed, reject, acceptance, **sampling):
-    """Returns the `Samples` of a `TrainedRun`; UserError for one of stage 1.
+def open_samples(
+    trained: TrainedRun,
+    n: int,
+    label_mode: str | None,
+    seed: int,
+    reject: StrPath | None,
+    acceptance: float | None,
+    **sampling: Any,
+) -> Samples:
+    """Returns the `Samples` of a `TrainedRun`; UserError for a run of stage 1.
 
     Args:
         trained: the `TrainedRun`.
         n: number of samples.
         label_mode: as in `evaluate_generation`.
-        seed: as there.
-        reject: as there.
-        acceptance: as there.
+        seed: as in `evaluate_generation`.
+        reject: as in `evaluate_generation`.
+        acceptance: as in `evaluate_generation`.
         **sampling: temperature and the other settings of `VIM.generate`.
     """
     if trained.vim is None:
@@ -206,30 +217,29 @@ def open_samples(trained, n, label_mode, seed, reject, acceptance, **sampling):
 
 
 def evaluate_images(
-    images,
-    reference,
+    images: StrPath,
+    reference: StrPath,
     *,
-    extractor,
-    extractor_hash=None,
-    resize=None,
-    metrics=None,
-    n=None,
-    image_size=None,
-    batch_size=64,
-    allow_small_n=False,
-):
+    extractor: StrPath,
+    extractor_hash: str | None = None,
+    resize: str | None = None,
+    metrics: Collection[str] | None = None,
+    n: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    batch_size: int = 64,
+    allow_small_n: bool = False,
+) -> protocol.EvaluationResult:
     """Compares one set of images with another.
 
     Args:
-        images: a folder, or an .npz of images: what is judged.
+        images: the images to judge, a folder or an .npz.
         reference: a folder, or an .npz of images or of statistics.
         extractor: path of a feature network, see `features.open_extractor`.
         extractor_hash: as in `evaluate_reconstruction`.
-        resize: as there.
-        metrics: as there.
-        n: take the first n images of each; None takes all.
-        image_size: (H, W) to resize and crop the images of folders to; None takes them as they
-            are.
+        resize: as in `evaluate_reconstruction`.
+        metrics: as in `evaluate_reconstruction`.
+        n: number of images to use of each set, the first ones; None uses all.
+        image_size: (H, W) to resize and crop the images of folders to; None does not change them.
         batch_size: images at once.
         allow_small_n: as in `evaluate_reconstruction`.
 
@@ -253,28 +263,28 @@ def evaluate_images(
     return _judge(source, compared_with, "images", network, metrics, batch_size, allow_small_n)
 
 
-def check_counts_and_split(n, batch_size, split="validation"):
-    """Raises UserError unless n and batch_size are 1 or more and the split is one of a run's."""
+def check_counts_and_split(n: int | None, batch_size: int, split: str = "validation") -> None:
+    """Raises UserError unless n and batch_size are 1 or more and a run has such a split."""
     checks.at_least_one(n=n, batch_size=batch_size)
     checks.one_of("split", split, ("validation", "train"))
 
 
 def _judge(
-    source,
-    reference,
-    what,
-    network,
-    metrics,
-    batch_size,
-    allow_small_n,
-    prefix="",
-    models=None,
-    run=None,
-):
+    source: ImageSource,
+    reference: Reference,
+    what: str,
+    network: FeatureNetwork,
+    metrics: Collection[str],
+    batch_size: int,
+    allow_small_n: bool,
+    prefix: str = "",
+    models: dict[str, str] | None = None,
+    run: StrPath | None = None,
+) -> protocol.EvaluationResult:
     compute_metrics.check_counts(
         what, source.count, reference.count, metrics, network, allow_small_n
     )
-    # The candidate first: settings of the sampling are checked at its first batch.
+    # The candidate is measured first: its first batch checks the settings of the sampling.
     candidate = compute_metrics.measure(source, network, metrics, batch_size, what)
     measured = measure_reference(reference, network, metrics, batch_size, _say)
     figures, missing, settings = compute_metrics.compare(
@@ -292,12 +302,14 @@ def _judge(
     )
 
 
-def _run_reference(trained, split, limit):
-    """Returns the images of the run's split, and the `Reference` that they are."""
+def _run_reference(
+    trained: TrainedRun, split: str, limit: int | None
+) -> tuple[RunImages, Reference]:
+    """Returns the images of the run's split, and the `Reference` made of them."""
     images = RunImages(trained.data, split, limit)
     beside = trained.path / "evaluation" / split
     return images, Reference(images, beside=beside)
 
 
-def _say(line):
+def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")

@@ -4,20 +4,29 @@ import functools
 import numbers
 import operator
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
 from vim_tf.generation.litert_vim import LiteVIM
-from vim_tf.generation.rejection import accept
+from vim_tf.generation.rejection import Classifier, accept
 from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_tokenizer_of
 from vim_tf.sampling.sample import row_seeds
+from vim_tf.sampling.settings import SEEDS, message
+
+# One class or several, by number or by name.
+Labels: TypeAlias = int | str | Sequence[int | str] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,12 @@ class ImageGenerator:
         class_names: name of class i at place i; empty if it was trained without labels.
     """
 
-    vim: Any
-    tokenizer: Any
+    vim: VIM | LiteVIM
+    tokenizer: ViTVQGAN
     class_names: tuple[str, ...]
 
     @classmethod
-    def load(cls, run_or_preset_dir):
+    def load(cls, run_or_preset_dir: StrPath) -> Self:
         """Loads a stage-2 run or preset with its tokenizer; UserError if it is none."""
         vim = load(run_or_preset_dir)
         if not isinstance(vim, VIM):
@@ -45,20 +54,24 @@ class ImageGenerator:
             )
         return cls(vim, *load_tokenizer_of(vim, run_or_preset_dir))
 
-    def with_litert(self, path):
+    def with_litert(self, path: StrPath) -> "ImageGenerator":
         """The same, but sampled by a generator_*.tflite of its export, see `LiteVIM`.
 
         Raises:
             UserError: no such file, or of other weights.
         """
         vim = LiteVIM(path)
+        if isinstance(self.vim, LiteVIM):
+            raise UserError(f"this generator samples with {self.vim.path} already")
         ours = self.vim.model_hash(), self.vim.grid, self.vim.codes, self.vim.classes
         if (vim.weights, vim.grid, vim.codes, vim.classes) != ours:
             raise UserError(f"{path} was exported from another model; export this run again")
         return replace(self, vim=vim)
 
-    def save(self, preset_dir, metadata=None):
-        """Writes VIM's preset with the tokenizer's inside."""
+    def save(self, preset_dir: Path, metadata: dict[str, Any] | None = None) -> None:
+        """Writes VIM's preset with the tokenizer's inside; UserError if LiteRT samples."""
+        if isinstance(self.vim, LiteVIM):
+            raise UserError(f"{self.vim.path} has no weights to save; save the run's generator")
         metadata = {
             **(metadata or {}),
             "class_names": list(self.class_names),
@@ -67,7 +80,7 @@ class ImageGenerator:
         self.vim.save_to_preset(preset_dir, metadata)
         self.tokenizer.save_to_preset(preset_dir / TOKENIZER_FOLDER)
 
-    def label_number(self, label):
+    def label_number(self, label: int | str) -> int:
         """Returns the number of a class given by number or by name; UserError if unknown."""
         if label in self.class_names:
             return self.class_names.index(label)
@@ -83,7 +96,15 @@ class ImageGenerator:
             raise UserError(f"label {label} is none of the model's classes: {names}{more}")
         return number
 
-    def generate(self, labels=None, n=None, batch_size=64, callback=None, seed=0, **settings):
+    def generate(
+        self,
+        labels: Labels | None = None,
+        n: int | None = None,
+        batch_size: int = 64,
+        callback: Callable[[int, int], object] | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> np.ndarray:
         """Generates images.
 
         Args:
@@ -111,19 +132,33 @@ class ImageGenerator:
                 callback(done, n)
         return np.concatenate(images)
 
-    def generate_batches(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+    def generate_batches(
+        self,
+        labels: Labels | None = None,
+        n: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Iterator[np.ndarray]:
         """As `generate`, but yields uint8 [B,H,W,3], for more images than fit into memory."""
         checked = self._check_labels(labels, n)
         for tokens, rows in self._generate(*checked, batch_size, seed, settings):
             yield self.decode(tokens)[:rows]
 
-    def generate_tokens(self, labels=None, n=None, batch_size=64, seed=0, **settings):
+    def generate_tokens(
+        self,
+        labels: Labels | None = None,
+        n: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Iterator[np.ndarray]:
         """As `generate_batches`, but yields the tokens [B,N], int32 NumPy."""
         checked = self._check_labels(labels, n)
         for tokens, rows in self._generate(*checked, batch_size, seed, settings):
             yield tokens[:rows]
 
-    def decode(self, tokens):
+    def decode(self, tokens: ArrayLike) -> np.ndarray:
         """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]."""
         return to_uint8(self._decode(np.asarray(tokens, "int32")))
 
@@ -140,8 +175,8 @@ class ImageGenerator:
         checks.at_least_one(batch_size=batch_size)
         if not isinstance(seed, numbers.Integral):
             raise UserError(f"seed is {seed}; it must be an integer")
-        if not -(2**31) <= seed < 2**32:
-            raise UserError(f"seed is {seed}; it must be from {-(2**31)} to {2**32 - 1}")
+        if not SEEDS.contains(seed):
+            raise UserError(message("seed", seed, SEEDS))
         seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
         batch_size = min(batch_size, n)
         for start in range(0, n, batch_size):
@@ -172,21 +207,21 @@ class ImageGenerator:
 
 
 def generate_images(
-    run,
-    labels=None,
+    run: "StrPath | ImageGenerator",
+    labels: Labels | None = None,
     *,
-    n=16,
-    seed=0,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    guidance_scale=1.0,
-    litert=None,
-    classifier=None,
-    acceptance=None,
-    batch_size=64,
-    callback=None,
-):
+    n: int = 16,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    guidance_scale: float = 1.0,
+    litert: StrPath | None = None,
+    classifier: Classifier | None = None,
+    acceptance: float | None = None,
+    batch_size: int = 64,
+    callback: Callable[[int, int], object] | None = None,
+) -> np.ndarray:
     """Generates images with a trained VIM.
 
     Args:
@@ -219,13 +254,13 @@ def generate_images(
     if litert is not None:
         generator = generator.with_litert(litert)
     if labels is not None:
-        given = [labels] if np.ndim(labels) == 0 else list(labels)
+        given = np.atleast_1d(np.asarray(labels, object)).tolist()
         labels = [given[i % len(given)] for i in range(n)] if given else given
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings |= {"guidance_scale": guidance_scale, "seed": seed, "batch_size": batch_size}
     if classifier is None:
         return generator.generate(labels, n, callback=callback, **settings)
-    if labels is None:
+    if labels is None or acceptance is None:
         raise UserError("classifier judges samples by their class; give labels")
     accepted = accept(generator, classifier, labels, acceptance, **settings)
     sys.stderr.write(f"{accepted}\n")

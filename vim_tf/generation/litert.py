@@ -1,7 +1,10 @@
 """LiteRT, which is needed only to run or export its files."""
 
 import importlib
+from types import ModuleType
+from typing import Any
 
+from vim_tf.annotations import StrPath
 from vim_tf.distribution.cores import count_cores
 from vim_tf.errors import UserError
 
@@ -10,7 +13,7 @@ from vim_tf.errors import UserError
 LITERT = "ai-edge-litert>=2.1.3,<3"
 
 
-def load_litert(module="interpreter"):
+def load_litert(module: str = "interpreter") -> ModuleType:
     """Returns a module of ai_edge_litert; UserError if it is not installed."""
     try:
         return importlib.import_module(f"ai_edge_litert.{module}")
@@ -20,7 +23,7 @@ def load_litert(module="interpreter"):
         ) from None
 
 
-def open_interpreter(path):
+def open_interpreter(path: StrPath) -> Any:
     """Returns an Interpreter of a .tflite file that uses every core it may; UserError as above.
 
     Raises:

@@ -5,16 +5,21 @@ of one image that is nearly all the work there is.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vim_tf import formats
+from vim_tf.annotations import StrPath
 from vim_tf.config.checks import tokens
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
 from vim_tf.generation.litert import open_interpreter
-from vim_tf.models.transformer import HIDDEN
+from vim_tf.models.attention import HIDDEN
+from vim_tf.sampling.sample import ModifyLogits
 from vim_tf.sampling.sample_numpy import draw
 from vim_tf.sampling.settings import check_settings
 
@@ -55,7 +60,7 @@ class LiteVIM:
         UserError: LiteRT is not installed, or this is no such file.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: StrPath) -> None:
         self.path = path = Path(path)
         about = path.with_name(ABOUT_FILE)
         for file in (path, about):
@@ -68,8 +73,9 @@ class LiteVIM:
         # Hashed before it is parsed: LiteRT would draw other images from a damaged file.
         if hash_file(path) != facts["files"].get(path.name):
             raise UserError(f"{path} does not have the hash in {ABOUT_FILE}; {ADVICE}")
-        tokens(*facts["grid"], f"{about}: grid")
-        self.grid = tuple(facts["grid"])
+        rows, columns = facts["grid"]
+        tokens(rows, columns, f"{about}: grid")
+        self.grid = (rows, columns)
         self.codes, self.classes = facts["codes"], facts["classes"]
         self.weights = facts["weights"]
         try:
@@ -92,33 +98,42 @@ class LiteVIM:
         self._outputs = {name: detail["index"] for name, detail in outputs.items()}
         self._cache = [name for name in inputs if name.startswith(("keys_", "values_"))]
         self._stretch = math.ceil(self.tokens_per_image / PARTS)
-        self._size = None  # rows and length of the cache
+        self._size = (0, 0)  # rows and length of the cache
 
     @property
-    def tokens_per_image(self):
+    def tokens_per_image(self) -> int:
         """Number of tokens N of an image."""
         return self.grid[0] * self.grid[1]
 
-    def generate(self, labels=None, seed=0, *, callback=None, modify_logits=None, **settings):
+    def generate(
+        self,
+        labels: ArrayLike | None = None,
+        seed: ArrayLike = 0,
+        *,
+        callback: Callable[[int, int], object] | None = None,
+        modify_logits: ModifyLogits | None = None,
+        **settings: Any,
+    ) -> np.ndarray:
         """Samples images as tokens; arguments, answer and errors are those of `VIM.generate`.
 
         `modify_logits` gets NumPy arrays.
         """
-        labels, *settings = check_settings(self.codes, self.classes, labels, seed, **settings)
-        tokens = np.zeros((self.tokens_per_image, len(labels)), "int32")
-        if settings[-1] is not None:  # guidance
-            labels = np.concatenate([labels, np.full_like(labels, self.classes)])  # [2B]
-        self._start(labels)
-        previous = np.zeros_like(labels)
+        checked = check_settings(self.codes, self.classes, labels, seed, **settings)
+        rows = checked.labels
+        tokens = np.zeros((self.tokens_per_image, len(rows)), "int32")
+        if checked.guidance_scale is not None:
+            rows = np.concatenate([rows, np.full_like(rows, self.classes)])  # [2B]
+        self._start(rows)
+        previous = np.zeros_like(rows)
         for position in range(self.tokens_per_image):
             logits = self._next_logits(previous, position)
-            tokens[position] = draw(logits, position, *settings, modify_logits=modify_logits)
-            previous = np.resize(tokens[position], len(labels))
+            tokens[position] = draw(logits, position, *checked[1:], modify_logits=modify_logits)
+            previous = np.resize(tokens[position], len(rows))
             if callback is not None and (position + 1) % self.grid[1] == 0:
                 callback(position + 1, self.tokens_per_image)
         return tokens.T.copy()
 
-    def logits(self, tokens, labels=None):
+    def logits(self, tokens: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Predicts every token, as `VIM` does: [B,N] int32 and [B] int32 -> [B,N,K] float32."""
         if labels is None:
             labels = np.full(len(tokens), self.classes, "int32")

@@ -5,10 +5,47 @@ acceptance 0.5, twice as many samples are drawn as wanted, and of each class the
 greatest probability of that class is kept. It buys likeness to the class with variety.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
+
+
+class TokenGenerator(Protocol):
+    """The parts of `ImageGenerator` that are used here."""
+
+    @property
+    def vim(self) -> Any:
+        """The `VIM` or `LiteVIM`."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of class i at place i."""
+        ...
+
+    def generate_tokens(
+        self, labels: Any, n: int | None, batch_size: int, seed: int, **settings: Any
+    ) -> Iterator[np.ndarray]:
+        """Yields tokens [B,N]."""
+        ...
+
+    def decode(self, tokens: Any) -> np.ndarray:
+        """Tokens [B,N] -> uint8 [B,H,W,3]."""
+        ...
+
+
+class Classifier(Protocol):
+    """The parts of `KerasClassifier` that are used here."""
+
+    def check_classes(self, class_names: Sequence[str], argument: str) -> None:
+        """Raises UserError if its classes are others."""
+
+    def label_probabilities(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Images uint8 [B,H,W,3] and labels [B] -> [B] probabilities of these labels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -28,7 +65,7 @@ class Accepted:
     candidates_probability: float
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """Share of the candidates that was kept."""
         return len(self.tokens) / self.candidates
 
@@ -40,7 +77,15 @@ class Accepted:
         )
 
 
-def accept(generator, classifier, labels, acceptance, seed=0, batch_size=64, **settings):
+def accept(
+    generator: TokenGenerator,
+    classifier: Classifier,
+    labels: ArrayLike,
+    acceptance: float,
+    seed: int = 0,
+    batch_size: int = 64,
+    **settings: Any,
+) -> Accepted:
     """Draws samples of each class until the share to keep is what was asked for, and keeps them.
 
     Args:

@@ -1,30 +1,39 @@
-"""Features that linear probes read: those of every block of a VIM, worked out once and kept.
+"""The features for linear probes, of every block of a VIM: computed once and saved.
 
-<run>/features/<split>-<key>/    the key is of the weights and of where the images come from
+<run>/features/<split>-<key>/    the key depends on the weights and on the source of the images
     block_0.npy ...              float16 [M,D], mean over the tokens of a block's output; 0 is the
                                  embeddings
     tokenizer.npy                float16 [M,d], mean over the tokens of the tokenizer's encoder
     pixels.npy                   float16 [M,h*w*c] in [-1,1], the image itself, small
     labels.npy                   int32 [M]
-    complete.json                what the key stands for; written last
+    complete.json                the values that the key depends on; written last
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from vim_tf import fingerprints, formats
+from vim_tf.annotations import Tensor
 from vim_tf.config.checks import MOST_BLOCKS
 from vim_tf.distribution.compilation import compiled
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file, write_atomically
 from vim_tf.stages.make_token_cache import describe_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vim_tf.runs.trained_run import TrainedRun
 
 COMPLETE_FILE = "complete.json"
 ADVICE = "delete its folder to compute the features again"
@@ -39,28 +48,28 @@ COMPLETE_SCHEMA = formats.json_object(
     split={"type": "string"},
 )
 BATCH_SIZE = 64
-PIXELS_SIDE = 32  # images are made smaller for the baseline of pixels, whose weights grow with it
+PIXELS_SIDE = 32  # larger images are made smaller for the pixel baseline, to limit its weights
 
 
 class ProbeFeatures(NamedTuple):
-    """Features of one split; arrays lie in files.
+    """Features of one split; the arrays are memmaps of files.
 
     Attributes:
         arrays: {"block_0": float16 [M,D], ..., "tokenizer": ..., "pixels": ...}.
         labels: int32 [M].
-        pixels: what the pixels are, in words.
+        pixels: a description of the pixels in words.
     """
 
-    arrays: dict[str, Any]
+    arrays: dict[str, np.ndarray]
     labels: np.ndarray
     pixels: str
 
 
-def open_features(run, split):
-    """Opens the features of a split of a run's data, or works them out, one pass for all blocks.
+def open_features(run: TrainedRun, split: str) -> ProbeFeatures:
+    """Opens the features of a split of a run's data, or computes them, one pass for all blocks.
 
     Images are resized and centre-cropped, as in evaluation; VIM gets the null label. The devices
-    of the strategy in scope share them, and its workers, of whom each must call this.
+    and workers of the strategy in scope share the images. Each worker must call this function.
 
     Args:
         run: the `TrainedRun`, of stage 2.
@@ -93,7 +102,7 @@ def open_features(run, split):
     return ProbeFeatures(arrays, labels, complete["pixels"])
 
 
-def _read_complete(folder, identity):
+def _read_complete(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     path = folder / COMPLETE_FILE
     complete = formats.read_json(path, "features", ADVICE, COMPLETE_SCHEMA)
     for key, value in json.loads(json.dumps(identity)).items():
@@ -102,54 +111,61 @@ def _read_complete(folder, identity):
     return complete
 
 
-def _open_array(folder, name, complete):
-    """Opens one of the arrays, whose hash is compared before anything is read from it."""
+def _open_array(folder: Path, name: str, complete: dict[str, Any]) -> np.ndarray:
+    """Opens one of the arrays after its file's hash has been checked."""
     path = folder / f"{name}.npy"
     if not path.is_file() or hash_file(path) != complete["files"].get(path.name):
         raise UserError(f"{path} is missing or damaged; {ADVICE}")
     return np.load(path, mmap_mode="r")
 
 
-def without_copied_channels(train, test):
-    """Takes the pixels of grey images once, where both splits hold no other.
+def without_copied_channels(
+    train: ProbeFeatures, test: ProbeFeatures
+) -> tuple[ProbeFeatures, ProbeFeatures]:
+    """Keeps one channel of the pixels if all images of both splits are grey.
 
     Args:
         train: `ProbeFeatures`.
         test: those of the other split.
 
     Returns:
-        The two, with a third of the pixels if all are grey.
+        Both, with a third of the pixels if all are grey.
     """
     splits = (train, test)
     for split in splits:
         channels = split.arrays["pixels"].reshape(len(split.labels), -1, 3)
         if np.any(channels != channels[..., :1]):
             return splits
-    return tuple(
+    train, test = (
         split._replace(
             arrays=split.arrays | {"pixels": split.arrays["pixels"][:, ::3]},
             pixels=f"{split.pixels}, grey",
         )
         for split in splits
     )
+    return train, test
 
 
-def _write(run, split, folder, identity, workers):
-    blocks = len(run.vim.transformer.blocks)
+def _write(
+    run: TrainedRun, split: str, folder: Path, identity: dict[str, Any], workers: Workers
+) -> None:
+    tokenizer, vim = run.tokenizer, run.vim
+    assert vim is not None  # a run of stage 2
+    blocks = len(vim.transformer.blocks)
     words, small = _smaller(run.data.config.image_size)
 
-    def features_of(images):
-        features = run.tokenizer.encoder(images, training=False)  # [B,N,d]
-        tokens = run.tokenizer.quantizer(features).tokens
+    def features_of(images: Tensor) -> dict[str, Tensor]:
+        features = tokenizer.encoder(images, training=False)  # [B,N,d]
+        tokens = tokenizer.quantizer(features).tokens
         return {
             "tokenizer": tf.reduce_mean(features, 1),
-            "blocks": run.vim.block_features(tokens),  # [B,blocks+1,D]
+            "blocks": vim.block_features(tokens),  # [B,blocks+1,D]
         }
 
-    variables = [*run.tokenizer.variables, *run.vim.variables]
+    variables = [*tokenizer.variables, *vim.variables]
     compute = compiled(features_of, variables, rows=True, xla=True)
 
-    def work_out(batch):
+    def work_out(batch: dict[str, Tensor]) -> dict[str, np.ndarray]:
         found = {name: value.numpy() for name, value in compute(batch["image"]).items()}
         stacked = found.pop("blocks")
         found |= {f"block_{i}": stacked[:, i] for i in range(blocks + 1)}
@@ -176,16 +192,17 @@ def _write(run, split, folder, identity, workers):
     workers.wait()
 
 
-def _rows_of_workers(size, count):
-    """Returns the images [m] of each worker; they take whole batches in turn."""
+def _rows_of_workers(size: int, count: int) -> list[np.ndarray]:
+    """Returns the image indices [m] of each worker; the workers take whole batches in turn."""
     rows = np.arange(size)
     return [rows[rows // BATCH_SIZE % count == worker] for worker in range(count)]
 
 
-def _fill(folder, batches, size, split):
+def _fill(folder: Path, batches: Iterable[dict[str, np.ndarray]], size: int, split: str) -> int:
     """Writes {name: [B,...]} of each batch, one after the other; returns the number of rows."""
     folder.mkdir(exist_ok=True)
-    arrays, done = {}, 0
+    arrays: dict[str, np.memmap] = {}
+    done = 0
     with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:
         for batch in batches:
             rows = slice(done, done + len(batch["labels"]))
@@ -200,25 +217,25 @@ def _fill(folder, batches, size, split):
     return done
 
 
-def _create(folder, name, shape, dtype):
+def _create(folder: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
     return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
 
 
-def _merge(folder, size, rows_of_workers):
-    """Puts what the workers wrote into one file a name; image by image if none was skipped."""
+def _merge(folder: Path, size: int, rows_of_workers: Sequence[np.ndarray]) -> None:
+    """Merges the workers' files into one file per name, in image order if none was skipped."""
     parts = [folder / f"part_{worker}" for worker in range(len(rows_of_workers))]
     for path in sorted(parts[0].glob("*.npy")):
         first = np.load(path, mmap_mode="r")
         whole = _create(folder, path.stem, (size, *first.shape[1:]), first.dtype)
         for part, rows in zip(parts, rows_of_workers, strict=True):
-            if (part / path.name).exists():  # not if a worker had no batch
+            if (part / path.name).exists():  # a worker without a batch writes no file
                 whole[rows] = np.load(part / path.name, mmap_mode="r")
         whole.flush()
     for part in parts:
         shutil.rmtree(part)
 
 
-def _narrow(values, name):
+def _narrow(values: np.ndarray, name: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         narrow = values.astype("float16")
     if not np.isfinite(narrow).all():
@@ -229,12 +246,12 @@ def _narrow(values, name):
     return narrow
 
 
-def _smaller(image_size):
-    """Returns (what they are in words, images [B,H,W,3] -> pixels [B,P])."""
+def _smaller(image_size: tuple[int, int]) -> tuple[str, Callable[[Tensor], np.ndarray]]:
+    """Returns (a description of the pixels, the function images [B,H,W,3] -> pixels [B,P])."""
     scale = min(1, PIXELS_SIDE / max(image_size))
     size = tuple(max(1, round(side * scale)) for side in image_size)
 
-    def flatten(images):
+    def flatten(images: Tensor) -> np.ndarray:
         if scale < 1:
             images = tf.image.resize(images, size, "area")
         return images.numpy().reshape(len(images), -1)

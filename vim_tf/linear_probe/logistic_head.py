@@ -1,7 +1,8 @@
 """The linear probe's head that is solved to convergence: multinomial logistic regression."""
 
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -9,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from vim_tf.errors import UserError
 
-# Inverse strengths of the penalty for features of deviation 1, strong to weak.
+# Inverse strengths of the penalty for features of standard deviation 1, strong to weak.
 STRENGTHS = (0.001, 0.01, 0.1)
 MOST_BYTES = 8 * 2**30  # of features in memory, in float32
 MOST_ITERATIONS = 5000
@@ -20,36 +21,38 @@ class Solved(NamedTuple):
 
     Attributes:
         c: scikit-learn's C, the inverse strength of the penalty.
-        mean: float32 [D], taken from the features.
-        scale: float32 [D], that they are divided by then.
+        mean: float32 [D], subtracted from the features.
+        scale: float32 [D], by which they are then divided.
         model: the `LogisticRegression`, with scikit-learn's `coef_` and `intercept_`.
-        converged: False if `MOST_ITERATIONS` did not do.
+        converged: False if `MOST_ITERATIONS` were not enough.
     """
 
     c: float
     mean: np.ndarray
     scale: np.ndarray
-    model: Any
+    model: LogisticRegression
     converged: bool
 
-    def predict(self, features):
+    def predict(self, features: np.ndarray) -> np.ndarray:
         """Features [M,D] -> labels [M]."""
         return self.model.predict((np.asarray(features, "float32") - self.mean) / self.scale)
 
 
-def solve(features, labels, strengths=STRENGTHS):
-    """Solves the regression for each strength, from the strongest penalty on.
+def solve(
+    features: np.ndarray, labels: np.ndarray, strengths: Sequence[float] = STRENGTHS
+) -> Iterator[Solved]:
+    """Solves the regression for each strength, starting with the strongest penalty.
 
     Args:
-        features: [M,D] of any float dtype; each is scaled to mean 0 and deviation 1.
+        features: [M,D] of any float dtype; each is scaled to mean 0 and standard deviation 1.
         labels: [M] integers.
-        strengths: scikit-learn's C, ascending: each starts from the solution before.
+        strengths: scikit-learn's C, ascending: each starts from the previous solution.
 
     Yields:
-        `Solved`, one a strength.
+        `Solved`, one per strength.
 
     Raises:
-        UserError: more features than this solver should hold in memory.
+        UserError: the features are too large for this solver's memory limit.
     """
     size = 4 * features.shape[0] * features.shape[1]
     if size > MOST_BYTES:
@@ -57,7 +60,7 @@ def solve(features, labels, strengths=STRENGTHS):
             f"head is logistic_regression, which would hold {size / 2**30:.0f} GiB of features in "
             f"memory; the limit is {MOST_BYTES / 2**30:.0f} GiB: set head: sgd"
         )
-    features = np.asarray(features, "float32")  # float64 takes twice as long, for the same answer
+    features = np.asarray(features, "float32")  # float64 takes twice as long for the same result
     mean, scale = (f(features, 0, "float64").astype("float32") for f in (np.mean, np.std))
     scale[scale == 0] = 1.0
     features = (features - mean) / scale

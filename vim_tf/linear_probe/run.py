@@ -1,17 +1,21 @@
-"""The linear probe (sections 3.4 and 4.3): how much a frozen VIM knows of classes it never saw.
+"""The linear probe (sections 3.4 and 4.3): what a frozen VIM knows about classes it never saw.
 
-features of every block, once -> a head for each on most of the training images
-    -> the block whose head is best on the rest of them -> its head on all -> the test, once
+1. The features of every block are computed once.
+2. A head for each block is trained on most of the training images.
+3. The block with the best head on the other training images is chosen.
+4. The chosen block's head is trained on all training images, and tested once.
 """
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
 
 from vim_tf import formats
+from vim_tf.annotations import StrPath
 from vim_tf.config import loader
 from vim_tf.config.experiments import LinearProbeExperiment
 from vim_tf.distribution.strategies import strategy_of
@@ -26,68 +30,69 @@ from vim_tf.versions import installed_versions
 
 CURVE_FILE = "probe.png"
 BASELINES = {"tokenizer": "tokenizer's encoder", "pixels": "raw pixels"}
+Predict: TypeAlias = Callable[[np.ndarray], np.ndarray]  # features [M,D] -> labels [M]
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe found; prints as a table.
+    """The result of a probe; its `str` is a table.
 
     Attributes:
         features: {name: {"validation": accuracy, ...}} of every block and baseline.
-        block: the block that was chosen, from 0.
+        block: the chosen block, from 0.
         test: {name: accuracy} of that block and of the baselines.
-        details: all that `probe.json` holds, the above included.
+        details: the content of `probe.json`, including the above.
     """
 
     details: dict[str, Any]
 
     @property
-    def features(self):
+    def features(self) -> dict[str, dict[str, Any]]:
         """As above."""
         return self.details["features"]
 
     @property
-    def block(self):
+    def block(self) -> int:
         """As above."""
         return self.details["block"]
 
     @property
-    def test(self):
+    def test(self) -> dict[str, float]:
         """As above."""
         return self.details["test"]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return format_table(self.details)
 
 
 def run_linear_probe(
-    run,
+    run: StrPath,
     *,
-    blocks="all",
-    head="logistic_regression",
-    validation_fraction=0.1,
-    seed=0,
-    out=None,
-    overrides=(),
-    other_images=False,
-):
+    blocks: str = "all",
+    head: Literal["logistic_regression", "sgd"] = "logistic_regression",
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    out: StrPath | None = None,
+    overrides: Sequence[str] = (),
+    other_images: bool = False,
+) -> ProbeResult:
     """Fits a linear classifier on the features of a VIM's blocks, and tests the best one once.
 
     Args:
         run: folder of a run of experiment vim, of images with labels.
         blocks: "all", or numbers such as "0,6,12"; 0 is the embeddings.
-        head: "logistic_regression", or "sgd" for much data.
-        validation_fraction: share of the training images that chooses the block.
+        head: "logistic_regression", or "sgd" for large data sets.
+        validation_fraction: share of the training images that is used to choose the block.
         seed: any integer.
         out: folder for `probe.json` and `probe.png`, without a result in it; None is `<run>/probe`.
         overrides: "data.key=value" strings, for images that have moved since the training.
-        other_images: take images that the run was not trained on.
+        other_images: allow images that the run was not trained on.
 
     Returns:
         A `ProbeResult`.
 
     Raises:
-        UserError: a value out of range, a mistake in the run or its images, or a result in `out`.
+        UserError: a value out of range, a mistake in the run or its images, or `out` has a result.
     """
     experiment = LinearProbeExperiment(
         seed=seed,
@@ -96,34 +101,37 @@ def run_linear_probe(
         head=head,
         validation_fraction=validation_fraction,
     )
-    return fit_probe(experiment, out, overrides, ("vim_tf.run_linear_probe",), other_images)
+    result = fit_probe(experiment, out, overrides, ("vim_tf.run_linear_probe",), other_images)
+    assert result is not None  # strategy one_device has one worker, the chief
+    return result
 
 
 def fit_probe(
-    experiment,
-    out=None,
-    overrides=(),
-    command=("python", "-m", "vim_tf.probe"),
-    other_images=False,
-):
+    experiment: LinearProbeExperiment,
+    out: StrPath | None = None,
+    overrides: Sequence[str] = (),
+    command: Sequence[str] = ("python", "-m", "vim_tf.probe"),
+    other_images: bool = False,
+) -> ProbeResult | None:
     """Probes a run; writes `probe.json` and `probe.png`.
 
-    Test images, the run's held-out ones, decide about nothing. Of several workers each works out
-    a share of the features and takes part in training a head; the chief alone solves and writes.
+    The test images are the run's held-out images; no choice depends on them. With several workers,
+    each computes a share of the features, and all train a head together. Only the chief solves a
+    regression and writes files.
 
     Args:
         experiment: `LinearProbeExperiment`.
         out: a folder without a result in it; None is `<run>/probe`.
         overrides: "data.key=value" strings, for images that have moved since the training.
-        command: its words, for the result.
-        other_images: take images that the run was not trained on.
+        command: the words of the command, for the result.
+        other_images: allow images that the run was not trained on.
 
     Returns:
         A `ProbeResult`; None on a worker that is not the chief.
 
     Raises:
-        UserError: a mistake in the config, the run or its images, or a result that is there.
-        Interrupted: another worker is gone.
+        UserError: a mistake in the config, the run or its images, or a result that exists already.
+        Interrupted: another worker has stopped.
     """
     if experiment.run is None:
         raise UserError("run is not set; name the folder of a trained VIM")
@@ -136,16 +144,24 @@ def fit_probe(
     workers = Workers(strategy)
     with workers.watched(), strategy.scope():
         workers.check_same("the config", loader.to_yaml(experiment))
-        result = _probe(experiment, workers, overrides, other_images)
+        details = _probe(experiment, workers, overrides, other_images)
+        result = None
         if workers.is_chief:
-            result = {"command": " ".join(command), **result}
-            _write(result, out)
-        workers.wait()  # one that leaves is taken for one that died
-    return ProbeResult(result) if workers.is_chief else None
+            assert details is not None
+            result = ProbeResult({"command": " ".join(command), **details})
+            _write(result.details, out)
+        workers.wait()  # a worker that leaves early looks like one that died
+    return result
 
 
-def _probe(experiment, workers, overrides, other_images):
-    """Returns the result, without the command; None where the head is the chief's alone."""
+def _probe(
+    experiment: LinearProbeExperiment,
+    workers: Workers,
+    overrides: Sequence[str],
+    other_images: bool,
+) -> dict[str, Any] | None:
+    """Returns the result without the command; None on other workers if only the chief fits."""
+    assert experiment.run is not None  # `fit_probe` checked it
     run = open_run(experiment.run, overrides, other_images)
     if run.vim is None:
         raise UserError(
@@ -178,7 +194,7 @@ def _probe(experiment, workers, overrides, other_images):
         ]
         found[name] = max(tried, key=lambda one: one["validation"])
     block = max(blocks, key=lambda name: found[name]["validation"])
-    if experiment.head == "sgd":  # all workers must train the same one
+    if experiment.head == "sgd":  # all workers must train the same block's head
         block = blocks[workers.chiefs(blocks.index(block))]
     tested = {}
     for name in (*BASELINES, block):
@@ -204,13 +220,13 @@ def _probe(experiment, workers, overrides, other_images):
     }
 
 
-def _write(result, out):
+def _write(result: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     curves.draw_probe(result["features"], result["test"], BASELINES, out / CURVE_FILE)
     write_atomically(out / PROBE_FILE, formats.to_json("probe", result))
 
 
-def format_table(result):
+def format_table(result: Mapping[str, Any]) -> str:
     """Returns the result as a Markdown table: features, validation accuracy, test accuracy."""
     lines = ["| features | validation | test |", "|---|---:|---:|"]
     for name, found in result["features"].items():
@@ -223,7 +239,7 @@ def format_table(result):
     return "\n".join([*lines, "", f"block {result['block']} was chosen", ""])
 
 
-def _choose_blocks(text, blocks):
+def _choose_blocks(text: str, blocks: int) -> list[str]:
     """Parses `blocks` of the config into names of features."""
     if text == "all":
         return [f"block_{i}" for i in range(blocks + 1)]
@@ -235,15 +251,21 @@ def _choose_blocks(text, blocks):
     return [f"block_{i}" for i in numbers]
 
 
-def _split(count, fraction, seed):
-    """Returns the rows to fit on and the rows to choose by, each ascending."""
+def _split(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows to fit on and the rows to choose the block on, each ascending."""
     held_out = min(max(1, round(fraction * count)), count - 1)
     order = np.random.default_rng(seed % 2**64).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _solve(features, labels, classes, experiment, chosen):
-    """Yields (how, predict) of each strength of the penalty, or of the one that was chosen."""
+def _solve(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    experiment: LinearProbeExperiment,
+    chosen: dict[str, Any] | None,
+) -> Iterator[tuple[dict[str, Any], Predict]]:
+    """Yields (settings, predict) for each strength of the penalty, or for the chosen one."""
     if len(np.unique(labels)) < 2:
         raise UserError("all images to fit the probe on have the same label; give more images")
     strengths = logistic_head.STRENGTHS if chosen is None else (chosen["c"],)
@@ -251,11 +273,17 @@ def _solve(features, labels, classes, experiment, chosen):
         yield {"c": solved.c, "converged": solved.converged}, solved.predict
 
 
-def _train(features, labels, classes, experiment, chosen):
-    """Yields (how, predict) of the head that is trained in batches."""
+def _train(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    experiment: LinearProbeExperiment,
+    chosen: dict[str, Any] | None,
+) -> Iterator[tuple[dict[str, Any], Predict]]:
+    """Yields (settings, predict) of the head that is trained in batches."""
     head = sgd_head.train_head(features, labels, classes, experiment.sgd, experiment.seed)
     yield {}, lambda features: sgd_head.predict(head, features)
 
 
-def _accuracy(predict, features, labels):
+def _accuracy(predict: Predict, features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predict(features) == labels))

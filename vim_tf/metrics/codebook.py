@@ -5,8 +5,8 @@ import numpy as np
 PAPER_BATCH = 256  # images over which the paper counts
 
 
-def codebook_usage(tokens, codes, batch=PAPER_BATCH):
-    """Usage by the paper's definition, and what it hides.
+def codebook_usage(tokens: np.ndarray, codes: int, batch: int = PAPER_BATCH) -> dict[str, float]:
+    """Usage by the paper's definition, and two measures of what it does not show.
 
     Args:
         tokens: int [M,N], the tokens of M held-out images.
@@ -14,10 +14,10 @@ def codebook_usage(tokens, codes, batch=PAPER_BATCH):
         batch: images counted together.
 
     Returns:
-        dict: `usage`, the share of codes hit by a batch of 256 images, averaged over the full
-        batches (with fewer images than one batch: the share hit by all of them); `perplexity`,
+        dict: `usage`, the share of codes that a batch of 256 images uses, averaged over the full
+        batches (with fewer images than one batch: the share that all images use); `perplexity`,
         the exponential of the entropy of all tokens, K at most; `dead_codes`, the number of
-        codes that no token hits.
+        codes that no token uses.
     """
     whole = len(tokens) // batch * batch
     groups = np.split(tokens[:whole], whole // batch) if whole else [tokens]

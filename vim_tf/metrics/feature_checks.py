@@ -1,24 +1,25 @@
-"""What every statistic asks of a batch of features before it takes it in."""
+"""The check of a batch of features that all statistics share."""
 
 import numpy as np
 
+from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
 
 
-def check_features(features, dim, start=0):
-    """Returns a batch of features as an array; refuses what would spoil a figure in silence.
+def check_features(features: np.ndarray | Tensor, dim: int, start: int = 0) -> np.ndarray:
+    """Returns a batch of features as an array; refuses values that would make a figure wrong.
 
     Args:
         features: [B,D] of any real dtype; an array or a tensor.
         dim: D.
-        start: rows that came before; the message counts from the first of all, as 0.
+        start: number of rows before this batch; messages count rows from the first batch.
 
     Returns:
         The features as a NumPy array [B,D] in their own dtype.
 
     Raises:
         ValueError: another shape.
-        UserError: NaN or infinity; names the first such row.
+        UserError: NaN or infinity; the message names the first such row.
     """
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] != dim:

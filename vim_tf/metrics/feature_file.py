@@ -4,18 +4,20 @@ import contextlib
 import errno
 import tempfile
 import weakref
+from typing import IO, Self
 
 import numpy as np
 
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.errors import UserError
 from vim_tf.metrics.feature_checks import check_features
 
 
 class FeatureSpool:
-    """Rows of float32 that lie in a file without a name.
+    """Rows of float32 in a file without a name.
 
-    The file has no entry in its folder, so that its space is free again once it is closed or the
-    process ends, however it ends. 50,000 rows of 2,048 features take 410 MB.
+    The file has no entry in its folder: its space is free again when it is closed, or when the
+    process ends in any way. 50,000 rows of 2,048 features take 410 MB.
 
         with FeatureSpool(dim) as spool:
             spool.append(features)  # once a batch
@@ -23,28 +25,28 @@ class FeatureSpool:
 
     Args:
         dim: features a row, D.
-        folder: where the file lies; None is the system's folder for temporary files (TMPDIR).
+        folder: the folder of the file; None is the system's folder for temporary files (TMPDIR).
 
     Attributes:
-        count: rows so far.
+        count: number of rows so far.
     """
 
-    def __init__(self, dim, folder=None):
+    def __init__(self, dim: int, folder: StrPath | None = None) -> None:
         self.dim = dim
         self.count = 0
         self._folder = folder or tempfile.gettempdir()
         try:
-            # Appending: np.memmap moves the file's position.
+            # Mode a: np.memmap moves the position, but writing still appends.
             self._file = tempfile.TemporaryFile("a+b", dir=self._folder)
         except OSError as error:
             raise UserError(
                 f"no file can be made in {self._folder} ({error.strerror}); features are kept on "
                 "disk: set TMPDIR to a folder that can be written to"
             ) from error
-        # Who forgets to close it gets no warning about an open file when it is collected.
+        # Without this, Python warns about an open file if a spool is collected and was not closed.
         weakref.finalize(self, _discard, self._file)
 
-    def append(self, features):
+    def append(self, features: np.ndarray | Tensor) -> None:
         """Writes rows [B,D], rounded to float32.
 
         Raises:
@@ -65,28 +67,28 @@ class FeatureSpool:
             ) from error
         self.count += len(features)
 
-    def finish(self):
+    def finish(self) -> np.ndarray:
         """Returns all rows so far as a read-only np.memmap [N,D] float32.
 
         It may be called again after more rows were appended. The map stays valid when the spool is
-        closed; the space is free once neither exists.
+        closed; the space is free when neither exists any more.
         """
         if not self.count:  # an empty file cannot be mapped
             return np.empty((0, self.dim), "<f4")
         return np.memmap(self._file, "<f4", mode="r", shape=(self.count, self.dim))
 
-    def close(self):
+    def close(self) -> None:
         """Deletes the rows."""
         _discard(self._file)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _discard(file):
-    # After a full disk, closing tries once more to write what did not fit.
+def _discard(file: IO[bytes]) -> None:
+    # After a full disk, closing tries again to write the remaining bytes.
     with contextlib.suppress(OSError):
         file.close()

@@ -1,36 +1,39 @@
-"""Frechet distance of features: FID (arXiv 1706.08500), and sFID (arXiv 2103.03841) on others.
+"""Frechet distance of features: FID (arXiv 1706.08500), or sFID (arXiv 2103.03841).
 
-Everything is float64, and means and covariances are gathered in O(D^2) memory.
+FID takes pooled features, sFID spatial ones. Everything is computed in float64. Means and
+covariances need O(D^2) memory.
 """
 
 import io
+from typing import Any, Self
 
 import numpy as np
 
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.errors import UserError
 from vim_tf.files import write_atomically
 from vim_tf.metrics.feature_checks import check_features
 from vim_tf.npz_files import open_npz
 
-MOST_FEATURES = 16_384  # a covariance of so many takes 2 GiB
+MOST_FEATURES = 16_384  # their covariance takes 2 GiB
 MOST_VALUE = 1e100  # of a mean or a covariance; the square of a larger one is beyond float64
 
 
 class FeatureStatistics:
-    """Count, mean and covariance of features that come batch by batch.
+    """Count, mean and covariance of features that arrive batch by batch.
 
-    Rows are gathered into blocks of D rows; each block's mean and its products around that mean are
-    then combined with what was there (Chan, Golub and LeVeque, 1983). So large means cost no
-    digits, and the result depends on the rows alone, not on how they were cut into batches.
+    Rows are collected into blocks of D rows. Each block's mean and its products around that mean
+    are combined with those of earlier blocks (Chan, Golub and LeVeque, 1983). So large means cost
+    no digits, and the result depends only on the rows, not on the batches.
 
     Args:
         dim: number of features D, at most `MOST_FEATURES`.
 
     Raises:
-        UserError: more features.
+        UserError: D is larger.
     """
 
-    def __init__(self, dim):
+    def __init__(self, dim: int) -> None:
         if dim > MOST_FEATURES:
             raise UserError(
                 f"statistics of {dim:,} features are asked for; their covariance would have "
@@ -38,22 +41,22 @@ class FeatureStatistics:
                 f"most {MOST_FEATURES:,} features"
             )
         self.dim = dim
-        self._count = 0  # of the rows in _mean and _scatter; None: read from a file that has none
+        # Rows in _mean and _scatter; None: the statistics are from a file without a count.
+        self._count: int | None = 0
         self._mean = np.zeros(dim)
         self._scatter = np.zeros((dim, dim))  # sum of products around the mean
-        self._covariance = None  # as read from a file without a count
+        self._covariance: np.ndarray | None = None  # set if the file had no count
         self._block = np.empty((dim, dim))
         self._waiting = 0  # rows in _block
 
-    def update(self, features):
-        """Takes in rows [B,D] of any real dtype.
+    def update(self, features: np.ndarray | Tensor) -> None:
+        """Adds rows [B,D] of any real dtype.
 
         Raises:
             ValueError: another shape.
-            UserError: NaN or infinity (the row is named), or statistics whose count is unknown.
+            UserError: NaN or infinity (the message names the row), or the count is unknown.
         """
-        self._refuse_unknown_count()
-        features = check_features(features, self.dim, self.count)
+        features = check_features(features, self.dim, self._known_count())
         while len(features):
             rows = features[: self.dim - self._waiting]
             self._block[self._waiting : self._waiting + len(rows)] = rows
@@ -63,37 +66,38 @@ class FeatureStatistics:
                 self._flush()
 
     @property
-    def count(self):
+    def count(self) -> int | None:
         """Rows so far; None after `load` of a file without a count."""
         return None if self._count is None else self._count + self._waiting
 
     @property
-    def mean(self):
+    def mean(self) -> np.ndarray:
         """Mean [D] float64; needs one row."""
         self._need(1, "mean")
         self._flush()
         return self._mean.copy()
 
     @property
-    def covariance(self):
+    def covariance(self) -> np.ndarray:
         """Covariance [D,D] float64, divided by count - 1 as np.cov does; needs two rows."""
         if self._covariance is not None:
             return self._covariance.copy()
         self._need(2, "covariance")
         self._flush()
+        assert self._count is not None  # otherwise there is a _covariance
         return self._scatter / (self._count - 1)
 
-    def save(self, path, spatial=None, **about):
-        """Writes an .npz with the keys of the ADM suite, `mu` and `sigma`, and `count` beside them.
+    def save(self, path: StrPath, spatial: Self | None = None, **about: Any) -> None:
+        """Writes an .npz with `mu` and `sigma`, the keys of the ADM suite, and `count`.
 
         Args:
             path: the file; an older one is replaced.
-            spatial: `FeatureStatistics` of the spatial features, for sFID: ADM's `mu_s`, `sigma_s`.
-            **about: strings and numbers to write beside them, such as what they were made of.
+            spatial: statistics of the spatial features, for sFID: ADM's `mu_s`, `sigma_s`.
+            **about: strings and numbers to write too, for example the source of the images.
         """
         arrays = {"mu": self.mean, "sigma": self.covariance}
         if self.count is not None:
-            arrays["count"] = np.int64(self.count)
+            arrays["count"] = np.array(self.count, np.int64)
         if spatial is not None:
             arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
         data = io.BytesIO()
@@ -101,16 +105,13 @@ class FeatureStatistics:
         write_atomically(path, data.getvalue())
 
     @classmethod
-    def load(cls, path, spatial=False):
-        """Reads what `save` or the ADM suite wrote.
+    def load(cls, path: StrPath, spatial: bool = False) -> Self:
+        """Reads a file of `save` or of the ADM suite.
 
         Args:
-            path: an .npz with `mu` [D] and `sigma` [D,D]; `count` may be missing, and then nothing
-                can be added to the statistics.
+            path: an .npz with `mu` [D] and `sigma` [D,D]; without `count` nothing can be added to
+                the statistics.
             spatial: read `mu_s` and `sigma_s` instead, the statistics for sFID.
-
-        Returns:
-            `FeatureStatistics`.
 
         Raises:
             UserError: no such file, another format, or values that are no mean and covariance.
@@ -146,31 +147,35 @@ class FeatureStatistics:
             statistics._scatter = covariance * (count - 1)
         return statistics
 
-    def _need(self, rows, what):
-        if self._count is not None and self.count < rows:
+    def _need(self, rows: int, what: str) -> None:
+        count = self.count
+        if count is not None and count < rows:
             raise UserError(
-                f"the {what} of {self.count} features was asked for; it needs at least {rows}"
+                f"the {what} of {count} features was asked for; it needs at least {rows}"
             )
 
-    def _refuse_unknown_count(self):
-        if self._count is None:
+    def _known_count(self) -> int:
+        count = self.count
+        if count is None:
             raise UserError(
                 "nothing can be added to statistics whose file does not say of how many images "
                 "they are; make them again from the images"
             )
+        return count
 
-    def _flush(self):
+    def _flush(self) -> None:
         if self._waiting:
             block = self._block[: self._waiting]
             mean = block.mean(axis=0)
             block -= mean
-            # NumPy sees the transpose of the same array and computes one triangle only.
+            # The factors are one array and its transpose: NumPy computes only one triangle.
             self._combine(self._waiting, mean, block.T @ block)
             self._waiting = 0
 
-    def _combine(self, count, mean, scatter):
+    def _combine(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
         if not count:
             return
+        assert self._count is not None  # `update` refuses an unknown count
         total = self._count + count
         delta = mean - self._mean
         self._scatter += scatter
@@ -179,20 +184,20 @@ class FeatureStatistics:
         self._count = total
 
 
-def frechet_distance(a, b):
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Squared Frechet distance of the normal distributions with the moments of `a` and `b`.
 
-    |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)), where the last trace is the sum of
-    the square roots of the eigenvalues of the symmetric R^T C_b R with C_a = R R^T. These are real
-    and, rounding aside, not negative also where covariances are singular; SciPy's square root of
-    the product, which others take, is complex there.
+    |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)). The last trace is the sum of the
+    square roots of the eigenvalues of the symmetric R^T C_b R with C_a = R R^T. These eigenvalues
+    are real and, except for rounding, not negative, even if covariances are singular. SciPy's
+    square root of the product, which other programs use, is then complex.
 
     Args:
-        a: `FeatureStatistics`.
-        b: `FeatureStatistics` of the same features.
+        a: statistics of one set.
+        b: statistics of the other set, of the same features.
 
     Returns:
-        float, 0 or above. FID if the features are those of the FID Inception network.
+        0 or above. FID if the features are those of the FID Inception network.
 
     Raises:
         UserError: another D, or fewer than two rows.
@@ -207,16 +212,16 @@ def frechet_distance(a, b):
     return max(0.0, float(difference @ difference + traces - 2.0 * of_product))
 
 
-def _root(covariance):
+def _root(covariance: np.ndarray) -> np.ndarray:
     """R [D,D] with covariance = R R^T."""
     try:
-        return np.linalg.cholesky(covariance)  # a tenth of the time of the other way
+        return np.linalg.cholesky(covariance)  # ten times faster than the other way
     except np.linalg.LinAlgError:  # singular: fewer images than features, or dead features
         values, vectors = np.linalg.eigh(covariance)
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def _refuse_other_dim(a, b):
+def _refuse_other_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
     if a.dim != b.dim:
         raise UserError(
             f"statistics of {a.dim} and of {b.dim} features cannot be compared; both must come "

@@ -1,26 +1,27 @@
-"""Likeness of two images, pixel against pixel; PSNR, l1 and l2 are in `vim_tf.losses`."""
+"""Similarity of two images, pixel by pixel; PSNR, l1 and l2 are in `vim_tf.losses`."""
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
 
 WINDOW = 11  # pixels
 SIGMA = 1.5  # of the Gaussian, in pixels
-# Keep quotients finite in dark and in flat areas; (K1 L)^2 and (K2 L)^2 of the paper, with L = 1.
+# They keep quotients finite in dark and flat areas: (K1 L)^2 and (K2 L)^2 of the paper, L = 1.
 LUMINANCE_CONSTANT = 0.01**2
 CONTRAST_CONSTANT = 0.03**2
 
 
-def ssim(a, b):
+def ssim(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> np.ndarray:
     """Structural similarity of each pair of images (Wang et al., IEEE TIP 13(4), 2004).
 
     Means, variances and the covariance of each 11 x 11 window are weighted by a Gaussian of sigma
-    1.5 whose weights sum to 1 (so the variances are the population's). Only windows that lie wholly
-    inside count (H - 10 by W - 10 of them): no padding. R, G and B are taken by themselves; the
-    figure is the mean over windows and channels. Images are not made smaller first, as the
-    authors' program does with large ones, nor turned into grey. Computed in float64: in float32
-    nearly flat areas are off by 1e-5.
+    1.5; its weights sum to 1 (so the variances are the population's). There is no padding: only the
+    H - 10 by W - 10 windows that are wholly inside count. R, G and B are computed separately. The
+    result is the mean over windows and channels. Images are not converted to grey, and not made
+    smaller first, unlike large ones in the authors' program. Computed in float64: in float32
+    nearly flat areas have an error of 1e-5.
 
     Args:
         a: [B,H,W,3] in [0,1], any real dtype; an array or a tensor.
@@ -30,7 +31,7 @@ def ssim(a, b):
         [B] float64 array from -1 to 1; 1 for equal images.
 
     Raises:
-        ValueError: shapes that differ, or values outside of [0,1].
+        ValueError: different shapes, or values outside of [0,1].
         UserError: images below 11 x 11.
     """
     a, b = (np.asarray(images, "float64") for images in (a, b))
@@ -59,7 +60,7 @@ def ssim(a, b):
     return tf.reduce_mean(luminance * structure, axis=(1, 2, 3)).numpy()
 
 
-def _blur(maps):
+def _blur(maps: Tensor) -> Tensor:
     """[B,H,W,C] -> [B,H-10,W-10,C]: Gaussian means, first down, then across."""
     places = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(places**2) / (2 * SIGMA**2))

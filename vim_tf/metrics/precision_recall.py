@@ -1,28 +1,32 @@
 """Improved precision and recall of generated images (Kynkaanniemi et al., arXiv 1904.06991)."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from vim_tf.errors import UserError
 
-BLOCK = 2048  # rows compared with as many at a time: 32 MB of distances
+BLOCK = 2048  # rows of each set that are compared at a time: 32 MB of distances
 NEIGHBOURS = 3  # the paper's k
 
-# A squared distance is |x|^2 + |y|^2 - 2 x.y. What is left of equal rows is rounding, at most this
-# share of the first two terms, and is taken as 0; else it would decide about copies of an image.
+# A squared distance is |x|^2 + |y|^2 - 2 x.y. For equal rows the result is rounding, at most this
+# share of the first two terms. It is set to 0; otherwise, rounding would decide about copies.
 ROUNDING = 1e-12
 
 
-def precision_recall(reference, samples, neighbours=NEIGHBOURS):
-    """Share of samples within the reference's manifold, and the other way round.
+def precision_recall(
+    reference: np.ndarray, samples: np.ndarray, neighbours: int = NEIGHBOURS
+) -> tuple[float, float]:
+    """Share of samples within the reference's manifold, and vice versa.
 
-    A set's manifold is the union of balls around its rows, each reaching to the row's k-th nearest
-    other row of the same set (the row itself does not count). Distances are Euclidean, in float64,
-    block by block: no array is larger than `BLOCK` squared. Time grows with the product of the
-    sets' sizes; papers take up to 50,000 of each, the ADM suite 10,000 of the reference.
+    A set's manifold is the union of balls around its rows. Each ball reaches to the row's k-th
+    nearest other row of the same set. Distances are Euclidean, in float64, block by block: no array
+    is larger than `BLOCK` squared. Time grows with the product of the sets' sizes. Papers use up to
+    50,000 images of each set, the ADM suite 10,000 of the reference.
 
     Args:
         reference: [M,D] of any real dtype, features of real images; may be a memmap.
-        samples: [P,D], of generated ones.
+        samples: [P,D], features of generated images.
         neighbours: k.
 
     Returns:
@@ -30,7 +34,7 @@ def precision_recall(reference, samples, neighbours=NEIGHBOURS):
         of reference rows in the samples'.
 
     Raises:
-        UserError: a set of k or fewer rows, or features of different length.
+        UserError: a set of k or fewer rows, or features of different lengths.
     """
     if reference.shape[1] != samples.shape[1]:
         raise UserError(
@@ -43,7 +47,7 @@ def precision_recall(reference, samples, neighbours=NEIGHBOURS):
                 f"{name} has {len(rows)} images; precision and recall with k = {neighbours} "
                 f"need at least {neighbours + 1}"
             )
-    # Distances do not change, but lose fewer digits around 0.
+    # Distances do not depend on the centre, but lose fewer digits around 0.
     centre = np.mean(reference, axis=0, dtype="float64")
     reference_radii = _squared_radii(reference, centre, neighbours)
     sample_radii = _squared_radii(samples, centre, neighbours)
@@ -57,11 +61,11 @@ def precision_recall(reference, samples, neighbours=NEIGHBOURS):
     return float(sample_inside.mean()), float(reference_inside.mean())
 
 
-def _squared_radii(rows, centre, neighbours):
+def _squared_radii(rows: np.ndarray, centre: np.ndarray, neighbours: int) -> np.ndarray:
     """[N]: squared distance of each row to its k-th nearest other one."""
     radii = np.empty(len(rows))
     for i, some in _blocks(rows, centre):
-        nearest = np.full((len(some), neighbours + 1), np.inf)  # with the row itself, at 0
+        nearest = np.full((len(some), neighbours + 1), np.inf)  # includes the row itself, at 0
         for _, others in _blocks(rows, centre):
             both = np.concatenate([nearest, _squared_distances(some, others)], axis=1)
             both.partition(neighbours, axis=1)
@@ -70,13 +74,13 @@ def _squared_radii(rows, centre, neighbours):
     return radii
 
 
-def _blocks(rows, centre):
+def _blocks(rows: np.ndarray, centre: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     for start in range(0, len(rows), BLOCK):
         place = slice(start, start + BLOCK)
         yield place, rows[place] - centre  # float64
 
 
-def _squared_distances(x, y):
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     lengths = np.sum(x * x, axis=1)[:, None] + np.sum(y * y, axis=1)  # [X,Y]
     squared = lengths - 2.0 * (x @ y.T)
     squared[squared < ROUNDING * lengths] = 0.0

@@ -6,6 +6,7 @@ depend on the batch.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 from keras import layers
@@ -65,7 +66,9 @@ class Classifier(Preset, keras.Model):
 
     Arguments = _Arguments
 
-    def __init__(self, config, image_size, classes, **kwargs):
+    def __init__(
+        self, config: ClassifierConfig, image_size: tuple[int, int], classes: int, **kwargs: Any
+    ) -> None:
         images = keras.Input((*image_size, 3))
         x = _convolve(images, config.width, 3)
         for stage in range(config.stages):
@@ -78,7 +81,7 @@ class Classifier(Preset, keras.Model):
         self.image_size = tuple(image_size)
         self.classes = classes
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` rebuilds the model from."""
         return {
             "config": asdict(self.config),
@@ -87,6 +90,6 @@ class Classifier(Preset, keras.Model):
         }
 
     @staticmethod
-    def count_parameters(arguments):
+    def count_parameters(arguments: Any) -> int:
         """Returns the number of weights of a model, from its checked arguments."""
         return count_classifier(arguments.config, arguments.classes)

@@ -7,15 +7,18 @@ Progressive GAN, https://arxiv.org/abs/1710.10196, sections 4.1 and 3.
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DiscriminatorConfig
+from vim_tf.costs.parameters import discriminator_layers
 
 
-def blur(x, padding, stride=1):
+def blur(x: Tensor, padding: int, stride: int = 1) -> Tensor:
     """Smooths each channel with the outer product of [1,3,3,1] / 8, on zero-padded borders.
 
     A depthwise convolution, because it has the second-order gradients that R1 needs.
@@ -36,7 +39,7 @@ def blur(x, padding, stride=1):
     )
 
 
-def minibatch_stddev(x):
+def minibatch_stddev(x: Tensor) -> Tensor:
     """Adds a channel: how much the images of a group differ.
 
     Groups are neighbours in the batch, so that a batch split over replicas keeps its groups; their
@@ -80,13 +83,13 @@ class Equalized(layers.Layer):
 
     def __init__(
         self,
-        features,
-        kernel_size=None,
-        downsample=False,
-        activate=True,
-        use_bias=True,
-        **kwargs,
-    ):
+        features: int,
+        kernel_size: int | None = None,
+        downsample: bool = False,
+        activate: bool = True,
+        use_bias: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.features = features
         self.kernel_size = kernel_size
@@ -94,7 +97,7 @@ class Equalized(layers.Layer):
         self.activate = activate
         self.use_bias = use_bias
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates the weights for inputs [B,C] or [B,H,W,C]."""
         window = (self.kernel_size, self.kernel_size) if self.kernel_size else ()
         shape = (*window, input_shape[-1], self.features)
@@ -105,7 +108,7 @@ class Equalized(layers.Layer):
         if self.use_bias:
             self.bias = self.add_weight(shape=(self.features,), initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """[B,C] -> [B,features]; [B,H,W,C] -> [B,H,W,features], halved if downsampling."""
         kernel = self.kernel * self.scale
         if not self.kernel_size:
@@ -129,7 +132,7 @@ class Equalized(layers.Layer):
 class ResidualBlock(layers.Layer):
     """Two 3x3 convolutions, the second one halving, beside a halving 1x1 convolution."""
 
-    def __init__(self, features_in, features_out, **kwargs):
+    def __init__(self, features_in: int, features_out: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.first = Equalized(features_in, 3, name="first")
         self.second = Equalized(features_out, 3, downsample=True, name="second")
@@ -137,12 +140,12 @@ class ResidualBlock(layers.Layer):
             features_out, 1, downsample=True, activate=False, use_bias=False, name="skip"
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates the weights for inputs [B,H,W,features_in]."""
         for layer in (self.first, self.second, self.skip):
             layer.build(input_shape)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """[B,H,W,features_in] -> [B,H // 2,W // 2,features_out]."""
         # Both summands have variance 1; so has their sum over sqrt(2).
         return (self.second(self.first(x)) + self.skip(x)) / math.sqrt(2.0)
@@ -160,15 +163,14 @@ class Discriminator(keras.Model):
         image_size: height and width of the images.
     """
 
-    def __init__(self, config, image_size, **kwargs):
+    def __init__(
+        self, config: DiscriminatorConfig, image_size: tuple[int, int], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config
-        self.image_size = tuple(image_size)
-        sizes = [self.image_size]
-        while min(sizes[-1]) >= 8:
-            sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
+        self.image_size: tuple[int, int] = (image_size[0], image_size[1])
+        sizes, widths = discriminator_layers(config, self.image_size)
         self.last_size = sizes[-1]
-        widths = [max(1, min(config.channels, config.base_channels // max(size))) for size in sizes]
         self.from_rgb = Equalized(widths[0], 1, name="from_rgb")
         self.blocks = [
             ResidualBlock(fine, coarse, name=f"block_{i}")
@@ -181,7 +183,7 @@ class Discriminator(keras.Model):
         self.hidden = Equalized(widths[-1], name="hidden")
         self.to_logit = Equalized(1, activate=False, name="to_logit")
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         """Creates the weights; the shape of the input is known."""
         shape = (None, *self.image_size)
         self.from_rgb.build((*shape, 3))
@@ -192,7 +194,7 @@ class Discriminator(keras.Model):
         self.hidden.build((None, math.prod(self.last_size) * width))
         self.to_logit.build((None, width))
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         """Images [B,H,W,3] in [-1,1] -> logits [B] float32."""
         x = self.from_rgb(images)
         for block in self.blocks:
@@ -201,7 +203,7 @@ class Discriminator(keras.Model):
         x = self.hidden(ops.reshape(x, (-1, math.prod(x.shape[1:]))))  # [B,H*W*C] -> [B,C]
         return ops.cast(self.to_logit(x)[:, 0], "float32")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs, as plain values."""
         return {
             **super().get_config(),
@@ -210,6 +212,6 @@ class Discriminator(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Discriminator":
         """Builds the model from `get_config`'s dict."""
         return cls(**{**config, "config": DiscriminatorConfig(**config["config"])})

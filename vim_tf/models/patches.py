@@ -2,8 +2,10 @@
 
 from keras import ops
 
+from vim_tf.annotations import Tensor
 
-def patchify(images, patch_size):
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
     """Cuts images into a raster of flattened patches.
 
     Args:
@@ -29,7 +31,7 @@ def patchify(images, patch_size):
     return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
 
 
-def unpatchify(patches, patch_size, grid):
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
     """Puts patches back together; `unpatchify(patchify(x, P), P, grid)` is x.
 
     Args:

@@ -5,18 +5,21 @@ keras.applications; the layers are those of LPIPS, https://arxiv.org/abs/1801.03
 """
 
 import os
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
 from keras import ops
 
+from vim_tf.annotations import StrPath, Tensor
+from vim_tf.costs.parameters import VGG16_MIN_SIDE, VGG16_STAGES
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten
 from vim_tf.models.weights_files import read_shapes
 
-LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
-MIN_SIDE = 32  # VGG16 halves four times before its last block
+# The last convolution of each stage.
+LAYERS = tuple(f"block{i}_conv{last}" for i, (last, _) in enumerate(VGG16_STAGES, start=1))
 MEAN_BGR = np.array([103.939, 116.779, 123.68], "float32")  # of ImageNet, in grey levels
 ADVICE = (
     "set losses.perceptual: 0, or losses.perceptual_weights to the path of "
@@ -24,7 +27,7 @@ ADVICE = (
 )
 
 
-def preprocess(images):
+def preprocess(images: Tensor) -> Tensor:
     """Images [B,H,W,3] in [-1,1], RGB -> grey levels less ImageNet's mean, BGR, as VGG16 wants."""
     return ops.flip((ops.cast(images, "float32") + 1.0) * 127.5, axis=-1) - MEAN_BGR
 
@@ -95,16 +98,16 @@ class PerceptualFeatures(keras.Model):
         UserError: the weights cannot be downloaded, or the file is missing or does not fit.
     """
 
-    def __init__(self, weights="imagenet", **kwargs):
+    def __init__(self, weights: StrPath = "imagenet", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         vgg = _load_vgg(weights)
         self.vgg = keras.Model(vgg.inputs, [vgg.get_layer(name).output for name in LAYERS])
         self.trainable = False
         self.built = True
 
-    def call(self, images):
+    def call(self, images: Tensor) -> list[Tensor]:
         """Images [B,H,W,3] in [-1,1] -> five features [B,H_i,W_i,C_i], fine to coarse."""
-        size = tuple(max(side, MIN_SIDE) for side in images.shape[1:3])
+        size = tuple(max(side, VGG16_MIN_SIDE) for side in images.shape[1:3])
         x = preprocess(images)
         if size != tuple(images.shape[1:3]):
             x = ops.image.resize(

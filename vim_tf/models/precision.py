@@ -1,12 +1,13 @@
 """The number format in which models compute."""
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 
 
 @contextlib.contextmanager
-def computing_in(precision):
+def computing_in(precision: str) -> Iterator[None]:
     """Models made inside compute in "float32", or ("mixed_bfloat16") in bfloat16 where it is safe.
 
     Weights are float32 in either case, and so are, by themselves, the quantizer, the softmax of

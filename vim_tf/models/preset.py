@@ -11,10 +11,15 @@ checked type by type, and the weights that it asks for are counted in the file b
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import keras
+
 from vim_tf import formats
+from vim_tf.annotations import StrPath
 from vim_tf.config import values as config_values
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
@@ -45,7 +50,7 @@ METADATA_SCHEMA = {
 }
 
 
-def read_config(folder):
+def read_config(folder: StrPath) -> dict[str, Any]:
     """Returns a preset's `config.json`, a dict; UserError if it is missing or damaged."""
     return _read(Path(folder) / CONFIG_FILE, CONFIG_SCHEMA)
 
@@ -62,15 +67,19 @@ def _read(path, schema):
 MODELS = {}  # name of a class -> the class; each subclass of `Preset` is entered when it is made
 
 
-class Preset:
+# A mixin of Keras models; a type checker reads it as one of them.
+_Base = keras.Model if TYPE_CHECKING else object
+
+
+class Preset(_Base):
     """Mixin of the models that can be saved as presets; `vim_tf.load` knows every subclass.
 
     Needs `get_config`; `Arguments`, a dataclass of the constructor's arguments with their limits,
     which takes its answer; and `count_parameters(arguments)`.
     """
 
-    Arguments = None
-    metadata = None
+    Arguments: ClassVar[Any] = None
+    metadata: dict[str, Any] | None = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -82,7 +91,7 @@ class Preset:
             )
         MODELS[cls.__name__] = cls
 
-    def model_hash(self):
+    def model_hash(self) -> str:
         """Returns the SHA-256 of class, config and all weights, in order, as hexadecimal text.
 
         Two models with the same hash give the same answers.
@@ -93,7 +102,7 @@ class Preset:
             digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
         return digest.hexdigest()
 
-    def save_to_preset(self, preset_dir, metadata=None):
+    def save_to_preset(self, preset_dir: StrPath, metadata: dict[str, Any] | None = None) -> None:
         """Writes this model as a preset into a new or existing folder.
 
         Args:
@@ -115,12 +124,14 @@ class Preset:
         (folder / CONFIG_FILE).write_text(formats.to_json("preset", config))
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         """Builds a model from `get_config`'s answer; UserError if it is something else."""
         return cls(**vars(config_values.build(cls.Arguments, config)))
 
     @classmethod
-    def from_preset(cls, preset_dir):
+    def from_preset(cls, preset_dir: StrPath) -> Self:
         """Loads a model that `save_to_preset` wrote; its `metadata` comes along.
 
         Raises:

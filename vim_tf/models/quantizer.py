@@ -1,12 +1,14 @@
 """Factorised, l2-normalised vector quantizer (section 3.2 of https://arxiv.org/abs/2110.04627)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras import initializers, layers, ops
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import QuantizerConfig
+from vim_tf.models.attention import fan_in_normal
 from vim_tf.models.seeded_dropout import zeros_behind
-from vim_tf.models.transformer import fan_in_normal
 
 CODE_BLOCK = 8192  # codes at a time in the search for the nearest
 CODE_GROUPS = 64  # of a block, at most
@@ -27,17 +29,17 @@ class QuantizerOutput(NamedTuple):
     tokens: object
 
 
-def l2_normalize(x):
+def l2_normalize(x: Tensor) -> Tensor:
     """Scales the last axis to unit length; the epsilon inside keeps gradients finite at zero."""
     return x * ops.rsqrt(ops.sum(ops.square(x), axis=-1, keepdims=True) + 1e-12)
 
 
-def straight_through(latents, codes):
+def straight_through(latents: Tensor, codes: Tensor) -> Tensor:
     """Passes codes [B,N,d] on, and their gradient to the latents unchanged."""
     return latents + ops.stop_gradient(codes - latents)
 
 
-def rotate(latents, codes):
+def rotate(latents: Tensor, codes: Tensor) -> Tensor:
     """Passes codes [B,N,d] on; the gradient reaches the latents turned back from code to latent.
 
     The rotation trick of https://arxiv.org/abs/2410.06424, section 4.2: the output is
@@ -84,11 +86,11 @@ class VectorQuantizer(layers.Layer):
         config: `QuantizerConfig`.
     """
 
-    def __init__(self, config, **kwargs):
+    def __init__(self, config: QuantizerConfig, **kwargs: Any) -> None:
         super().__init__(dtype="float32", **kwargs)
         self.config = config
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates projection and codebook for features [B,N,D]."""
         self.projection = layers.Dense(
             self.config.code_dim,
@@ -105,14 +107,14 @@ class VectorQuantizer(layers.Layer):
             aggregation="only_first_replica",  # revival assigns the same codes on every replica
         )
 
-    def initial_codebook(self):
+    def initial_codebook(self) -> Tensor:
         """Returns the codebook [K,d] as it was when it was built."""
         return self._initializer(self.codebook.shape)
 
-    def _normalize(self, x):
+    def _normalize(self, x: Tensor) -> Tensor:
         return l2_normalize(x) if self.config.l2_normalize else x
 
-    def affinity(self, latents, codebook=None):
+    def affinity(self, latents: Tensor, codebook: Tensor | None = None) -> Tensor:
         """Negative squared distance of latents [...,d] to codes -> [...,K].
 
         Up to a term that is the same for all codes of one latent.
@@ -121,15 +123,14 @@ class VectorQuantizer(layers.Layer):
             latents: [...,d].
             codebook: [K,d], some of the codes; by default all.
         """
-        if codebook is None:
-            codebook = ops.convert_to_tensor(self.codebook)
-        codebook = self._normalize(codebook)
-        product = ops.matmul(latents, ops.transpose(2 * codebook))
+        codes = ops.convert_to_tensor(self.codebook) if codebook is None else codebook
+        codes = self._normalize(codes)
+        product = ops.matmul(latents, ops.transpose(2 * codes))
         if self.config.l2_normalize:  # the codes' lengths are equal
             return product
-        return product - ops.sum(ops.square(codebook), axis=-1)
+        return product - ops.sum(ops.square(codes), axis=-1)
 
-    def nearest(self, latents):
+    def nearest(self, latents: Tensor) -> Tensor:
         """Latents [B,N,d] -> the numbers of their nearest codes, [B,N] int32.
 
         Of equal ones the first. `CODE_BLOCK` codes at a time, so that B * N * K numbers are never
@@ -149,17 +150,17 @@ class VectorQuantizer(layers.Layer):
             best = ops.maximum(found, best)
         return ops.reshape(tokens, (-1, length))
 
-    def lookup(self, tokens):
+    def lookup(self, tokens: Tensor) -> Tensor:
         """Tokens [...] int32 -> codes [...,d], as the decoder takes them."""
         return self._normalize(ops.take(self.codebook, tokens, axis=0))
 
-    def call(self, features):
+    def call(self, features: Tensor) -> QuantizerOutput:
         """Features [B,N,D] -> `QuantizerOutput`."""
         latents = self._normalize(self.projection(ops.cast(features, "float32")))  # [B,N,d]
         tokens = self.nearest(ops.stop_gradient(latents))
         return QuantizerOutput(latents, self.lookup(tokens), tokens)
 
-    def pass_codes(self, output):
+    def pass_codes(self, output: QuantizerOutput) -> Tensor:
         """Codes [B,N,d] for the decoder, with the gradient routed to the latents."""
         route = rotate if self.config.rotation_trick else straight_through
         return route(output.latents, output.codes)

@@ -7,18 +7,21 @@ others than on one, and so are the weights that come of them.
 import contextlib
 import math
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from vim_tf.annotations import Tensor
 from vim_tf.noise import mix
 
 _given = threading.local()  # each replica is traced in its own thread
 
 
 @contextlib.contextmanager
-def row_keys(keys):
+def row_keys(keys: Tensor) -> Iterator[None]:
     """Inside, `row_bits` and every `RowDropout` draw for row i from keys[i]: [B] uint32."""
     before = getattr(_given, "keys", None)
     _given.keys = keys
@@ -28,7 +31,7 @@ def row_keys(keys):
         _given.keys = before
 
 
-def step_keys(seed, step, rows):
+def step_keys(seed: Tensor, step: Tensor, rows: int) -> Tensor:
     """Returns the keys of rows at a step of a training, as `row_keys` takes them.
 
     Seed, step and row are hashed one by one. A sum of them would give seed 0 at step 5 the keys of
@@ -53,7 +56,7 @@ def _hash(x, salt):
     return mix(ops.add(x, np.uint32(salt * 0x9E3779B9 % 2**32)))
 
 
-def row_bits(keys, salt, places):
+def row_bits(keys: Tensor | None, salt: int, places: Tensor) -> Tensor:
     """Returns random bits [B,M] uint32, a function of a row's key, of `salt`, and of the place.
 
     Args:
@@ -68,7 +71,7 @@ def row_bits(keys, salt, places):
     return mix(ops.bitwise_xor(ops.expand_dims(rows, 1), places))
 
 
-def zeros_behind(x, dtype):
+def zeros_behind(x: Tensor, dtype: str) -> Tensor:
     """Returns zeros of x's shape with a data dependency on x.
 
     The dependency keeps the graph optimizer from computing their consumers before x. 0 * x would be
@@ -89,13 +92,13 @@ class RowDropout(layers.Layer):
         salt: layers of a model that share it share their masks.
     """
 
-    def __init__(self, rate, salt, **kwargs):
+    def __init__(self, rate: float, salt: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate, self.salt = rate, salt
         self.seed_generator = keras.random.SeedGenerator()
         self.built = True
 
-    def call(self, x, places=None, training=None):
+    def call(self, x: Tensor, places: Tensor | None = None, training: bool | None = None) -> Tensor:
         """[B,...] -> the same shape; all but B known.
 
         Args:
@@ -120,6 +123,6 @@ class RowDropout(layers.Layer):
         kept = ops.reshape(bits, ops.shape(x)) >= np.uint32(self.rate * 2**32)
         return ops.where(kept, x / (1 - self.rate), ops.zeros((), x.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""
         return {**super().get_config(), "rate": self.rate, "salt": self.salt}

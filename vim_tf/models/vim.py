@@ -1,19 +1,24 @@
 """VIM, the autoregressive model of tokens (section 3.4 of https://arxiv.org/abs/2110.04627)."""
 
 import functools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 from keras import initializers, layers, ops
+from numpy.typing import ArrayLike
 
+from vim_tf.annotations import Tensor
 from vim_tf.config.checks import MOST_CLASSES, MOST_CODES, MOST_TOKENS, require, sizes, tokens
 from vim_tf.config.sections import VIMConfig
 from vim_tf.costs.parameters import count_vim
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
+from vim_tf.models.attention import Cache, fan_in_normal
 from vim_tf.models.preset import Preset
 from vim_tf.models.seeded_dropout import RowDropout
-from vim_tf.models.transformer import Transformer, fan_in_normal
+from vim_tf.models.transformer import Transformer
 from vim_tf.sampling import sample as sampling
 from vim_tf.sampling.settings import check_settings
 
@@ -74,7 +79,9 @@ class VIM(Preset, keras.Model):
 
     Arguments = _Arguments
 
-    def __init__(self, config, grid, codes, classes, **kwargs):
+    def __init__(
+        self, config: VIMConfig, grid: tuple[int, int], codes: int, classes: int, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         dim = config.transformer.dim
         self.config = config
@@ -94,12 +101,12 @@ class VIM(Preset, keras.Model):
         self.built = True
 
     @property
-    def tokens_per_image(self):
+    def tokens_per_image(self) -> int:
         """Number of tokens N of an image."""
         return self.grid[0] * self.grid[1]
 
     @property
-    def transformers(self):
+    def transformers(self) -> tuple[Transformer, ...]:
         """Its one transformer."""
         return (self.transformer,)
 
@@ -132,7 +139,9 @@ class VIM(Preset, keras.Model):
     def _logits(self, x):
         return ops.cast(self.head(self.norm(x)), "float32")
 
-    def call(self, tokens, labels=None, training=None):
+    def call(
+        self, tokens: Tensor, labels: Tensor | None = None, training: bool | None = None
+    ) -> Tensor:
         """Predicts every token from its label and the tokens before it.
 
         Args:
@@ -150,7 +159,7 @@ class VIM(Preset, keras.Model):
         x = self._embed(tokens, labels, training)
         return self._logits(self.transformer(x, training=training))
 
-    def features(self, tokens, block, labels=None):
+    def features(self, tokens: Tensor, block: int, labels: Tensor | None = None) -> Tensor:
         """Mean over the N slots of one block's output, for linear probes (section 3.4).
 
         Args:
@@ -174,7 +183,7 @@ class VIM(Preset, keras.Model):
             x = layer(x, training=False)
         return _mean_over_slots(x)
 
-    def block_features(self, tokens, labels=None):
+    def block_features(self, tokens: Tensor, labels: Tensor | None = None) -> Tensor:
         """`features` of the embeddings and of all blocks, in one pass: [B,blocks+1,D] float32."""
         x = self._embed(tokens, labels, training=False)
         means = [_mean_over_slots(x)]
@@ -183,7 +192,7 @@ class VIM(Preset, keras.Model):
             means.append(_mean_over_slots(x))
         return ops.stack(means, axis=1)
 
-    def attention_weights(self, tokens, labels=None):
+    def attention_weights(self, tokens: Tensor, labels: Tensor | None = None) -> Iterator[Tensor]:
         """Yields each block's attention weights, [B,heads,N,N] float32; arguments as in `call`.
 
         Row i is of the slot that predicts token i. Its column 0 is the label's slot, and its column
@@ -193,14 +202,16 @@ class VIM(Preset, keras.Model):
 
     # Generation ---------------------------------------------------------------------------------
 
-    def init_cache(self, batch):
+    def init_cache(self, batch: int | Tensor) -> tuple[Cache, ...]:
         """Returns an empty key/value cache for `batch` rows, one entry a block."""
         length = self.tokens_per_image
         return tuple(
             block.init_cache(batch, length, self.compute_dtype) for block in self.transformer.blocks
         )
 
-    def next_logits(self, previous, position, cache, labels):
+    def next_logits(
+        self, previous: Tensor, position: Tensor, cache: tuple[Cache, ...], labels: Tensor
+    ) -> tuple[Tensor, tuple[Cache, ...]]:
         """One position of `call`, for `sampling.generate_tokens`.
 
         Args:
@@ -218,7 +229,14 @@ class VIM(Preset, keras.Model):
             extended.append(block_cache)
         return self._logits(x)[:, 0], tuple(extended)
 
-    def next_logits_reading(self, previous, position, cache, labels, hidden):
+    def next_logits_reading(
+        self,
+        previous: Tensor,
+        position: Tensor,
+        cache: tuple[Cache, ...],
+        labels: Tensor,
+        hidden: Tensor,
+    ) -> tuple[Tensor, tuple[Cache, ...]]:
         """`next_logits` for a caller that keeps the cache, such as LiteRT's.
 
         Args:
@@ -268,39 +286,24 @@ class VIM(Preset, keras.Model):
 
     def _generate_segment(self, start, stop, tokens, cache, labels, *settings, modify_logits=None):
         """`sampling.generate_tokens` of this model; labels are doubled if it guides."""
-        return sampling.generate_tokens(
-            lambda previous, position, cache: self.next_logits(previous, position, cache, labels),
-            cache,
-            tokens,
-            *settings,
-            start,
-            stop,
-            modify_logits,
-        )
+        next_logits = functools.partial(self.next_logits, labels=labels)
+        options = {"start": start, "stop": stop, "modify_logits": modify_logits}
+        return sampling.generate_tokens(next_logits, cache, tokens, *settings, **options)
 
     def sample_tokens(
         self,
-        labels,
-        seeds,
-        temperature,
-        top_k=None,
-        top_p=None,
-        guidance_scale=None,
-        modify_logits=None,
-    ):
+        labels: Tensor,
+        seeds: Tensor,
+        temperature: Tensor,
+        top_k: Tensor | None = None,
+        top_p: Tensor | None = None,
+        guidance_scale: Tensor | None = None,
+        modify_logits: sampling.ModifyLogits | None = None,
+    ) -> Tensor:
         """Samples images as tokens, on tensors alone and unchecked: for the inside of a graph.
 
-        Args:
-            labels: [B] int32 from 0 to `classes`, which is the null label.
-            seeds: [B] int32 or uint32, the rows' seeds.
-            temperature: [B] float32; with `top_k` and `top_p` as in `sampling.sample_token`.
-            top_k: [B] int32, or None.
-            top_p: [B] float32, or None.
-            guidance_scale: [B] float32, or None: no guidance, half of the work.
-            modify_logits: as in `sampling.draw`.
-
-        Returns:
-            Tokens [B,N] int32, those of `generate` for the same rows.
+        The arguments are the fields of `sampling.settings.Settings` as tensors, and `modify_logits`
+        as in `sampling.draw`. Returns tokens [B,N] int32, those of `generate` for the same rows.
         """
         start = self._start(labels, seeds, temperature, top_k, top_p, guidance_scale)
         tokens, _ = self._generate_segment(
@@ -317,17 +320,17 @@ class VIM(Preset, keras.Model):
 
     def generate(
         self,
-        labels=None,
-        seed=0,
+        labels: ArrayLike | None = None,
+        seed: ArrayLike = 0,
         *,
-        n=None,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        guidance_scale=1.0,
-        callback=None,
-        modify_logits=None,
-    ):
+        n: int | None = None,
+        temperature: ArrayLike = 1.0,
+        top_k: ArrayLike = 0,
+        top_p: ArrayLike = 1.0,
+        guidance_scale: ArrayLike = 1.0,
+        callback: Callable[[int, int], object] | None = None,
+        modify_logits: sampling.ModifyLogits | None = None,
+    ) -> Tensor:
         """Samples images as tokens. A row's tokens do not depend on the other rows.
 
         Every setting is a number for all rows or an array [B]. The first call with a new B
@@ -379,7 +382,7 @@ class VIM(Preset, keras.Model):
 
     # Saving -------------------------------------------------------------------------------------
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""
         return {
             "config": asdict(self.config),
@@ -389,6 +392,6 @@ class VIM(Preset, keras.Model):
         }
 
     @staticmethod
-    def count_parameters(arguments):
+    def count_parameters(arguments: Any) -> int:
         """Returns the number of weights of a model, from its checked arguments."""
         return count_vim(**vars(arguments))

@@ -1,13 +1,19 @@
 """ViT encoder and decoder of the tokenizer (section 3.1 of https://arxiv.org/abs/2110.04627)."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from keras import initializers, layers, ops
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import TransformerConfig
+from vim_tf.models.attention import fan_in_normal
 from vim_tf.models.patches import patchify, unpatchify
-from vim_tf.models.transformer import Transformer, fan_in_normal
+from vim_tf.models.transformer import Transformer
 
 
-def sincos_positions(grid, dim):
+def sincos_positions(grid: tuple[int, int], dim: int) -> np.ndarray:
     """Fixed 2D sine-cosine positions.
 
     Half of the width encodes the row, half the column; of each half one half is sines and one
@@ -34,12 +40,13 @@ def sincos_positions(grid, dim):
 class PositionEmbedding(layers.Layer):
     """Adds a vector to each place of the grid: [B,N,D] -> [B,N,D]; learned or fixed sin-cos."""
 
-    def __init__(self, grid, kind, **kwargs):
+    def __init__(self, grid: tuple[int, int], kind: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid = grid
         self.kind = kind
+        self.table: Any = None  # a variable if it is learned
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates the table for inputs [B,N,D]."""
         dim = input_shape[-1]
         if self.kind == "learned":
@@ -51,11 +58,11 @@ class PositionEmbedding(layers.Layer):
         else:
             self.table = sincos_positions(self.grid, dim)
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """Adds the positions."""
         return x + ops.cast(self.table, x.dtype)
 
-    def copy_resized(self, other):
+    def copy_resized(self, other: "PositionEmbedding") -> None:
         """Takes the learned positions of `other`, another grid's, bicubically resized."""
         if self.kind != "learned":
             return
@@ -67,12 +74,12 @@ class PositionEmbedding(layers.Layer):
 class TanhHead(layers.Layer):
     """Norm, then the two-layer feed-forward with tanh between: [B,N,D] -> [B,N,units]."""
 
-    def __init__(self, hidden, units, **kwargs):
+    def __init__(self, hidden: int, units: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden = hidden
         self.units = units
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates the weights for inputs [B,N,D]."""
         dim = input_shape[-1]
         self.norm = layers.LayerNormalization(epsilon=1e-6, name="norm")
@@ -86,7 +93,7 @@ class TanhHead(layers.Layer):
         self.inner.build(input_shape)
         self.outer.build((*input_shape[:-1], self.hidden))
 
-    def call(self, x):
+    def call(self, x: Tensor) -> Tensor:
         """[B,N,D] -> [B,N,units]."""
         return self.outer(self.inner(self.norm(x)))
 
@@ -94,7 +101,14 @@ class TanhHead(layers.Layer):
 class ViTEncoder(layers.Layer):
     """Images [B,H,W,3] in [-1,1] -> features [B,N,D]."""
 
-    def __init__(self, config, patch_size, grid, positions, **kwargs):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        patch_size: int,
+        grid: tuple[int, int],
+        positions: str,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config
         self.patch_size = patch_size
@@ -107,7 +121,7 @@ class ViTEncoder(layers.Layer):
         self.transformer = Transformer(config, causal=False, salt=1, name="transformer")
         self.head = TanhHead(config.mlp_dim, config.dim, name="head")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates the weights for images [B,H,W,3]."""
         self.embedding.build((None, None, 3 * self.patch_size**2))
         for layer in (self.positions, self.transformer, self.head):
@@ -117,11 +131,11 @@ class ViTEncoder(layers.Layer):
         """[B,H,W,3] -> the transformer's inputs [B,N,D]."""
         return self.positions(self.embedding(patchify(images, self.patch_size)))
 
-    def call(self, images, training=None):
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """[B,H,W,3] -> [B,N,D]."""
         return self.head(self.transformer(self._embed(images), training=training))
 
-    def attention_weights(self, images):
+    def attention_weights(self, images: Tensor) -> Iterator[Tensor]:
         """Yields each block's attention weights for images [B,H,W,3]: [B,heads,N,N] float32."""
         return self.transformer.attention_weights(self._embed(images))
 
@@ -129,7 +143,16 @@ class ViTEncoder(layers.Layer):
 class ViTDecoder(layers.Layer):
     """Codes [B,N,d] -> [B,H,W,channels], without activation on the output."""
 
-    def __init__(self, config, patch_size, grid, positions, code_dim, channels, **kwargs):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        patch_size: int,
+        grid: tuple[int, int],
+        positions: str,
+        code_dim: int,
+        channels: int,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.config = config
         self.patch_size = patch_size
@@ -142,13 +165,13 @@ class ViTDecoder(layers.Layer):
         self.transformer = Transformer(config, causal=False, salt=2, name="transformer")
         self.head = TanhHead(config.mlp_dim, channels * patch_size**2, name="head")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         """Creates the weights for codes [B,N,d]."""
         self.embedding.build((None, None, self.code_dim))
         for layer in (self.positions, self.transformer, self.head):
             layer.build((None, None, self.config.dim))
 
-    def call(self, codes, training=None):
+    def call(self, codes: Tensor, training: bool | None = None) -> Tensor:
         """[B,N,d] -> [B,H,W,channels]."""
         x = self.positions(self.embedding(codes))  # [B,N,D]
         patches = self.head(self.transformer(x, training=training))

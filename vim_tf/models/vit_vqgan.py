@@ -1,20 +1,20 @@
 """ViT-VQGAN, the image tokenizer (section 3 of https://arxiv.org/abs/2110.04627)."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 from keras import ops
 
+from vim_tf.annotations import Tensor
 from vim_tf.config.checks import LONGEST_SIDE, require, sizes, tokens
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.costs.parameters import count_vit_vqgan
+from vim_tf.losses import LOGIT_LAPLACE_EPSILON
 from vim_tf.models.preset import Preset
-from vim_tf.models.quantizer import VectorQuantizer
+from vim_tf.models.quantizer import QuantizerOutput, VectorQuantizer
+from vim_tf.models.transformer import Transformer
 from vim_tf.models.vit import ViTDecoder, ViTEncoder
-
-# The logit-Laplace distribution lives on (0, 1): pixels of [0, 1] are squeezed to
-# [EPSILON, 1 - EPSILON] first, as OpenAI's dVAE does; `losses.logit_laplace_loss` does the same.
-LOGIT_LAPLACE_EPSILON = 0.1
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class ViTVQGAN(Preset, keras.Model):
 
     Arguments = _Arguments
 
-    def __init__(self, config, image_size, **kwargs):
+    def __init__(self, config: ViTVQGANConfig, image_size: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         patch_size = config.patch_size
         self.config = config
-        self.image_size = tuple(image_size)
+        self.image_size: tuple[int, int] = (image_size[0], image_size[1])
         self.grid = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.encoder = ViTEncoder(
             config.encoder, patch_size, self.grid, config.positions, name="encoder"
@@ -75,30 +75,32 @@ class ViTVQGAN(Preset, keras.Model):
         self.built = True
 
     @property
-    def tokens_per_image(self):
+    def tokens_per_image(self) -> int:
         """Number of tokens N of an image."""
         return self.grid[0] * self.grid[1]
 
     @property
-    def transformers(self):
+    def transformers(self) -> tuple[Transformer, ...]:
         """Those of encoder and decoder."""
         return self.encoder.transformer, self.decoder.transformer
 
-    def encode(self, images, training=None):
+    def encode(self, images: Tensor, training: bool | None = None) -> QuantizerOutput:
         """Images [B,H,W,3] in [-1,1] -> `QuantizerOutput`."""
         return self.quantizer(self.encoder(images, training=training))
 
-    def tokenize(self, images):
+    def tokenize(self, images: Tensor) -> Tensor:
         """Images [B,H,W,3] in [-1,1] -> tokens [B,N] int32 in raster order."""
         return self.encode(images).tokens
 
-    def decode_distribution(self, codes, training=None):
+    def decode_distribution(
+        self, codes: Tensor, training: bool | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Codes [B,N,d] -> images [B,H,W,3] before clipping, and the logit-Laplace parameters.
 
         Returns:
             (images, mean, log_scale), each [B,H,W,3] float32; the last two are None unless
             `config.output` is "logit_laplace". The images are then the sigmoid of the mean,
-            mapped from [EPSILON, 1 - EPSILON] to [-1,1].
+            mapped from [EPSILON, 1 - EPSILON] to [-1,1], see `losses.LOGIT_LAPLACE_EPSILON`.
         """
         x = ops.cast(self.decoder(codes, training=training), "float32")
         if self.config.output == "rgb":
@@ -107,20 +109,20 @@ class ViTVQGAN(Preset, keras.Model):
         squeezed = ops.sigmoid(mean)
         return (2 * squeezed - 1) / (1 - 2 * LOGIT_LAPLACE_EPSILON), mean, log_scale
 
-    def decode(self, codes):
+    def decode(self, codes: Tensor) -> Tensor:
         """Codes [B,N,d] -> images [B,H,W,3] float32 in [-1,1]."""
         return ops.clip(self.decode_distribution(codes)[0], -1, 1)
 
-    def decode_tokens(self, tokens):
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens [B,N] int32 -> images [B,H,W,3] float32 in [-1,1]."""
         return self.decode(self.quantizer.lookup(tokens))
 
-    def call(self, images, training=None):
+    def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Images [B,H,W,3] in [-1,1] -> their reconstruction."""
         codes = self.quantizer.pass_codes(self.encode(images, training=training))
         return ops.clip(self.decode_distribution(codes, training=training)[0], -1, 1)
 
-    def resized(self, image_size):
+    def resized(self, image_size: tuple[int, int]) -> "ViTVQGAN":
         """Returns a new model for images of another size, with these weights.
 
         Learned positions are resized bicubically; all other weights are copied.
@@ -134,11 +136,11 @@ class ViTVQGAN(Preset, keras.Model):
         other.quantizer.set_weights(self.quantizer.get_weights())
         return other
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""
         return {"config": asdict(self.config), "image_size": list(self.image_size)}
 
     @staticmethod
-    def count_parameters(arguments):
+    def count_parameters(arguments: Any) -> int:
         """Returns the number of weights of a model, from its checked arguments."""
         return sum(count_vit_vqgan(**vars(arguments)).values())

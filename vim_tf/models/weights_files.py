@@ -10,6 +10,7 @@ import os
 
 import h5py
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten
 
@@ -17,7 +18,7 @@ MOST_LINKS = 100_000  # groups and datasets of a file
 MOST_DEPTH = 64  # groups within groups
 
 
-def refuse_links(path, name=None):
+def refuse_links(path: StrPath | io.BytesIO, name: str | None = None) -> None:
     """Checks that a file holds plain numbers only, all of them within itself.
 
     Args:
@@ -31,12 +32,12 @@ def refuse_links(path, name=None):
     read_shapes(path, name)
 
 
-def count_elements(path, name=None):
+def count_elements(path: StrPath | io.BytesIO, name: str | None = None) -> int:
     """Returns the number of values of all datasets; arguments and errors as in `refuse_links`."""
     return sum(map(math.prod, read_shapes(path, name).values()))
 
 
-def read_shapes(path, name=None):
+def read_shapes(path: StrPath | io.BytesIO, name: str | None = None) -> dict[str, tuple[int, ...]]:
     """Returns {path within the file: shape} of all datasets, which `refuse_links` has nothing on.
 
     Args:
@@ -46,7 +47,8 @@ def read_shapes(path, name=None):
     Raises:
         UserError: as there.
     """
-    name = _name(path) if name is None else name
+    if name is None:
+        name = "the file" if isinstance(path, io.BytesIO) else os.fspath(path)
     if isinstance(path, io.BytesIO):
         size = path.getbuffer().nbytes
     elif os.path.isfile(path):
@@ -111,7 +113,3 @@ def _refusal(name, place, what):
         f"{name} has {shorten(what)} at {shorten(place)}; a file of weights must hold all its "
         "numbers itself, uncompressed: save the weights again from the model"
     )
-
-
-def _name(path):
-    return "the file" if isinstance(path, io.BytesIO) else path

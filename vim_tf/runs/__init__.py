@@ -1,1 +1,1 @@
-"""Run folders, checkpoints, and opening what a run wrote."""
+"""Run folders, checkpoints, and loading the files that a run wrote."""

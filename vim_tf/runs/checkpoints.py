@@ -1,8 +1,8 @@
-"""Checkpoints of a run's whole state. One that was cut short or damaged never counts.
+"""Checkpoints of a run's whole state. One that was cut short or damaged is never used.
 
 <folder>/step_00001200/
-    state.index, state.data-...    tf.train.Checkpoint's files
-    manifest.json                  what they must be; written last, and without it they are nothing
+    state.index, state.data-...    the files of tf.train.Checkpoint
+    manifest.json                  their sizes and hashes; written last, so it marks a complete one
 <folder>/best.json                 step and value of the best evaluation
 
 Paths may be in a bucket, gs://...
@@ -12,15 +12,19 @@ import re
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 from etils import epath
 
 from vim_tf import fingerprints, formats
+from vim_tf.annotations import StrPath
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import DamagedError, UserError
 from vim_tf.files import measure_file, write_atomically
 from vim_tf.runs.failpoints import failpoint
+from vim_tf.runs.made_from import MadeFrom
 from vim_tf.versions import installed_versions
 
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
@@ -28,7 +32,7 @@ ADVICE = "train again in another workdir"
 _WHOLE = {"type": "integer", "minimum": 0}
 
 
-def _pair(first, second):
+def _pair(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "prefixItems": [first, second], "minItems": 2, "maxItems": 2}
 
 
@@ -44,24 +48,32 @@ MANIFEST_SCHEMA = formats.json_object(
     versions={"type": "object"},
 )
 BEST_SCHEMA = formats.json_object(step=_WHOLE, value={"type": "number"})
-COMPARED = ("model", "discriminator")  # items whose weights a checkpoint must have, each by name
+COMPARED = ("model", "discriminator")  # items with weights that are compared by name
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the last few, and that of the best evaluation.
+    """The checkpoints in a folder: the last few, and the one of the best evaluation.
 
-    The chief of several workers writes them. The others take part in `save` and `restore`.
+    The chief of several workers writes them. The other workers take part in `save` and `restore`.
 
     Args:
         items: {name: Keras model, optimizer, tf.Variable or list of these}, the state.
-        folder: where they are; need not exist yet.
-        keep: how many of the last are kept.
-        workers: the `Workers`; None for those of the strategy in scope.
-        say: function of a line for the user.
+        folder: their folder; need not exist yet.
+        keep: number of the last checkpoints to keep.
+        workers: the workers; None for those of the strategy in scope.
+        say: called with each line for the user; None writes it to stderr.
         made_from: the `MadeFrom` of the training; None keeps and compares nothing.
     """
 
-    def __init__(self, items, folder, keep, workers=None, say=None, made_from=None):
+    def __init__(
+        self,
+        items: Mapping[str, Any],
+        folder: StrPath,
+        keep: int,
+        workers: Workers | None = None,
+        say: Callable[[str], object] | None = None,
+        made_from: MadeFrom | None = None,
+    ) -> None:
         self._items, self._keep = items, keep
         self._workers = workers or Workers(tf.distribute.get_strategy())
         self._checkpoint = tf.train.Checkpoint(**items)
@@ -69,20 +81,20 @@ class Checkpoints:
         self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
         self._made_from = made_from
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, ascending."""
         found = [path.parent.name for path in self._folder.glob(f"step_*/{MANIFEST}")]
         return sorted(int(name[5:]) for name in found if re.fullmatch("step_[0-9]{8,18}", name))
 
-    def save(self, step):
-        """Saves the state under a step, unless it is there already; removes old ones."""
+    def save(self, step: int) -> None:
+        """Saves the state of a step, unless it is saved already; removes old checkpoints."""
         step = int(step)
         is_new = not (self.path(step) / MANIFEST).exists()
         if self._workers.chiefs(is_new):
             if self._workers.is_chief:
                 self._write(step)
             else:
-                # What it writes is not needed, but the chief's counters are sums over all workers.
+                # The files are not needed, but the chief's counters are sums over all workers.
                 with tempfile.TemporaryDirectory() as folder:
                     self._checkpoint.write(f"{folder}/{STATE}")
         if self._workers.is_chief:
@@ -90,7 +102,7 @@ class Checkpoints:
             self._remove_old()
         self._workers.wait()
 
-    def _write(self, step):
+    def _write(self, step: int) -> None:
         folder = self.path(step)
         if folder.exists():  # a save that was cut short
             folder.rmtree()
@@ -109,15 +121,15 @@ class Checkpoints:
         }
         write_atomically(folder / MANIFEST, formats.to_json("checkpoint", manifest))
 
-    def restore(self):
-        """Restores the newest checkpoint that is whole.
+    def restore(self) -> int | None:
+        """Restores the newest complete checkpoint.
 
         Returns:
             Its step; None if there is none.
 
         Raises:
-            UserError: it is of another architecture or another format, or was made from other
-                images or by another tokenizer than those of now.
+            UserError: it has another architecture or another format, or was made from other images
+                or by another tokenizer than those in use.
         """
         step = self._find_newest() if self._workers.is_chief else None
         step = self._workers.chiefs(-1 if step is None else step)
@@ -126,8 +138,8 @@ class Checkpoints:
         self._read(self.path(step))
         return step
 
-    def _find_newest(self):
-        """The step of the newest checkpoint that is whole; None if there is none."""
+    def _find_newest(self) -> int | None:
+        """Returns the step of the newest complete checkpoint; None if there is none."""
         for step in reversed(self.steps()):
             folder = self.path(step)
             try:
@@ -137,11 +149,11 @@ class Checkpoints:
             if not damage:
                 return step
             self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is taken")
-            # It does not count any more, and its step can be saved again.
+            # Without a manifest it is not used any more, and its step can be saved again.
             (folder / MANIFEST).replace(folder / f"damaged_{MANIFEST}")
         return None
 
-    def best(self):
+    def best(self) -> tuple[int, float] | None:
         """Returns (step, value) of the best evaluation so far, or None."""
         try:
             best = formats.read_json(self._folder / BEST, "checkpoint", ADVICE, BEST_SCHEMA)
@@ -149,29 +161,30 @@ class Checkpoints:
             return None
         return best["step"], best["value"]
 
-    def mark_best(self, step, value):
-        """Keeps the checkpoint of a step until another is better."""
+    def mark_best(self, step: int, value: float) -> None:
+        """Marks the checkpoint of a step as the best, to keep it until another is better."""
         best = {"step": int(step), "value": value}
         write_atomically(self._folder / BEST, formats.to_json("checkpoint", best))
 
-    def path(self, step):
+    def path(self, step: int) -> epath.Path:
         """Returns the folder of the checkpoint of a step."""
         return self._folder / f"step_{step:08}"
 
-    def _remove_old(self):
+    def _remove_old(self) -> None:
         best = self.best()
         for step in self.steps()[: -self._keep]:
             if best is None or step != best[0]:
-                # The manifest first: half of a checkpoint must not look like one.
+                # The manifest first: a partly removed checkpoint must not look complete.
                 (self.path(step) / MANIFEST).unlink()
                 self.path(step).rmtree()
 
-    def _shapes(self):
-        """{name of a weight: [shape, dtype]} of the networks, each weight by a unique name."""
-        shapes, seen = {}, Counter()
+    def _shapes(self) -> dict[str, list[Any]]:
+        """Returns {unique name of a weight: [shape, dtype]} of the networks."""
+        shapes: dict[str, list[Any]] = {}
+        seen: Counter[str] = Counter()
         for item in COMPARED:
             for weight in self._items[item].weights if item in self._items else ():
-                # Keras numbers layers by how many the process has made; that says nothing.
+                # Keras numbers the layers of a process; the numbers are removed.
                 path = "/".join(re.sub(r"_\d+$", "", part) for part in weight.path.split("/"))
                 name = f"{item}/{path}"
                 seen[name] += 1
@@ -179,14 +192,14 @@ class Checkpoints:
                 shapes[name] = [list(weight.shape), weight.dtype]
         return shapes
 
-    def _read(self, folder):
+    def _read(self, folder: epath.Path) -> None:
         if not folder.exists():
             raise UserError(
                 f"the chief's checkpoint {folder} is not there on this worker; give a workdir on "
                 "a disk that all workers share"
             )
         manifest = _read_manifest(folder)
-        if None not in (self._made_from, manifest["made_from"]):
+        if self._made_from is not None and manifest["made_from"] is not None:
             self._made_from.check(f"checkpoint {folder}", manifest["made_from"])
         ours, theirs = self._shapes(), manifest["variables"]
         for name in dict.fromkeys([*ours, *theirs]):
@@ -205,12 +218,12 @@ class Checkpoints:
         self._checkpoint.read(str(folder / STATE)).assert_consumed()
 
 
-def _read_manifest(folder):
+def _read_manifest(folder: epath.Path) -> dict[str, Any]:
     return formats.read_json(folder / MANIFEST, "checkpoint", ADVICE, MANIFEST_SCHEMA)
 
 
-def _find_damage(folder, manifest):
-    """What is wrong with a checkpoint's files, in words; None if nothing is."""
+def _find_damage(folder: epath.Path, manifest: Mapping[str, Any]) -> str | None:
+    """Returns the damage of a checkpoint's files, in words; None if there is none."""
     for name, identity in manifest["files"].items():
         path = folder / name
         if not path.is_file():

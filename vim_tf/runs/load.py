@@ -1,26 +1,28 @@
-"""Opening a trained model by its folder, whatever it is."""
+"""Loading any trained model from its folder."""
 
+from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.messages import shorten
-from vim_tf.models.preset import MODELS, read_config
+from vim_tf.models.preset import MODELS, Preset, read_config
+from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.run import find_preset
 
 TOKENIZER_FOLDER = "tokenizer"  # in a VIM's preset
 
 
-def load(run_or_preset_dir):
+def load(run_or_preset_dir: StrPath) -> Preset:
     """Loads the model of a run folder or of a preset folder.
 
     Args:
-        run_or_preset_dir: what `--workdir` was, or a folder that `save_to_preset` wrote.
+        run_or_preset_dir: the `--workdir` of a training, or a folder that `save_to_preset` wrote.
 
     Returns:
-        A `ViTVQGAN`, a `VIM`, a `Classifier` or a model of a subclass of `Preset`, with the
-        averaged weights; its `metadata` says what it was trained on.
+        A `ViTVQGAN`, a `VIM`, a `Classifier` or a model of another subclass of `Preset`, with the
+        averaged weights; its `metadata` describes its training.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no model, or it is damaged.
     """
     folder = find_preset(run_or_preset_dir)
     name = read_config(folder)["class"]
@@ -30,8 +32,8 @@ def load(run_or_preset_dir):
     return MODELS[name].from_preset(folder)
 
 
-def load_tokenizer(run_or_preset_dir):
-    """Loads the tokenizer of a stage-1 run or preset; UserError if it is another model's."""
+def load_tokenizer(run_or_preset_dir: StrPath) -> ViTVQGAN:
+    """Loads the tokenizer of a stage-1 run or preset; UserError if it is another model."""
     model = load(run_or_preset_dir)
     if not isinstance(model, ViTVQGAN):
         raise UserError(
@@ -41,17 +43,18 @@ def load_tokenizer(run_or_preset_dir):
     return model
 
 
-def load_tokenizer_of(vim, run_or_preset_dir):
-    """Loads the tokenizer beside a `VIM` that was loaded from there, and the classes' names.
+def load_tokenizer_of(vim: VIM, run_or_preset_dir: StrPath) -> tuple[ViTVQGAN, tuple[str, ...]]:
+    """Loads the tokenizer and the class names of a `VIM` from the VIM's run or preset.
 
     Returns:
-        (`ViTVQGAN`, tuple of names: that of class i at place i; () where there are no labels).
+        (`ViTVQGAN`, names: name of class i at index i; () without labels).
 
     Raises:
-        UserError: it is not the tokenizer whose tokens the VIM was trained on.
+        UserError: the VIM was trained on tokens of another tokenizer.
     """
     folder = find_preset(run_or_preset_dir)
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    assert vim.metadata is not None  # it was loaded from a preset
     trained_on = vim.metadata.get("tokenizer_hash", tokenizer.model_hash())
     if trained_on != tokenizer.model_hash():
         raise UserError(
@@ -59,7 +62,7 @@ def load_tokenizer_of(vim, run_or_preset_dir):
             f"this VIM was trained on tokens of {trained_on[:16]}: their tokens mean different "
             "things; take a whole copy of the preset"
         )
-    # A preset of VIM.save_to_preset may come without names.
+    # A preset that VIM.save_to_preset wrote may have no names.
     names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
     if len(names) != vim.classes:
         raise UserError(

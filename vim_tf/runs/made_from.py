@@ -1,36 +1,44 @@
-"""What the weights of a training are made from: kept with them, and compared when it goes on."""
+"""The sources of a training's weights: saved with them, and compared when it resumes."""
 
 import threading
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
 
 from vim_tf import fingerprints
+from vim_tf.annotations import StrPath
+from vim_tf.data.images import ImageData
 from vim_tf.errors import UserError
 
 
 class MadeFrom:
     """The images, and the tokenizer of stage 2, that a run is trained on.
 
-    The contents of the files are read once, by a thread, while the first epoch reads them anyway.
+    A thread reads the contents of the files once, while the first epoch reads the same files.
 
     Args:
-        data: the `ImageData`.
-        tokenizer_hash: `ViTVQGAN.model_hash` of stage 2's tokenizer; None in other trainings.
+        data: the images.
+        tokenizer_hash: `ViTVQGAN.model_hash` of the tokenizer of stage 2; None in other trainings.
         folder: the run's folder.
     """
 
-    def __init__(self, data, tokenizer_hash, folder):
+    def __init__(self, data: ImageData, tokenizer_hash: str | None, folder: epath.Path) -> None:
         self._data, self._tokenizer_hash, self._folder = data, tokenizer_hash, folder
-        self._stop, self._thread, self._kept = threading.Event(), None, None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._kept: int | None = None
 
-    def describe(self):
-        """Returns what it is now, a dict for JSON: `images`, a fingerprint, and `tokenizer`."""
+    def describe(self) -> dict[str, Any]:
+        """Returns the sources as a dict for JSON: `images`, a fingerprint, and `tokenizer`."""
         return {"images": self._data.fingerprint(), "tokenizer": self._tokenizer_hash}
 
-    def check(self, path, then):
-        """Raises UserError if something was made from something else.
+    def check(self, path: StrPath, then: Mapping[str, Any]) -> None:
+        """Raises UserError if a checkpoint was made from other sources.
 
         Args:
-            path: what was made.
-            then: what `describe` answered when it was made.
+            path: the name of the checkpoint, for the error.
+            then: the result of `describe` when it was made.
         """
         advice = "give back what it was made from, or give another workdir"
         found = self._data.difference(then["images"], fingerprints.load(self._folder))
@@ -43,24 +51,24 @@ class MadeFrom:
                 f"{names[1]}: their tokens mean different things; {advice}"
             )
 
-    def start(self):
-        """Begins to read the contents."""
+    def start(self) -> None:
+        """Starts the thread that reads the contents."""
         read = self._data.read_contents
         self._thread = threading.Thread(target=read, args=(self._stop.is_set,), daemon=True)
         self._thread.start()
 
-    def keep(self):
-        """Writes names, sizes, times, and the contents that were read so far into the folder.
+    def keep(self) -> None:
+        """Saves names, sizes, times and the hashes of the contents read so far in the folder.
 
-        A checkpoint calls it before it writes what `describe` answers.
+        `Checkpoints` calls it before it writes the result of `describe`.
         """
         known = self._data.known_contents()
         if known != self._kept:
             fingerprints.save(self._folder, self._data.tables)
             self._kept = known
 
-    def close(self):
-        """Ends the reading where it is, and keeps what was read."""
+    def close(self) -> None:
+        """Stops the thread, and saves the hashes of the contents read so far."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,6 +1,7 @@
-"""Opening a run for use: its models in float32, and the images that it was trained on."""
+"""Opening a trained run: its models in float32, and the images that it was trained on."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vim_tf import fingerprints, formats
-from vim_tf.data.images import make_image_dataset
+from vim_tf.annotations import StrPath
+from vim_tf.data.images import ImageData, make_image_dataset
 from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.errors import UserError
 from vim_tf.files import is_in_bucket
@@ -19,7 +21,7 @@ from vim_tf.runs.load import load, load_tokenizer_of
 from vim_tf.runs.run import Run
 
 PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
-# Of what `vim_tf.probe` writes, what is read here.
+# The keys of the file of `vim_tf.probe` that are read here.
 PROBE_SCHEMA = {
     "type": "object",
     "properties": {"block": {"type": "integer"}, "models": {"type": "object"}},
@@ -30,54 +32,54 @@ COMPARED = 16  # held-out images on which each format is compared with Keras
 
 
 class HeldOut(NamedTuple):
-    """Held-out images and what the tokenizer makes of them, all NumPy.
+    """Held-out images, their tokens and their reconstructions, all NumPy.
 
     Attributes:
         pixels: uint8 [n,H,W,3].
         images: the same, float32 in [-1,1].
         tokens: int32 [n,N].
-        decoded: float32 [n,H,W,3] in [-1,1], what Keras decodes from the tokens.
+        decoded: float32 [n,H,W,3] in [-1,1], decoded from the tokens by Keras.
     """
 
-    pixels: Any
-    images: Any
-    tokens: Any
-    decoded: Any
+    pixels: np.ndarray
+    images: np.ndarray
+    tokens: np.ndarray
+    decoded: np.ndarray
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's averaged weights and what they were trained on.
+    """A run's averaged weights and the images that they were trained on.
 
     Attributes:
         path: the run's folder.
-        experiment: its config, for the images.
-        tokenizer: the `ViTVQGAN`.
-        vim: the `VIM`; None for a run of stage 1.
-        class_names: name of class i at place i; () where there are no labels.
+        experiment: its config, a `ViTVQGANExperiment` or a `VIMExperiment`.
+        tokenizer: the tokenizer.
+        vim: the VIM; None for a run of stage 1.
+        class_names: name of class i at index i; () without labels.
         other_images: whether `data` may be images that the run was not trained on.
     """
 
     path: Path
     experiment: Any
-    tokenizer: Any
-    vim: Any
+    tokenizer: ViTVQGAN
+    vim: VIM | None
     class_names: tuple[str, ...]
     other_images: bool = False
 
     @property
-    def steps(self):
-        """(Steps that the saved weights had, steps that the config asks for)."""
+    def steps(self) -> tuple[int, int]:
+        """(Steps that the saved weights were trained for, steps in the config)."""
         metadata = (self.vim or self.tokenizer).metadata
         return metadata.get("steps", 0), self.experiment.training.steps
 
-    def hashes(self):
-        """Returns the weights' SHA-256 by model."""
+    def hashes(self) -> dict[str, str]:
+        """Returns {name of a model: SHA-256 of its weights}."""
         models = {"tokenizer": self.tokenizer, "vim": self.vim}
         return {name: model.model_hash() for name, model in models.items() if model}
 
     @property
-    def probed_block(self):
+    def probed_block(self) -> int | None:
         """The block that `vim_tf.probe` chose for these weights, from 0; None if there is none."""
         path = self.path / PROBE_FOLDER / PROBE_FILE
         if self.vim is None or not path.exists():
@@ -86,11 +88,11 @@ class TrainedRun:
         return result["block"] if result["models"] == self.hashes() else None
 
     @functools.cached_property
-    def data(self):
+    def data(self) -> ImageData:
         """The `ImageData` that the run was trained on, opened on first use.
 
         Raises:
-            UserError: the images there are others, unless `other_images`.
+            UserError: the images have changed, and `other_images` is false.
         """
         data = make_image_dataset(self.experiment.data, self.experiment.seed)
         made_from = ((self.vim or self.tokenizer).metadata or {}).get("made_from")
@@ -102,30 +104,33 @@ class TrainedRun:
         return data
 
     @functools.cached_property
-    def held_out(self):
-        """The `HeldOut` of the first `COMPARED` images, worked out on first use."""
+    def held_out(self) -> HeldOut:
+        """The `HeldOut` of the first `COMPARED` images, computed on first use."""
         pixels = self.images(COMPARED)
         images = normalize(pixels)
         tokens = self.tokenizer.tokenize(images)
         decoded = self.tokenizer.decode_tokens(tokens)
         return HeldOut(pixels, *map(np.asarray, (images, tokens, decoded)))
 
-    def images(self, count, split="validation"):
+    def images(self, count: int, split: str = "validation") -> np.ndarray:
         """Returns the first `count` images of a split: uint8 [n,H,W,3], n <= count."""
         batch = next(iter(self.data.evaluation(split, batch_size=count)))
         return to_uint8(batch["image"])
 
 
-def open_run(path, overrides=(), other_images=False):
-    """Opens a run of either stage, in float32 whatever precision it was trained in.
+def open_run(
+    path: StrPath, overrides: Sequence[str] = (), other_images: bool = False
+) -> TrainedRun:
+    """Opens a run of stage 1 or 2, in float32 for every precision of the training.
 
     Args:
         path: the folder of a run.
         overrides: "data.key=value" strings, for images that have moved since the training.
-        other_images: let them be images that the run was not trained on.
+        other_images: whether to allow images that the run was not trained on.
 
     Raises:
-        UserError: no run, no or damaged weights, or an override that is not of the data.
+        UserError: there is no run, its weights are missing or damaged, or an override is not of
+            the data.
     """
     for override in overrides:
         if not override.startswith("data."):

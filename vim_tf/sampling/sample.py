@@ -6,11 +6,19 @@ the position, the code), and the largest sum wins: an exact sample of the softma
 trick, arXiv 1411.0030), whatever else is in the batch.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from keras import ops
 
+from vim_tf.annotations import Tensor
 from vim_tf.noise import mix
 
+# (logits [B,K], position) -> logits [B,K], see `draw`.
+ModifyLogits: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+# (previous [B], position, cache) -> (logits [B,K], cache), see `generate_tokens`.
+NextLogits: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 DROPPED = -1e9  # the logit of a code that may not be drawn; finite, so that no NaN can arise
 # Constants of the hash, one for each of the things that it mixes.
 SEED_SALT, POSITION_SALT, CODE_SALT = np.array([0x9E3779B9, 0x7F4A7C15, 0xF39CC060], "uint32")
@@ -27,7 +35,7 @@ def _uint32(x, salt):
     return ops.add(ops.cast(x, "uint32"), salt)
 
 
-def row_seeds(seed, rows):
+def row_seeds(seed: Tensor, rows: int) -> Tensor:
     """Derives a seed for each row from one seed; no two rows get the same.
 
     Args:
@@ -42,7 +50,7 @@ def row_seeds(seed, rows):
     return ops.cast(mix(ops.bitwise_xor(first, mix(_uint32(ops.arange(rows), CODE_SALT)))), "int32")
 
 
-def noise_bits(seeds, position, codes):
+def noise_bits(seeds: Tensor, position: Tensor, codes: int) -> Tensor:
     """Returns the hash of (seed, position, code): [B,K] uint32, the same on every backend.
 
     The arguments are those of `gumbel_noise`.
@@ -54,7 +62,7 @@ def noise_bits(seeds, position, codes):
     return mix(ops.bitwise_xor(ops.expand_dims(row, 1), ops.expand_dims(code, 0)))
 
 
-def gumbel_noise(seeds, position, codes):
+def gumbel_noise(seeds: Tensor, position: Tensor, codes: int) -> Tensor:
     """Standard Gumbel noise that depends on (seed, position, code) only.
 
     The bits below the logarithms are equal everywhere; the logarithms differ in the last place
@@ -77,7 +85,7 @@ def gumbel_noise(seeds, position, codes):
 # One token --------------------------------------------------------------------------------------
 
 
-def best_code(logits):
+def best_code(logits: Tensor) -> Tensor:
     """Returns the code of the largest logit: [B,K] -> [B] int32; of equal ones the lowest code.
 
     `ops.argmax` of floats would break TFLite and TF.js.
@@ -91,7 +99,7 @@ def _heat(logits, temperature):
     return (logits - best) / ops.maximum(ops.expand_dims(temperature, 1), 1e-6)
 
 
-def filter_logits(logits, temperature, top_k, top_p):
+def filter_logits(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Divides logits by the temperature and drops the codes that may not be drawn.
 
     First all but the `top_k` best codes go, then those beyond the smallest set of best codes whose
@@ -127,7 +135,14 @@ def filter_logits(logits, temperature, top_k, top_p):
     return ops.where(stays, _heat(logits, temperature), DROPPED)
 
 
-def sample_token(logits, seeds, position, temperature, top_k=None, top_p=None):
+def sample_token(
+    logits: Tensor,
+    seeds: Tensor,
+    position: Tensor,
+    temperature: Tensor,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+) -> Tensor:
     """Draws one token a row.
 
     Args:
@@ -135,21 +150,26 @@ def sample_token(logits, seeds, position, temperature, top_k=None, top_p=None):
         seeds: [B] int32 or uint32.
         position: int32 scalar; the noise of each position is another.
         temperature: [B] float32, at least 0; 0 takes the best code, as `top_k` 1 does.
-        top_k: [B] int32, 0 is off; or None: off for all rows and `top_p` too, without a sort.
-        top_p: [B] float32 above 0, at most 1, which is off.
+        top_k: [B] int32, 0 is off; or None: off for all rows, and so is `top_p`.
+        top_p: [B] float32 above 0, at most 1, which is off. Where both are off for all rows, the
+            codes are not sorted.
 
     Returns:
         [B] int32.
     """
-    if top_k is None:
+    if top_k is None or top_p is None:
         scaled = _heat(logits, temperature)
     else:
-        scaled = filter_logits(logits, temperature, top_k, top_p)
+        scaled = ops.cond(
+            ops.any(ops.logical_or(top_k > 0, top_p < 1)),
+            lambda: filter_logits(logits, temperature, top_k, top_p),
+            lambda: _heat(logits, temperature),
+        )
     drawn = best_code(scaled + gumbel_noise(seeds, position, logits.shape[-1]))
     return ops.where(temperature > 0, drawn, best_code(logits))
 
 
-def guided_logits(conditional, null, scale):
+def guided_logits(conditional: Tensor, null: Tensor, scale: Tensor) -> Tensor:
     """Classifier-free guidance (arXiv 2207.12598): null + scale * (conditional - null).
 
     Args:
@@ -164,15 +184,15 @@ def guided_logits(conditional, null, scale):
 
 
 def draw(
-    logits,
-    position,
-    seeds,
-    temperature,
-    top_k=None,
-    top_p=None,
-    guidance_scale=None,
-    modify_logits=None,
-):
+    logits: Tensor,
+    position: Tensor,
+    seeds: Tensor,
+    temperature: Tensor,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    guidance_scale: Tensor | None = None,
+    modify_logits: ModifyLogits | None = None,
+) -> Tensor:
     """Draws one token a row, from the logits that guidance makes if there is any.
 
     Args:
@@ -191,7 +211,8 @@ def draw(
         [B] int32.
     """
     if guidance_scale is not None:
-        logits = guided_logits(*ops.split(logits, 2, axis=0), guidance_scale)
+        conditional, null = ops.split(logits, 2, axis=0)
+        logits = guided_logits(conditional, null, guidance_scale)
     if modify_logits is not None:
         logits = modify_logits(logits, position)
     return sample_token(logits, seeds, position, temperature, top_k, top_p)
@@ -201,18 +222,18 @@ def draw(
 
 
 def generate_tokens(
-    next_logits,
-    cache,
-    tokens,
-    seeds,
-    temperature,
-    top_k=None,
-    top_p=None,
-    guidance_scale=None,
-    start=0,
-    stop=None,
-    modify_logits=None,
-):
+    next_logits: NextLogits,
+    cache: Tensor,
+    tokens: Tensor,
+    seeds: Tensor,
+    temperature: Tensor,
+    top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    guidance_scale: Tensor | None = None,
+    start: int | Tensor = 0,
+    stop: int | Tensor | None = None,
+    modify_logits: ModifyLogits | None = None,
+) -> tuple[Tensor, Tensor]:
     """Draws the tokens of positions `start` to `stop - 1`, one after the other.
 
     Calling it for 0..5 and then for 5..N gives the same tokens as once for 0..N.

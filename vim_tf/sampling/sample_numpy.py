@@ -7,19 +7,19 @@ the draw.
 import numpy as np
 
 from vim_tf.noise import mix_array
-from vim_tf.sampling.sample import CODE_SALT, POSITION_SALT, SEED_SALT
+from vim_tf.sampling.sample import CODE_SALT, POSITION_SALT, SEED_SALT, ModifyLogits
 
 
 def draw(
-    logits,
-    position,
-    seeds,
-    temperature,
-    top_k=None,
-    top_p=None,
-    guidance_scale=None,
-    modify_logits=None,
-):
+    logits: np.ndarray,
+    position: int,
+    seeds: np.ndarray,
+    temperature: np.ndarray,
+    top_k: np.ndarray | None = None,
+    top_p: np.ndarray | None = None,
+    guidance_scale: np.ndarray | None = None,
+    modify_logits: ModifyLogits | None = None,
+) -> np.ndarray:
     """Draws one token a row: as `sampling.draw`, up to roundings of logarithms and sums.
 
     The arguments are those of `sampling.draw`, as NumPy arrays.
@@ -41,7 +41,7 @@ def draw(
             tokens[i] = row.argmax()
             continue
         scaled = (row - row.max()) / max(temperature[i], np.float32(1e-6))
-        if top_k is None:
+        if top_k is None or top_p is None:
             tokens[i] = (scaled + _gumbel(seeds[i] ^ hashes)).argmax()
         else:
             kept = _keep(row, scaled, top_k[i], top_p[i])

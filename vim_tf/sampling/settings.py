@@ -1,11 +1,68 @@
-"""What an image is sampled with, checked: labels, seeds, temperature, filters, guidance."""
+"""The settings of sampling and their checks: labels, seeds, temperature, filters, guidance."""
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
 from vim_tf.sampling import sample as sampling
+
+
+class Allowed(NamedTuple):
+    """The numbers that a setting may be: finite ones from `low` to `high`.
+
+    Attributes:
+        low: the smallest one; with `above` the largest one that is refused.
+        high: the largest one; infinity for any finite number.
+        above: whether `low` itself is refused.
+    """
+
+    low: int
+    high: float = math.inf
+    above: bool = False
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"at least {self.low}"
+        if self.above:
+            return f"above {self.low} and at most {self.high}"
+        return f"from {self.low} to {self.high}"
+
+    def contains(self, values: Tensor) -> Tensor:
+        """Compares NumPy arrays or TensorFlow tensors of any shape: bool, False for NaN."""
+        good = values > self.low if self.above else values >= self.low
+        return good & (values < self.high if self.high == math.inf else values <= self.high)
+
+
+def allowed_settings(codes: int, classes: int) -> dict[str, Allowed]:
+    """Returns the values that each setting of a sample may have, for a model of K codes."""
+    return {
+        "labels": Allowed(0, classes - 1),
+        "seed": SEEDS,
+        "temperature": Allowed(0),
+        "top_k": Allowed(0, codes),
+        "top_p": Allowed(0, 1, above=True),
+        "guidance_scale": Allowed(0),
+    }
+
+
+def message(name: str, value: object, allowed: Allowed) -> str:
+    """Returns the line that refuses `value`; the SavedModel answers with the same."""
+    return f"{name} is {value}; it must be {allowed}"
+
+
+DTYPES = {
+    "labels": "int32",
+    "seed": "int32",  # those of uint32 wrap around
+    "temperature": "float32",
+    "top_k": "int32",
+    "top_p": "float32",
+    "guidance_scale": "float32",
+}
+SEEDS = Allowed(-(2**31), 2**32 - 1)  # int32 and uint32
 
 
 class Settings(NamedTuple):
@@ -20,67 +77,73 @@ class Settings(NamedTuple):
         guidance_scale: [B] float32, or None.
     """
 
-    labels: Any
-    seeds: Any
-    temperature: Any
-    top_k: Any
-    top_p: Any
-    guidance_scale: Any
+    labels: np.ndarray
+    seeds: np.ndarray
+    temperature: np.ndarray
+    top_k: np.ndarray | None
+    top_p: np.ndarray | None
+    guidance_scale: np.ndarray | None
 
 
 def check_settings(
-    codes,
-    classes,
-    labels=None,
-    seed=0,
+    codes: int,
+    classes: int,
+    labels: ArrayLike | None = None,
+    seed: ArrayLike = 0,
     *,
-    n=None,
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    guidance_scale=1.0,
-):
-    """Returns the `Settings` of what `VIM.generate` is given, for a model of K codes.
+    n: int | None = None,
+    temperature: ArrayLike = 1.0,
+    top_k: ArrayLike = 0,
+    top_p: ArrayLike = 1.0,
+    guidance_scale: ArrayLike = 1.0,
+) -> Settings:
+    """Returns the `Settings` of the arguments of `VIM.generate`, for a model of K codes.
 
     Raises:
         UserError: a value out of range, or lengths that disagree.
     """
-    rows = _count_rows(
-        n,
-        labels=labels,
-        seed=seed,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance_scale=guidance_scale,
-    )
-    temperature = _per_row("temperature", temperature, rows, "float32", 0)
-    top_k = _per_row("top_k", top_k, rows, "int32", 0, codes)
-    top_p = _per_row("top_p", top_p, rows, "float32", 0, 1)
-    if np.any(top_p == 0):
-        raise UserError("top_p is 0; it must be above 0 and at most 1, which is off")
-    guidance_scale = _per_row("guidance_scale", guidance_scale, rows, "float32", 0)
-    guides = bool(np.any(guidance_scale != 1))
-    filters = bool(np.any(top_k > 0) or np.any(top_p < 1))
-    if guides and (labels is None or classes == 0):
+    if labels is not None and classes == 0:
+        raise UserError("labels are given, but this model was trained without labels")
+    given = {
+        "labels": classes if labels is None else labels,
+        "seed": seed,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance_scale": guidance_scale,
+    }
+    rows = _count_rows(n, given)
+    allowed = allowed_settings(codes, classes)
+    if labels is None:
+        allowed["labels"] = Allowed(classes, classes)  # the null label
+    checked = {
+        name: _per_row(name, value, allowed[name], DTYPES[name], rows)
+        for name, value in given.items()
+    }
+    if np.ndim(seed) == 0:
+        checked["seed"] = np.asarray(sampling.row_seeds(checked["seed"][0], rows))
+    guidance = checked["guidance_scale"]
+    guides = bool(np.any(guidance != 1))
+    filters = bool(np.any(checked["top_k"] > 0) or np.any(checked["top_p"] < 1))
+    if guides and labels is None:
         raise UserError(
-            f"guidance_scale is {guidance_scale.max():g} without labels; "
+            f"guidance_scale is {guidance.max():g} without labels; "
             "guidance needs labels and a model that was trained with them"
         )
     return Settings(
-        _check_labels(labels, rows, classes),
-        _check_seeds(seed, rows),
-        temperature,
-        top_k if filters else None,
-        top_p if filters else None,
-        guidance_scale if guides else None,
+        checked["labels"],
+        checked["seed"],
+        checked["temperature"],
+        checked["top_k"] if filters else None,
+        checked["top_p"] if filters else None,
+        guidance if guides else None,
     )
 
 
-def _count_rows(n, **settings):
+def _count_rows(n: int | None, given: dict[str, ArrayLike]) -> int:
     """Returns B, on which `n` and every array among the settings must agree."""
     lengths = {"n": n} if n is not None else {}
-    for name, value in settings.items():
+    for name, value in given.items():
         shape = np.shape(value)
         if len(shape) > 1:
             raise UserError(f"{name} has the shape {shape}; give one number, or one for each row")
@@ -97,28 +160,14 @@ def _count_rows(n, **settings):
     return rows
 
 
-def _per_row(name, value, rows, dtype, low, high=np.inf):
-    """Returns `value` as [rows] of `dtype`; UserError outside [low, high]."""
+def _per_row(name: str, value: ArrayLike, allowed: Allowed, dtype: str, rows: int) -> np.ndarray:
+    """Returns `value` as [rows] of `dtype`; UserError if it is not allowed."""
     values = np.asarray(value)
-    kind = "integers" if dtype == "int32" else "numbers"
-    if values.dtype.kind not in ("iu" if dtype == "int32" else "iuf"):
-        raise UserError(f"{name} is {value!r}; it takes {kind}")
-    wrong = ~((values >= low) & (values <= high) & np.isfinite(values))
+    kinds, words = ("iu", "integers") if dtype == "int32" else ("iuf", "numbers")
+    if values.dtype.kind not in kinds:
+        raise UserError(f"{name} is {value!r}; it takes {words}")
+    wrong = ~allowed.contains(values)
     if np.any(wrong):
-        allowed = f"from {low} to {high}" if np.isfinite(high) else f"at least {low}"
-        raise UserError(f"{name} contains {values[wrong].flat[0]}; it must be {allowed}")
+        one = "label" if name == "labels" else name
+        raise UserError(message(one, values[wrong].flat[0], allowed))
     return np.ascontiguousarray(np.broadcast_to(values.astype(dtype), (rows,)))
-
-
-def _check_labels(labels, rows, classes):
-    if labels is None:
-        return np.full(rows, classes, "int32")
-    if classes == 0:
-        raise UserError("labels are given, but this model was trained without labels")
-    return _per_row("labels", labels, rows, "int32", 0, classes - 1)
-
-
-def _check_seeds(seed, rows):
-    """Returns [rows] int32 seeds from one seed, or from an array of them."""
-    seeds = _per_row("seed", seed, rows, "int32", -(2**31), 2**32 - 1)
-    return np.asarray(sampling.row_seeds(seeds[0], rows)) if np.ndim(seed) == 0 else seeds

@@ -1,27 +1,31 @@
-"""One synthetic batch through a stage, call by call: what comes out, how large, how fast.
+"""Runs one synthetic batch through a stage and shows size and time of each call's output.
 
-GFLOP/s are of products of matrices and convolutions alone, see `costs.operations`.
+GFLOP/s count products of matrices and convolutions only, see `costs.operations`.
 """
 
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.stages import registry
 
-MOST_IMAGES = 8  # so that a large model answers on a CPU
+MOST_IMAGES = 8  # a large model still answers on a CPU
 REPEATS = 3
 COLUMNS = "{:<46} {:<18} {:<8} {:>14} {:>10} {:>8}\n"
 
 
-def describe(experiment, stream=None):
-    """Prints each call on the way of a batch with shape, dtype, parameters and milliseconds.
+def describe(experiment: TrainingExperiment, stream: TextIO | None = None) -> None:
+    """Prints each call of a forward pass with shape, dtype, parameters and milliseconds.
 
-    Weights are fresh ones, except the tokenizer's of stage 2. Times are medians of `REPEATS`
+    Weights are new ones, except those of stage 2's tokenizer. Times are medians of `REPEATS`
     compiled forward passes on one device.
 
     Args:
@@ -44,28 +48,43 @@ def describe(experiment, stream=None):
 
 
 class Table:
-    """Writes a line a call; says only once per part how many parameters it has."""
+    """Writes one line for each call; shows the number of parameters once for each part."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Writes a line."""
         self.stream.write(f"{text}\n")
 
-    def start(self):
+    def start(self) -> None:
         """Writes the head of the columns."""
         self.stream.write(COLUMNS.format("call", "shape", "dtype", "parameters", "ms", "GFLOP/s"))
 
-    def show(self, name, output, parameters="", milliseconds="", rate=""):
+    def show(
+        self,
+        name: str,
+        output: Tensor,
+        parameters: str = "",
+        milliseconds: str = "",
+        rate: str = "",
+    ) -> None:
         """Writes the line of a tensor or an array."""
         shape = f"[{','.join(map(str, output.shape))}]"
         dtype = keras.backend.standardize_dtype(output.dtype)
         line = COLUMNS.format(name, shape, dtype, parameters, milliseconds, rate)
         self.stream.write(f"{line.rstrip()}\n")
 
-    def call(self, name, function, *inputs, parameters=0, operations=0, fields=()):
-        """Runs a call a few times, shows its output, or its named fields, and returns it.
+    def call(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *inputs: Tensor,
+        parameters: int = 0,
+        operations: float = 0,
+        fields: Sequence[str] = (),
+    ) -> Any:
+        """Runs a call a few times, shows its output, or its named fields, and returns the output.
 
         `operations` are those of one image.
         """

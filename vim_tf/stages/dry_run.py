@@ -1,14 +1,19 @@
-"""Everything a training does, once and in a temporary folder, so that a long run will not fail."""
+"""Does everything that a training does, once, in a temporary folder, to find errors early."""
+
+from __future__ import annotations
 
 import functools
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.costs.memory import format_bytes
 from vim_tf.distribution.replicas import share_batches
 from vim_tf.distribution.strategies import describe_devices, strategy_of
@@ -16,16 +21,25 @@ from vim_tf.drawing import grids
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run
 from vim_tf.stages import registry
-from vim_tf.training_loop.loop import NotFinite, TrainLoop, make_checkpoints
+from vim_tf.training_loop.loop import (
+    NotFinite,
+    TrainableStage,
+    TrainLoop,
+    make_checkpoints,
+)
+
+if TYPE_CHECKING:
+    from vim_tf.data.images import ImageData
 
 SHOWN_LABELS = 5
+Result = TypeVar("Result")
 
 
-def dry_run(experiment, stream=None):
+def dry_run(experiment: TrainingExperiment, stream: TextIO | None = None) -> None:
     """Reads data, trains two steps, saves, loads and makes an image; prints each with its time.
 
-    Everything is the real thing with the real batch, but that VIM tokenizes its batches instead of
-    making a token cache first. Nothing that is written stays.
+    Everything is as in the training, with the same batch size, except that VIM tokenizes its
+    batches instead of making a token cache first. All written files are removed.
 
     Args:
         experiment: one of `experiments.EXPERIMENTS`.
@@ -63,18 +77,18 @@ def dry_run(experiment, stream=None):
 
 
 class Report:
-    """Writes plain lines; those of actions with the time they took."""
+    """Writes plain lines, and lines of actions with their time."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Writes a line."""
         self.stream.write(f"{text}\n")
         self.stream.flush()
 
-    def time(self, name, action):
-        """Runs an action without arguments, writes its seconds, and returns what it returns."""
+    def time(self, name: str, action: Callable[[], Result]) -> Result:
+        """Runs an action without arguments, writes its seconds, and returns its result."""
         started = time.perf_counter()
         result = action()
         self.seconds = time.perf_counter() - started
@@ -82,7 +96,7 @@ class Report:
         return result
 
 
-def _show_data(data, report):
+def _show_data(data: ImageData, report: Report) -> None:
     names = data.class_names
     report.say(
         f"  {data.train_size:,} images to train on, {data.validation_size:,} held out; "
@@ -108,17 +122,19 @@ def _show_data(data, report):
     report.say(f"  its labels: {', '.join(shown)}" + (f" and {more} other classes" * bool(more)))
 
 
-def _train_and_restore(stage, run, strategy, report):
-    """Saves a checkpoint between two steps and checks that it takes the second one back."""
+def _train_and_restore(
+    stage: TrainableStage, run: Run, strategy: tf.distribute.Strategy, report: Report
+) -> None:
+    """Saves a checkpoint between two steps and checks that restoring it undoes the second one."""
     trainer = stage.trainer
     make = functools.partial(stage.train_dataset, 0, 0)
     batches = share_batches(strategy, make, trainer.experiment.data.batch_size)
     loop = TrainLoop(trainer, strategy, batches, stage.images_per_epoch)
 
-    def weights():
+    def weights() -> list[str]:
         return [model.model_hash() for model in (trainer.model, trainer.ema_model)]
 
-    def train(name):
+    def train(name: str) -> None:
         try:
             results = report.time(name, lambda: loop.train(tf.constant(1)))
         except NotFinite as found:
@@ -148,7 +164,7 @@ def _train_and_restore(stage, run, strategy, report):
         )
 
 
-def _load_and_use(stage, run, report):
+def _load_and_use(stage: Any, run: Run, report: Report) -> None:
     report.time("a preset saved", lambda: run.save_preset(stage.save))
     image = stage.try_preset(run, report)
     if image is None:

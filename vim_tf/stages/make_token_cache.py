@@ -1,18 +1,31 @@
-"""Making a data set's tokens once, with a tokenizer, and finding them again."""
+"""Makes a data set's tokens once, with a tokenizer, and opens them later."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 from tqdm import tqdm
 
+from vim_tf.annotations import StrPath
+from vim_tf.config.sections import DataConfig
 from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
 from vim_tf.distribution.replicas import over_replicas
 
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
 
-def describe_options(config):
-    """Returns what tokens and features depend on in a `DataConfig`, besides the images themselves.
+    from vim_tf.data.images import ImageData
+    from vim_tf.models.vit_vqgan import ViTVQGAN
 
-    Paths are left out: the fingerprint of the images says what lies there.
+
+def describe_options(config: DataConfig) -> dict[str, Any]:
+    """Returns the options on which tokens and features depend, apart from the images themselves.
+
+    Paths are left out: the fingerprint of the images identifies the files there.
     """
     described = asdict(config)
     for key in ("batch_size", "path", "validation_path"):
@@ -20,27 +33,26 @@ def describe_options(config):
     return described
 
 
-def open_or_make_cache(folder, tokenizer, data, passes):
+def open_or_make_cache(
+    folder: StrPath, tokenizer: ViTVQGAN, data: ImageData, passes: int
+) -> TokenCache:
     """Opens the cache at `folder`, or tokenizes the images into a new one there.
 
-    The replicas of the strategy in scope, in which the tokenizer was made, share the images.
+    The replicas of the strategy in scope share the images. The tokenizer was made in that scope.
 
     Args:
-        folder: of the cache.
-        tokenizer: the `ViTVQGAN`.
-        data: the `ImageData`.
+        folder: the cache's folder.
+        tokenizer: the tokenizer.
+        data: the images.
         passes: augmented passes over the training images.
 
-    Returns:
-        A `TokenCache`.
-
     Raises:
-        UserError: the cache there is another tokenizer's or of other images, or is damaged.
+        UserError: the cache is of another tokenizer or of other images, or is damaged.
     """
-    folder = epath.Path(folder)
+    path = epath.Path(folder)
     options = {**describe_options(data.config), "seed": data.seed, "passes": passes}
     tokenizer_hash = tokenizer.model_hash()
-    if not (folder / HEADER_FILE).exists():
+    if not (path / HEADER_FILE).exists():
         data.read_contents()
         header = {
             "tokenizer_hash": tokenizer_hash,
@@ -61,11 +73,13 @@ def open_or_make_cache(folder, tokenizer, data, passes):
                 _tokens(tokenizer, data.evaluation(), data.validation_size, "validation")
             ],
         }
-        write_token_cache(folder, splits, header, data.tables)
-    return TokenCache.open(folder, tokenizer_hash, options, data)
+        write_token_cache(path, splits, header, data.tables)
+    return TokenCache.open(path, tokenizer_hash, options, data)
 
 
-def _tokens(tokenizer, dataset, size, name):
+def _tokens(
+    tokenizer: ViTVQGAN, dataset: tf.data.Dataset, size: int, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (tokens [B,N], labels [B]) of each batch, with a progress bar on a terminal."""
     tokenize = over_replicas(tokenizer.tokenize)
     with tqdm(total=size, unit="img", desc=f"tokenizing, {name}", disable=None) as bar:

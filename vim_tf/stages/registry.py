@@ -1,12 +1,14 @@
 """The trainings that vim_tf knows: one line each. Imports no TensorFlow."""
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from vim_tf.config.experiments import (
     EXPERIMENTS,
     ClassifierExperiment,
+    Experiment,
+    TrainingExperiment,
     VIMExperiment,
     ViTVQGANExperiment,
 )
@@ -20,22 +22,22 @@ class Kind:
 
     Attributes:
         experiment: class of its config; `experiment.experiment` is its name.
-        stage: its subclass of `Stage`, as "module:class", which is imported when it is needed.
+        stage: its subclass of `Stage`, as "module:class"; imported when it is needed.
         count_step: function that counts a step's memory and operations, see `step_time.predict`;
             None where it is too small to matter.
-        views: what `vim_tf.views` can draw of a run.
+        views: names of the drawings that `vim_tf.views` can make of a run.
     """
 
     experiment: type
     stage: str
-    count_step: Callable | None = None
+    count_step: step_time.CountStep | None = None
     views: tuple[str, ...] = ()
 
 
-_KINDS = {}
+_KINDS: dict[str, Kind] = {}
 
 
-def register(kind):
+def register(kind: Kind) -> None:
     """Makes a `Kind` known to configs, training, descriptions and dry runs."""
     name = kind.experiment.experiment
     if EXPERIMENTS.get(name, kind.experiment) is not kind.experiment:
@@ -44,20 +46,23 @@ def register(kind):
     _KINDS[name] = kind
 
 
-def kind_of(experiment):
-    """Returns the `Kind` of an experiment, or of its name.
+def kind_of(experiment: Experiment | str) -> Kind:
+    """Returns the `Kind` of an experiment, given as its config or by name.
 
     Raises:
-        UserError: it is not a training, as a linear probe is not.
+        UserError: it is not a training; a linear probe is none.
     """
-    name = getattr(experiment, "experiment", experiment)
+    name: Any = getattr(experiment, "experiment", experiment)
     if name not in _KINDS:
         raise UserError(f"experiment {name} is not a training; trainings are {', '.join(_KINDS)}")
     return _KINDS[name]
 
 
-def stage_class(experiment):
-    """Returns the subclass of `Stage` of an experiment; imports TensorFlow."""
+def stage_class(experiment: TrainingExperiment) -> type[Any]:
+    """Returns the subclass of `Stage` of an experiment; imports TensorFlow.
+
+    `Stage` is not in the annotation: its module imports others that import this one.
+    """
     module, _, name = kind_of(experiment).stage.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -1,41 +1,57 @@
-"""A training from its config to its preset, as `python -m vim_tf.train` and Python start it."""
+"""Runs a training from its config to its preset, for `python -m vim_tf.train` and for Python."""
+
+from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from vim_tf.annotations import StrPath
 from vim_tf.config import loader
+from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.distribution.strategies import describe_devices, strategy_of
 from vim_tf.distribution.workers import Workers
 from vim_tf.runs.run import Run
 from vim_tf.stages import registry
 from vim_tf.training_loop import loop
 
+if TYPE_CHECKING:
+    import keras
 
-def run_training(experiment, workdir, *, callbacks=()):
+    from vim_tf.stages.stage import Stage
+
+
+def run_training(
+    experiment: TrainingExperiment,
+    workdir: StrPath,
+    *,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, float]:
     """Trains an experiment; the same call again resumes.
 
     Args:
-        experiment: what `load_config` returned, or an object of a class of
+        experiment: the result of `load_config`, or an object of a class of
             `config.experiments.EXPERIMENTS` that is a training.
-        workdir: the run's folder; made if need be.
-        callbacks: `keras.callbacks.Callback` objects, see `training_loop.loop.train`.
+        workdir: the run's folder; created if it is missing.
+        callbacks: see `training_loop.loop.train`.
 
     Returns:
-        The last evaluation, a dict of floats; {} on a worker that is not the chief.
+        The last evaluation; {} on a worker that is not the chief.
 
     Raises:
-        UserError: config, data, checkpoint and folder do not fit each other, or numbers were not
-            finite again and again.
+        UserError: config, data, checkpoint and folder do not fit each other, or numbers were
+            repeatedly not finite.
         Interrupted: SIGTERM or Ctrl-C came; everything is saved.
     """
     run = Run(workdir)
     run.check(experiment)
-    stage_class = registry.stage_class(experiment)
+    stage_class: type[Stage] = registry.stage_class(experiment)
     strategy = strategy_of(experiment.training)
     workers = Workers(strategy)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
 
-    def announce(step):
+    def announce(step: int) -> None:
         how = f"resuming at step {step}" if step else "starting"
         sys.stderr.write(
             f"{run.path}: {how}, {experiment.training.steps} steps of "

@@ -1,47 +1,66 @@
 """`experiment: vim`: the autoregressive model of a tokenizer's tokens."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import VIMExperiment
 from vim_tf.costs import operations
-from vim_tf.costs.memory import estimate_vim
-from vim_tf.data.images import make_image_dataset
+from vim_tf.costs.memory import MemoryEstimate, estimate_vim
+from vim_tf.data.images import ImageData, make_image_dataset
+from vim_tf.data.token_cache import TokenCache
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
 from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.metrics.unigram_baseline import unigram_nats
 from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import load_tokenizer
+from vim_tf.runs.run import Run
 from vim_tf.sampling import sample
 from vim_tf.stages.make_token_cache import open_or_make_cache
 from vim_tf.stages.stage import Stage, order_seed, zoom_of
 from vim_tf.trainers.vim_trainer import VIMTrainer
 
+if TYPE_CHECKING:
+    from vim_tf.stages.describe import Table
+    from vim_tf.stages.dry_run import Report
+
 SHOWN_PER_CLASS = 8
-DESCRIBED_TOKENS = 4  # an image; all 1,024 of the paper's would take minutes on a CPU
+DESCRIBED_TOKENS = 4  # an image; the paper's 1,024 would take minutes on a CPU
 
 
 class VIMStage(Stage):
-    """Trains a `VIM` on a token cache, or on batches that it tokenizes; its images are samples.
+    """Trains a `VIM` on a token cache, or on batches that it tokenizes; it draws samples.
 
     Attributes:
-        cache: the `TokenCache`; None where batches are tokenized.
+        cache: the token cache; None where batches are tokenized.
     """
 
+    experiment: VIMExperiment
+    tokenizer: ViTVQGAN
+    trainer: VIMTrainer
     shown = ("nats", "accuracy")
     panels = (
         ("nats a token", False, [("train", "nats"), ("evaluation", "nats")]),
         ("accuracy of the next token", False, [("train", "accuracy"), ("evaluation", "accuracy")]),
     )
-    cache = None
+    cache: TokenCache | None = None
 
     @classmethod
-    def open_sources(cls, experiment, strategy):
-        """Opens (the `ViTVQGAN`, `ImageData`); UserError if they misfit."""
+    def open_sources(
+        cls, experiment: VIMExperiment, strategy: tf.distribute.Strategy
+    ) -> tuple[ViTVQGAN, ImageData]:
+        """Opens the tokenizer and the images; UserError if they do not fit each other."""
         with strategy.scope():
             tokenizer = open_tokenizer(experiment)
             data = make_image_dataset(experiment.data, experiment.seed)
@@ -54,8 +73,8 @@ class VIMStage(Stage):
         return tokenizer, data
 
     @classmethod
-    def for_dry_run(cls, experiment, say):
-        """A token cache takes long: batches are tokenized instead."""
+    def for_dry_run(cls, experiment: VIMExperiment, say: Callable[[str], None]) -> VIMExperiment:
+        """Tokenizes batches, because a token cache takes long."""
         if experiment.tokenizer.online:
             return experiment
         tokenizer = dataclasses.replace(experiment.tokenizer, online=True, cache=None)
@@ -63,14 +82,16 @@ class VIMStage(Stage):
         return dataclasses.replace(experiment, tokenizer=tokenizer)
 
     @classmethod
-    def estimate_memory(cls, experiment, sources, replicas):
-        """Of VIM and its frozen tokenizer."""
+    def estimate_memory(
+        cls, experiment: VIMExperiment, sources: tuple[ViTVQGAN, ImageData], replicas: int
+    ) -> MemoryEstimate:
+        """Estimates the memory of VIM and its frozen tokenizer."""
         tokenizer, data = sources
         return estimate_vim(experiment, tokenizer.config, len(data.class_names), replicas)
 
     @classmethod
-    def describe(cls, experiment, images, table):
-        """Tokens, embeddings, logits, features, and a few generated tokens, decoded."""
+    def describe(cls, experiment: VIMExperiment, images: Tensor, table: Table) -> None:
+        """Shows tokens, embeddings, logits, features, and a few generated tokens, decoded."""
         tokenizer = open_tokenizer(experiment)
         class_names = (tokenizer.metadata or {}).get("class_names", ())
         config = tokenizer.config.quantizer
@@ -131,8 +152,8 @@ class VIMStage(Stage):
         table.say(f"VIM: {model.count_params():,} parameters")
         table.say(f"ViTVQGAN, the tokenizer: {tokenizer.count_params():,} parameters, frozen")
 
-    def prepare(self, strategy, run):
-        """Opens the token cache, or makes it: the chief first, the other workers after it."""
+    def prepare(self, strategy: tf.distribute.Strategy, run: Run) -> None:
+        """Opens the token cache or makes it: the chief first, the other workers after it."""
         if self.experiment.tokenizer.online:
             super().prepare(strategy, run)
             return
@@ -142,8 +163,8 @@ class VIMStage(Stage):
             self.cache = open_or_make_cache(folder, self.tokenizer, self.data, passes)
         self.images_per_epoch = self.cache.train_size
 
-    def make_trainer(self):
-        """Returns a `VIMTrainer`, which knows the unigram baseline of a token cache."""
+    def make_trainer(self) -> VIMTrainer:
+        """Returns a `VIMTrainer`; with a token cache it knows the unigram baseline."""
         trainer = VIMTrainer(self.experiment, self.tokenizer, len(self.data.class_names))
         if self.cache is not None:
             tokens = self.cache.tokens
@@ -154,7 +175,7 @@ class VIMStage(Stage):
             )
         return trainer
 
-    def train_dataset(self, start_step, rollbacks, *share):
+    def train_dataset(self, start_step: int, rollbacks: int, *share: int) -> tf.data.Dataset:
         """Batches of the cache's tokens, or of images."""
         if self.cache is None:
             return super().train_dataset(start_step, rollbacks, *share)
@@ -162,19 +183,19 @@ class VIMStage(Stage):
         return self.cache.train(seed, self.experiment.data.batch_size, start_step, *share)
 
     @property
-    def evaluation_dataset(self):
+    def evaluation_dataset(self) -> tf.data.Dataset:
         """Batches of held-out tokens, or of images."""
         if self.cache is None:
             return super().evaluation_dataset
         return self.cache.evaluation(self.experiment.data.batch_size)
 
     @functools.cached_property
-    def generator(self):
+    def generator(self) -> ImageGenerator:
         """The `ImageGenerator` of the averaged weights."""
         names = self.data.class_names if self.experiment.model.conditional else ()
         return ImageGenerator(self.trainer.ema_model, self.tokenizer, tuple(names))
 
-    def draw_images(self):
+    def draw_images(self) -> dict[str, np.ndarray]:
         """Unconditional samples, and some of each class."""
         images = self.generator.generate(n=64)
         drawn = {"samples": grids.image_grid(images, columns=16, zoom=zoom_of(images))}
@@ -186,11 +207,11 @@ class VIMStage(Stage):
             drawn["samples_by_class"] = grids.labelled_rows(rows, names, zoom_of(images))
         return drawn
 
-    def save(self, folder):
-        """Writes the preset, with the tokenizer's inside."""
+    def save(self, folder: Path) -> None:
+        """Writes the preset, with the tokenizer's preset inside."""
         self.generator.save(folder, self.about())
 
-    def try_preset(self, run, report):
+    def try_preset(self, run: Run, report: Report) -> np.ndarray:
         """Generates an image."""
         name = "vim_tf.load of it and of its tokenizer"
         generator = report.time(name, lambda: ImageGenerator.load(run.path))
@@ -198,8 +219,8 @@ class VIMStage(Stage):
         return report.time("a sample made", lambda: generator.generate(labels, n=1))[0]
 
 
-def open_tokenizer(experiment):
-    """Opens the `ViTVQGAN` that a `VIMExperiment` names; UserError if it misfits."""
+def open_tokenizer(experiment: VIMExperiment) -> ViTVQGAN:
+    """Opens the tokenizer that an experiment names; UserError if it does not fit."""
     if not experiment.tokenizer.run:
         raise UserError(
             "tokenizer.run is not set; name a trained tokenizer: set tokenizer.run=runs/..."
@@ -213,10 +234,10 @@ def open_tokenizer(experiment):
     return tokenizer
 
 
-def _generate(model, count, labels):
+def _generate(model: VIM, count: int, labels: Tensor) -> Tensor:
     """The first `count` tokens of images with labels [B]: [B,N]; the others are 0."""
 
-    def next_logits(previous, position, cache):
+    def next_logits(previous: Tensor, position: Tensor, cache: Any) -> tuple[Tensor, Any]:
         return model.next_logits(previous, position, cache, labels)
 
     batch = labels.shape[0]

@@ -1,25 +1,40 @@
 """`experiment: vit_vqgan`: the image tokenizer."""
 
-import functools
+from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING
+
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import ViTVQGANExperiment
 from vim_tf.costs import operations
-from vim_tf.costs.memory import estimate_vit_vqgan
+from vim_tf.costs.memory import MemoryEstimate, estimate_vit_vqgan
 from vim_tf.costs.parameters import count_vgg16
+from vim_tf.data.images import ImageData
 from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import grids
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.patches import patchify
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import load
+from vim_tf.runs.run import Run
 from vim_tf.stages.stage import Stage, zoom_of
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vim_tf.stages.describe import Table
+    from vim_tf.stages.dry_run import Report
 
 SHOWN_IMAGES = 32
 
 
 class ViTVQGANStage(Stage):
-    """Trains a `ViTVQGAN`; its images are reconstructions beside what they were made from."""
+    """Trains a `ViTVQGAN`; it draws reconstructions below their originals."""
 
+    experiment: ViTVQGANExperiment
+    trainer: ViTVQGANTrainer
     shown = ("total", "psnr", "l2", "discriminator", "adversarial", "usage", "perplexity")
     panels = (
         ("loss", True, [("train", "total"), ("train", "l2")]),
@@ -29,13 +44,15 @@ class ViTVQGANStage(Stage):
     )
 
     @classmethod
-    def estimate_memory(cls, experiment, sources, replicas):
-        """Of the tokenizer and the networks of its losses."""
+    def estimate_memory(
+        cls, experiment: ViTVQGANExperiment, sources: tuple[None, ImageData], replicas: int
+    ) -> MemoryEstimate:
+        """Estimates the memory of the tokenizer and of the networks of its losses."""
         return estimate_vit_vqgan(experiment, replicas)
 
     @classmethod
-    def describe(cls, experiment, images, table):
-        """Patches, features, codes, tokens and the reconstruction; and the discriminator."""
+    def describe(cls, experiment: ViTVQGANExperiment, images: Tensor, table: Table) -> None:
+        """Shows patches, features, codes, tokens, the reconstruction and the discriminator."""
         model = ViTVQGAN(experiment.model, experiment.data.image_size)
         networks = {"ViTVQGAN": model}
         patch_size = experiment.model.patch_size
@@ -86,23 +103,23 @@ class ViTVQGANStage(Stage):
                 f"PerceptualFeatures (VGG16): {count_vgg16():,} parameters, frozen; not run here"
             )
 
-    def make_trainer(self):
+    def make_trainer(self) -> ViTVQGANTrainer:
         """Returns a `ViTVQGANTrainer`."""
         return ViTVQGANTrainer(self.experiment)
 
     @functools.cached_property
-    def shown_images(self):
+    def shown_images(self) -> Tensor:
         """The first held-out images, the same at each evaluation: [n,H,W,3] in [-1,1]."""
         return next(iter(self.data.evaluation(batch_size=SHOWN_IMAGES)))["image"]
 
-    def draw_images(self):
+    def draw_images(self) -> dict[str, np.ndarray]:
         """Held-out images and their reconstructions."""
         images = self.shown_images
         reconstructions = to_uint8(self.trainer.ema_model(images))
         grid = grids.reconstruction_grid(to_uint8(images), reconstructions, zoom=zoom_of(images))
         return {"reconstructions": grid}
 
-    def try_preset(self, run, report):
+    def try_preset(self, run: Run, report: Report) -> np.ndarray:
         """Reconstructs an image."""
         model = report.time("vim_tf.load of it", lambda: load(run.path))
         images = next(iter(self.data.evaluation(batch_size=1)))["image"]

@@ -1,1 +1,1 @@
-"""Training steps, their optimizers and schedules, and the loop around them."""
+"""Training steps, their optimizers and schedules."""

@@ -4,6 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import ClassifierExperiment
 from vim_tf.models.classifier import Classifier
 from vim_tf.trainers.trainer import Trainer
 
@@ -12,20 +14,23 @@ class ClassifierTrainer(Trainer):
     """Trains a `Classifier` on labelled images.
 
     Args:
-        experiment: `ClassifierExperiment`.
+        experiment: the configuration.
         classes: number of classes.
     """
 
+    experiment: ClassifierExperiment
     judged_by = ("accuracy", 1)
 
-    def __init__(self, experiment, classes):
-        def make_model():
+    def __init__(self, experiment: ClassifierExperiment, classes: int) -> None:
+        def make_model() -> Classifier:
             return Classifier(experiment.model, experiment.data.image_size, classes)
 
         names = ("cross_entropy", "accuracy")
         super().__init__(experiment, make_model, (*names, "gradient_norm"), names)
 
-    def gradients_of(self, batch):
+    def gradients_of(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[list[Tensor], dict[str, Tensor], tuple[()]]:
         """Gradients for one replica's batch; changes nothing.
 
         Args:
@@ -41,8 +46,8 @@ class ClassifierTrainer(Trainer):
         accuracy = tf.reduce_mean(_hits(logits, batch["label"]))
         return gradients, {"cross_entropy": loss, "accuracy": accuracy}, ()
 
-    def evaluate_batch(self, batch):
-        """Loss and hits of the averaged weights.
+    def evaluate_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Computes loss and hits of the averaged weights.
 
         Returns:
             dict of "cross_entropy" in nats and "accuracy", 0 or 1, each [B] float32.
@@ -51,10 +56,10 @@ class ClassifierTrainer(Trainer):
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["label"], logits)
         return {"cross_entropy": nats, "accuracy": _hits(logits, batch["label"])}
 
-    def summarize(self, results):
-        """Means over all images of `evaluate_batch`'s results."""
+    def summarize(self, results: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns the means of `evaluate_batch`'s results over all images."""
         return {name: float(np.mean(values)) for name, values in results.items()}
 
 
-def _hits(logits, labels):
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
     return tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), tf.float32)

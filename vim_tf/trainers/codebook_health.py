@@ -1,11 +1,13 @@
-"""Watching the codebook while it is trained, and reviving codes that nothing chooses."""
+"""Measures the codebook's use during training, and revives codes that no latent chooses."""
 
 import math
 
 import keras
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.distribution.replicas import assign_everywhere
+from vim_tf.models.quantizer import QuantizerOutput, VectorQuantizer
 
 
 class CodebookUsage(keras.metrics.Metric):
@@ -18,16 +20,16 @@ class CodebookUsage(keras.metrics.Metric):
         codes: size K of the codebook.
     """
 
-    def __init__(self, codes, name="codebook"):
+    def __init__(self, codes: int, name: str = "codebook") -> None:
         super().__init__(name=name)
         self.counts = self.add_weight(shape=(codes,), initializer="zeros", name="counts")
 
-    def update_state(self, tokens):
+    def update_state(self, tokens: Tensor) -> None:
         """Counts tokens of any shape, int32."""
         counts = tf.math.bincount(tf.reshape(tokens, [-1]), minlength=self.counts.shape[0])
         self.counts.assign_add(tf.cast(counts, self.counts.dtype))
 
-    def result(self):
+    def result(self) -> dict[str, Tensor]:
         """Returns usage, perplexity and dead codes as scalars."""
         counts = tf.convert_to_tensor(self.counts)
         hit = tf.cast(counts > 0, tf.float32)
@@ -39,29 +41,35 @@ class CodebookUsage(keras.metrics.Metric):
         }
 
 
-def mean_angle(codebook, initial):
-    """Mean angle in degrees between each code [K,d] and its first value; tells if codes move."""
+def mean_angle(codebook: Tensor, initial: Tensor) -> Tensor:
+    """Mean angle in degrees between each code [K,d] and its first value; shows if codes move."""
     cosine = tf.reduce_sum(tf.linalg.l2_normalize(codebook, -1) * initial, -1)
     return tf.reduce_mean(tf.acos(tf.clip_by_value(cosine, -1.0, 1.0))) * (180 / math.pi)
 
 
 class CodebookRevival:
-    """Every `revive_every` steps puts codes that were hardly chosen where latents are.
+    """Moves codes that were hardly chosen onto latents, every `revive_every` steps.
 
     A code is dead if it was chosen less than `revive_below` times as often as an even use of the
     codebook would choose it, counted over all replicas since the last revival. It moves onto a
     latent of the current global batch, drawn at random, with the codebook's mean length. Its
-    optimizer slots are zeroed and its moving average starts there too: an average of where the code
-    was and where it is would be a code that no latent chooses. Every replica computes the same.
+    optimizer slots are zeroed. Its moving average starts there too: an average of the old and the
+    new place would be a code that no latent chooses. Every replica computes the same.
 
     Args:
         quantizer: the `VectorQuantizer`.
         averaged: the variable [K,d] that holds the codebook's moving average.
-        optimizer: the optimizer, built, whose slots hold the codebook's moments.
-        seed: any integer, of the random draws.
+        optimizer: the built optimizer; its slots hold the codebook's moments.
+        seed: of the random draws, any integer.
     """
 
-    def __init__(self, quantizer, averaged, optimizer, seed):
+    def __init__(
+        self,
+        quantizer: VectorQuantizer,
+        averaged: keras.Variable,
+        optimizer: keras.optimizers.Optimizer,
+        seed: int,
+    ) -> None:
         self.quantizer = quantizer
         self.averaged = averaged
         self.seed = seed
@@ -73,8 +81,8 @@ class CodebookRevival:
             if quantizer.codebook.path.replace("/", "_") in variable.path
         ]
 
-    def __call__(self, step, output):
-        """Counts the tokens of one step and revives when it is time.
+    def __call__(self, step: Tensor, output: QuantizerOutput) -> None:
+        """Counts the tokens of one step, and revives codes when a revival is due.
 
         Args:
             step: int64 scalar, the number of this step.

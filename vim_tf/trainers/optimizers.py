@@ -1,12 +1,16 @@
 """The optimizers of both stages."""
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 from keras import ops
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import OptimizerConfig
 from vim_tf.trainers.schedules import learning_rate_schedule
 
-TINY = 1e-30  # of a gradient of zeros, whose shares are nothing
+TINY = 1e-30  # avoids 0 / 0 where the gradient is zero
 
 
 @keras.saving.register_keras_serializable(package="vim_tf")
@@ -14,11 +18,11 @@ class KernelAdamW(keras.optimizers.AdamW):
     """AdamW (arXiv 1711.05101) that decays variables named `kernel` and no others.
 
     Kernels are the matrices of dense and convolution layers. Biases, the norms' scales, the
-    codebook, and the embeddings of tokens, labels and positions keep their values: for these
-    smaller is not simpler, and a row that is rarely used would fade between its uses.
+    codebook, and the embeddings of tokens, labels and positions do not decay: smaller values of
+    these are not simpler, and a row that is rarely used would shrink between its uses.
     """
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots; call it inside `strategy.scope()`, before the first step."""
         if not self.built:
             self.exclude_from_weight_decay(
@@ -26,13 +30,13 @@ class KernelAdamW(keras.optimizers.AdamW):
             )
             self._make_slots(variables)
 
-    def _make_slots(self, variables):
+    def _make_slots(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Moves one variable, a tf.Variable.
+    def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:
+        """Moves one variable.
 
-        TensorFlow's kernel passes over each array once; Keras' operations take twice as long.
+        TensorFlow's kernel reads each array once; Keras' operations take twice as long.
         """
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, gradient.dtype)
@@ -54,13 +58,13 @@ class KernelAdamW(keras.optimizers.AdamW):
 class FactoredAdamW(KernelAdamW):
     """`KernelAdamW` with Adafactor's second moment of matrices (arXiv 1804.04235, algorithm 4).
 
-    Of a matrix [...,R,C] it keeps moving averages of the squared gradient's means over rows and
-    over columns, R + C numbers instead of R * C; their product over the mean of the first is
-    the second moment. Everything else is AdamW's: the first moment, the bias corrections, the
-    learning rate. The codebook has a whole second moment, since revival resets it code by code.
+    For a matrix [...,R,C] it keeps moving averages of the squared gradient's means over rows and
+    over columns: R + C numbers instead of R * C. The second moment is the product of both, divided
+    by the mean of the first. Everything else is AdamW's: the first moment, the bias corrections,
+    the learning rate. The codebook has a full second moment, since revival resets it code by code.
     """
 
-    def _make_slots(self, variables):
+    def _make_slots(self, variables: Sequence[keras.Variable]) -> None:
         keras.optimizers.Optimizer.build(self, variables)
         self._momentums, self._velocities, self._means = [], [], []
         for variable in variables:
@@ -79,7 +83,7 @@ class FactoredAdamW(KernelAdamW):
                 ]
             )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:
         """Moves one variable."""
         index = self._get_variable_index(variable)
         if self._means[index] is None:
@@ -91,7 +95,7 @@ class FactoredAdamW(KernelAdamW):
             self.assign_add(mean, (ops.mean(square, axis) - mean) * (1 - self.beta_2))
         self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
         step = ops.cast(self.iterations + 1, variable.dtype)
-        # Both means lack the same factor at first, and so do their products over a mean.
+        # At first both means are too small by the same factor, and so is the second moment.
         scale = ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
         share = rows / ops.maximum(ops.mean(rows, -1, keepdims=True), TINY)
         second = ops.expand_dims(share, -1) * ops.expand_dims(columns, -2)
@@ -99,16 +103,18 @@ class FactoredAdamW(KernelAdamW):
         self.assign_sub(variable, change)
 
 
-def make_optimizer(config, steps, start=0):
-    """Builds the optimizer of an `OptimizerConfig` for a run of `steps` steps.
+def make_optimizer(
+    config: OptimizerConfig, steps: int, start: int | tf.Variable = 0
+) -> KernelAdamW:
+    """Builds the optimizer for a run of `steps` steps.
 
     It does not clip: Keras would do so before gradients are summed over replicas; see
     `gradients.apply_gradients`. Call `build(variables)` inside `strategy.scope()`.
 
     Args:
-        config: the `OptimizerConfig`.
+        config: the optimizer's section of the config.
         steps: length of the run.
-        start: before this step nothing moves; a number or a variable.
+        start: no weight moves before this step; a number or a variable.
 
     Returns:
         `KernelAdamW`, or `FactoredAdamW`, with the config's learning-rate schedule.

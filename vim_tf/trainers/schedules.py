@@ -1,9 +1,13 @@
-"""What depends on the step alone: learning rates and ramps."""
+"""Functions of the step alone: learning rates and ramps."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
+
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import OptimizerConfig
 
 
 @keras.saving.register_keras_serializable(package="vim_tf")
@@ -26,7 +30,16 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             counts from it. A number or an integer variable.
     """
 
-    def __init__(self, peak, steps, warmup_steps, decay_start, final_ratio, kind, start=0):
+    def __init__(
+        self,
+        peak: float,
+        steps: int,
+        warmup_steps: int,
+        decay_start: int,
+        final_ratio: float,
+        kind: str,
+        start: int | Tensor = 0,
+    ) -> None:
         self.start = start
         self.peak = peak
         self.steps = steps
@@ -35,7 +48,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.final_ratio = final_ratio
         self.kind = kind
 
-    def __call__(self, step):
+    def __call__(self, step: int | Tensor) -> Tensor:
         """Returns the float32 learning rate of `step`, an integer scalar."""
         step, start = ops.cast(step, "float32"), ops.cast(self.start, "float32")
         started = ops.cast(step >= start, "float32")
@@ -43,7 +56,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         warmup = warmup if self.warmup_steps else 1.0
         return self.peak * started * warmup * self._decay(step, start + self.warmup_steps)
 
-    def _decay(self, step, warm):
+    def _decay(self, step: Tensor, warm: Tensor) -> Tensor:
         """Share of the peak, without the warm-up; 1 up to the start of the decay."""
         start = ops.maximum(warm, self.decay_start)
         progress = ops.clip((step - start) / ops.maximum(self.steps - start, 1), 0.0, 1.0)
@@ -54,7 +67,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             return ops.exp(math.log(self.final_ratio) * progress)
         return ops.ones_like(progress)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
         return {
             "peak": self.peak,
@@ -67,16 +80,15 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def learning_rate_schedule(config, steps, start=0):
-    """Builds the schedule of a run of `steps` steps from an `OptimizerConfig`.
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int, start: int | Tensor = 0
+) -> WarmupDecay:
+    """Builds the schedule for a run of `steps` steps.
 
     Args:
-        config: the `OptimizerConfig`.
+        config: the optimizer's section of the config.
         steps: length of the run.
-        start: the step at which what is optimized begins to be trained; a number or a variable.
-
-    Returns:
-        `WarmupDecay`.
+        start: the step at which the training of the weights starts; a number or a variable.
     """
     return WarmupDecay(
         peak=config.learning_rate,
@@ -89,22 +101,22 @@ def learning_rate_schedule(config, steps, start=0):
     )
 
 
-def start_step(start, steps):
-    """The step meant by `start`: itself, or below 1 that share of a run of `steps` steps."""
+def start_step(start: float, steps: int) -> int:
+    """Returns `start` as a step: a value below 1 is a share of a run of `steps` steps."""
     return round(start * steps) if start < 1 else int(start)
 
 
-def ramp(step, start, ramp_steps):
-    """Weight of a term that sets in at `start` and has grown linearly `ramp_steps` steps later.
+def ramp(step: int | Tensor, start: int | Tensor, ramp_steps: int) -> Tensor:
+    """Weight of a loss term that begins at `start` and grows linearly for `ramp_steps` steps.
 
     Args:
-        step: int or integer scalar tensor.
+        step: an integer or an integer scalar.
         start: first step with a weight above 0; an integer or an integer variable.
         ramp_steps: with 0 the weight is 1 from `start` on.
 
     Returns:
         float32 scalar: 0 before `start`, 1 from `start + ramp_steps` on.
     """
-    step = ops.convert_to_tensor(step)
-    since = ops.cast(step - ops.cast(start, step.dtype) + 1, "float32")
+    now = ops.convert_to_tensor(step)
+    since = ops.cast(now - ops.cast(start, now.dtype) + 1, "float32")
     return ops.clip(since / (ramp_steps + 1), 0.0, 1.0)

@@ -1,8 +1,15 @@
-"""What the trainers of both stages share: one train step for Keras' fit and for the orbit loop."""
+"""The base of all trainers: one training step for Keras' fit and for the orbit loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.distribution.replicas import assign_everywhere
 from vim_tf.models.precision import computing_in
 from vim_tf.models.seeded_dropout import row_keys, step_keys
@@ -10,32 +17,43 @@ from vim_tf.trainers.ema import ExponentialMovingAverage
 from vim_tf.trainers.gradients import accumulate, apply_gradients
 from vim_tf.trainers.optimizers import make_optimizer
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 class Trainer(keras.Model):
     """A model, the moving average of its weights, and the definition of one training step.
 
-    A step has two halves: `compute_gradients(batch)`, pure and compilable, whose inside subclasses
-    define, and `apply_gradients(gradients)`, which reduces over the replicas, clips and applies.
+    A step has two halves. `compute_gradients(batch)` is pure and compilable, and calls
+    `gradients_of`, which subclasses define. `apply_gradients(gradients)` reduces over the replicas,
+    clips and applies.
 
     Attributes:
         experiment: the configuration.
         model: the model that is trained, in `training.precision`.
         ema_model: the same model with averaged weights, for evaluation and sampling, in float32.
         epoch_logs: names of logs that mean something only over a whole epoch.
-        images_counted: number of images that are in these logs.
-        judged_by: (name of an evaluation's number, 1 where more is better or -1): the best one.
-        rollbacks: times that the run went back to a checkpoint, an int64 tf.Variable.
-        adversarial_start: step at which a discriminator takes part, an int64 tf.Variable; None for
-            none.
-        bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 for none.
+        images_counted: number of images in these logs.
+        judged_by: (the number by which evaluations are compared, 1 if more is better, else -1);
+            every subclass sets it.
+        rollbacks: how often the run went back to a checkpoint, an int64 tf.Variable.
+        adversarial_start: step from which a discriminator takes part, an int64 tf.Variable; None
+            without a discriminator.
+        bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 without one.
     """
 
-    epoch_logs = ()
-    images_counted = 0
-    judged_by = ()
-    adversarial_start = None
+    epoch_logs: tuple[str, ...] = ()
+    images_counted: int = 0
+    judged_by: tuple[str, int]
+    adversarial_start: tf.Variable | None = None
 
-    def __init__(self, experiment, make_model, log_names, test_names):
+    def __init__(
+        self,
+        experiment: TrainingExperiment,
+        make_model: Callable[[], keras.Model],
+        log_names: Sequence[str],
+        test_names: Sequence[str],
+    ) -> None:
         super().__init__()
         self.experiment = experiment
         with computing_in(experiment.training.precision):
@@ -47,7 +65,7 @@ class Trainer(keras.Model):
             model.trainable_variables, ema_model.weights, experiment.training.ema_decay
         )
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
-        # Not the names of logs: fit would report these, which are still 0, instead of those.
+        # Other names than the logs': fit would report these, still 0, instead of the logs.
         self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
         for transformer in getattr(model, "transformers", ()):
             transformer.save_memory(
@@ -56,7 +74,7 @@ class Trainer(keras.Model):
         self._gradients = self.compute_gradients
         if experiment.training.jit_compile:
             self._gradients = tf.function(self.compute_gradients, jit_compile=True, autograph=False)
-        # What the graph found that is not finite; see `_look_for_not_finite`.
+        # The graph notes here which logs are not finite; see `_look_for_not_finite`.
         self._watched = (*log_names,)
         self.bad_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
         self._bad = tf.Variable([False] * len(self._watched), trainable=False)
@@ -64,36 +82,36 @@ class Trainer(keras.Model):
         self.built = True
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """Everything that Keras resets between epochs."""
         return [*self.log_metrics.values(), *self.test_metrics.values()]
 
     @property
-    def step(self):
+    def step(self) -> tf.Variable:
         """Number of steps done, an int64 tf.Variable."""
         return self.optimizer.iterations.value
 
-    def compile(self, optimizer=None, **kwargs):
+    def compile(self, optimizer: keras.optimizers.Optimizer | None = None, **kwargs: Any) -> None:
         """Like Keras' compile; the optimizer is the experiment's unless one is given.
 
-        Call it inside `strategy.scope()`: the slots are created here, because Keras would create
-        them lazily for each replica, and a step with two optimizers crashes on that.
+        Call it inside `strategy.scope()`, because it creates the slots. Keras would create them
+        lazily for each replica, and a step with two optimizers crashes on that.
         """
         steps = self.experiment.training.steps
-        optimizer = optimizer or make_optimizer(self.experiment.optimizer, steps)
-        super().compile(optimizer=optimizer, jit_compile=False, **kwargs)
-        optimizer.build(self.model.trainable_variables)
+        chosen = optimizer or make_optimizer(self.experiment.optimizer, steps)
+        super().compile(optimizer=chosen, jit_compile=False, **kwargs)
+        chosen.build(self.model.trainable_variables)
 
-    def compute_gradients(self, batch):
+    def compute_gradients(self, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Any]:
         """Gradients for one replica's batch; changes nothing.
 
-        What it draws for a row is a function of (seed, step, row of the global batch).
+        The random numbers of a row are a function of (seed, step, row of the global batch).
 
         Args:
-            batch: dict of tensors [B,...].
+            batch: tensors [B,...] by name.
 
         Returns:
-            (gradients, logs, what `after_step` needs).
+            (gradients, logs, the extras that `after_step` needs).
         """
         keys = self._row_keys(tf.shape(tf.nest.flatten(batch)[0])[0])
         parts = self.experiment.training.gradient_accumulation_steps
@@ -101,18 +119,20 @@ class Trainer(keras.Model):
             return self._compute_part(batch, keys)
         return accumulate(self._compute_part, (batch, keys), parts)
 
-    def _row_keys(self, rows):
+    def _row_keys(self, rows: Tensor) -> Tensor:
         """The keys of this replica's rows, [rows] uint32."""
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         row = rows * replica + tf.range(rows)
         return step_keys(self.experiment.seed, self.step, row)
 
-    def _compute_part(self, batch, keys):
+    def _compute_part(
+        self, batch: dict[str, Tensor], keys: Tensor
+    ) -> tuple[Any, dict[str, Tensor], Any]:
         with row_keys(keys):
             return self.gradients_of(batch)
 
-    def gradients_of(self, batch):
-        """`compute_gradients`, where the keys of the rows are given; subclasses define it.
+    def gradients_of(self, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Any]:
+        """`compute_gradients` with the keys of the rows already set; subclasses define it.
 
         Returns:
             (gradients, logs, extras): nested tensors; scalars by name, means over the rows; nested
@@ -120,8 +140,8 @@ class Trainer(keras.Model):
         """
         raise NotImplementedError
 
-    def apply_gradients(self, gradients):
-        """Applies what `compute_gradients` returned; returns their norm, as logs."""
+    def apply_gradients(self, gradients: Any) -> dict[str, Tensor]:
+        """Applies the gradients of `compute_gradients`; returns their norm, as logs."""
         norm = apply_gradients(
             self.optimizer,
             gradients,
@@ -130,33 +150,33 @@ class Trainer(keras.Model):
         )
         return {"gradient_norm": norm}
 
-    def after_step(self, step, extras):
-        """Called in each replica after the weights moved; a place for codebook remedies."""
+    def after_step(self, step: Tensor, extras: Any) -> None:
+        """Called in each replica after the update; a subclass may change the codebook here."""
 
-    def reset_logs(self, whole_epoch):
-        """Starts new means; what counts over epochs goes on unless one is over."""
+    def reset_logs(self, whole_epoch: bool) -> None:
+        """Starts new means; `epoch_logs` continue unless `whole_epoch`."""
         for metric in self.log_metrics.values():
             metric.reset_state()
 
-    def summarize(self, results):
+    def summarize(self, results: dict[str, np.ndarray]) -> dict[str, float]:
         """Turns `evaluate_batch`'s results of all images, [M] or [M,N], into named numbers."""
         raise NotImplementedError
 
-    def after_evaluation(self, step, results):
-        """Notes an evaluation; returns the step at which a discriminator takes part, 0 for none."""
+    def after_evaluation(self, step: int, results: dict[str, float]) -> int:
+        """Notes an evaluation; returns the step from which a discriminator takes part, or 0."""
         return 0
 
-    def histograms(self):
-        """Returns what TensorBoard shows as histograms, by name."""
+    def histograms(self) -> dict[str, np.ndarray]:
+        """Returns the values that TensorBoard shows as histograms, by name."""
         return {}
 
-    def evaluate_batch(self, batch):
-        """Returns one number or row of tokens an image, from the averaged weights, in a dict."""
+    def evaluate_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the averaged weights' numbers [B] or tokens [B,N] for the images, by name."""
         raise NotImplementedError
 
     @tf.autograph.experimental.do_not_convert  # conversion takes longer than tracing
-    def train_step(self, batch):
-        """One step; returns the running means of the logs."""
+    def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Does one step; returns the running means of the logs."""
         step = tf.identity(self.step)
         gradients, logs, extras = self._gradients(batch)
         logs |= self.apply_gradients(gradients)
@@ -167,7 +187,7 @@ class Trainer(keras.Model):
             self.log_metrics[name].update_state(value)
         return self.train_results()
 
-    def _look_for_not_finite(self, step, logs):
+    def _look_for_not_finite(self, step: Tensor, logs: dict[str, Tensor]) -> None:
         """Notes the first step at which a log was NaN or infinite on any replica, and which ones.
 
         In the graph, because a loop of many steps shows only means.
@@ -183,30 +203,30 @@ class Trainer(keras.Model):
             [tf.where(first, step, self.bad_step), tf.where(first, bad, self._bad)],
         )
 
-    def not_finite(self):
-        """Returns what was not finite first, in words; None if everything was."""
+    def not_finite(self) -> str | None:
+        """Returns a text: the first logs that were not finite; None if all were finite."""
         step = int(self.bad_step.numpy())
         if step < 0:
             return None
         names = [name for name, bad in zip(self._watched, self._bad.numpy(), strict=True) if bad]
         return f"{', '.join(names)} not finite at step {step}"
 
-    def forget_not_finite(self):
-        """Starts to look again, after a rollback."""
+    def forget_not_finite(self) -> None:
+        """Forgets the logs that were not finite; called after a rollback."""
         self.bad_step.assign(-1)
 
-    def train_results(self):
+    def train_results(self) -> dict[str, Tensor]:
         """Returns the running means of the logs since the last reset."""
         return {name: metric.result() for name, metric in self.log_metrics.items()}
 
-    def test_step(self, batch):
+    def test_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Updates the test metrics with one batch; returns their running means."""
         results = self.evaluate_batch(batch)
         for name, metric in self.test_metrics.items():
             metric.update_state(results[name])
         return {name: metric.result() for name, metric in self.test_metrics.items()}
 
-    def checkpoint_items(self):
+    def checkpoint_items(self) -> dict[str, Any]:
         """Returns the trackables that make up the state of a run, by name."""
         return {
             "model": self.model,

@@ -4,30 +4,34 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import VIMExperiment
 from vim_tf.models.seeded_dropout import row_bits
 from vim_tf.models.vim import VIM
+from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.trainer import Trainer
 
-LABEL_DROP_SALT = 2**31  # far from those of the model's dropouts
+LABEL_DROP_SALT = 2**31  # far from the salts of the model's dropouts
 
 
 class VIMTrainer(Trainer):
     """Trains VIM on tokens, or on images that a frozen tokenizer turns into tokens.
 
     Args:
-        experiment: `VIMExperiment`.
-        tokenizer: the `ViTVQGAN`.
+        experiment: the configuration.
+        tokenizer: the frozen tokenizer.
         classes: number of classes; 0 without labels.
     """
 
+    experiment: VIMExperiment
     judged_by = ("nats", -1)
 
-    def __init__(self, experiment, tokenizer, classes):
+    def __init__(self, experiment: VIMExperiment, tokenizer: ViTVQGAN, classes: int) -> None:
         codes = tokenizer.config.quantizer.codes
         if not experiment.model.conditional:
             classes = 0
 
-        def make_model():
+        def make_model() -> VIM:
             return VIM(experiment.model, tokenizer.grid, codes, classes)
 
         super().__init__(
@@ -37,22 +41,25 @@ class VIMTrainer(Trainer):
             ("nats", "accuracy"),
         )
         self.classes = classes
-        self.unigram_nats = None  # of `evaluation.unigram`, set where all tokens are known
+        # Of `metrics.unigram_baseline`; set where all tokens are known.
+        self.unigram_nats: float | None = None
         self.tokenizer = tokenizer
         tokenizer.trainable = False
 
-    def _tokens_and_labels(self, batch):
+    def _tokens_and_labels(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         tokens = batch["token"] if "token" in batch else self.tokenizer.tokenize(batch["image"])
         labels = batch["label"] if self.classes else tf.zeros_like(batch["label"])
-        return tokens, labels  # without classes the null label is 0
+        return tokens, labels  # without classes, 0 is the null label
 
-    def _drop_labels(self, labels):
-        """Replaces a share of the labels by the null label; which ones, the rows' keys say."""
+    def _drop_labels(self, labels: Tensor) -> Tensor:
+        """Replaces a share of the labels by the null label; the rows' keys decide which ones."""
         bits = row_bits(None, LABEL_DROP_SALT, tf.range(1))[:, 0]
         draws = tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) / 2**24  # exact, below 1
         return tf.where(draws < self.experiment.model.label_drop, self.classes, labels)
 
-    def gradients_of(self, batch):
+    def gradients_of(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[list[Tensor], dict[str, Tensor], tuple[()]]:
         """Gradients for one replica's batch; changes nothing.
 
         Args:
@@ -68,8 +75,8 @@ class VIMTrainer(Trainer):
         gradients = tape.gradient(nats, self.model.trainable_variables)
         return gradients, {"nats": nats, "accuracy": _accuracy(logits, tokens)}, ()
 
-    def evaluate_batch(self, batch):
-        """Loss of the averaged weights on given labels.
+    def evaluate_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Computes loss and accuracy of the averaged weights for the given labels.
 
         Returns:
             dict of "nats", the mean over tokens, and "accuracy", each [B] float32.
@@ -83,11 +90,11 @@ class VIMTrainer(Trainer):
             "accuracy": tf.reduce_mean(tf.cast(hits, tf.float32), -1),
         }
 
-    def summarize(self, results):
-        """Means over all images of `evaluate_batch`'s results.
+    def summarize(self, results: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns the means of `evaluate_batch`'s results over all images.
 
-        `below_unigram` is how many nats a token they are better than the unigram model of each
-        position, where that is known.
+        `below_unigram` is the nats a token of a unigram model of each position minus those of VIM.
+        It is there only if the former is known.
         """
         means = {name: float(np.mean(values)) for name, values in results.items()}
         if self.unigram_nats is not None:
@@ -95,6 +102,6 @@ class VIMTrainer(Trainer):
         return means
 
 
-def _accuracy(logits, tokens):
+def _accuracy(logits: Tensor, tokens: Tensor) -> Tensor:
     hits = tf.equal(tf.argmax(logits, -1, tf.int32), tokens)
     return tf.reduce_mean(tf.cast(hits, tf.float32))

@@ -1,12 +1,18 @@
 """One training step of the tokenizer (section 3.3 of https://arxiv.org/abs/2110.04627)."""
 
+from typing import Any
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.annotations import Tensor
+from vim_tf.config.experiments import ViTVQGANExperiment
 from vim_tf.metrics.codebook import codebook_usage
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
+from vim_tf.models.quantizer import QuantizerOutput
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.codebook_health import CodebookRevival, CodebookUsage, mean_angle
 from vim_tf.trainers.gradients import (
@@ -24,14 +30,23 @@ DISCRIMINATOR_LOGS = ("adversarial", "discriminator", "real_logit", "fake_logit"
 class ViTVQGANTrainer(Trainer):
     """Trains tokenizer and discriminator together, from one forward pass of each.
 
-    The tokenizer's gradient of the adversarial term is taken at the reconstruction, inside the
-    discriminator's half, and then sent through the tokenizer with all other terms.
+    The discriminator's half computes the gradient of the adversarial term by the reconstruction.
+    This gradient then passes through the tokenizer together with those of all other terms.
 
     Args:
-        experiment: `ViTVQGANExperiment`.
+        experiment: the configuration.
     """
 
-    def __init__(self, experiment):
+    experiment: ViTVQGANExperiment
+    model: ViTVQGAN
+    ema_model: ViTVQGAN
+    discriminator: Discriminator | None  # None without an adversarial term
+    perceptual: PerceptualFeatures | None  # None without a perceptual term
+    revival: CodebookRevival | None  # None without revivals
+    judged_by = ("psnr", 1)
+    epoch_logs = ("usage", "perplexity", "dead_codes")
+
+    def __init__(self, experiment: ViTVQGANExperiment) -> None:
         weights = experiment.losses
         self.loss_weights = {
             name: getattr(weights, name)
@@ -49,8 +64,9 @@ class ViTVQGANTrainer(Trainer):
         self.first_codes = tf.math.l2_normalize(quantizer.initial_codebook(), -1)
         self.discriminator = self.perceptual = self.revival = None
         if self.adversarial:
-            self.discriminator = Discriminator(experiment.discriminator, experiment.data.image_size)
-            self.discriminator.build()  # its optimizer is built before the first call
+            discriminator = Discriminator(experiment.discriminator, experiment.data.image_size)
+            self.discriminator = discriminator
+            discriminator.build()  # its optimizer is built before the first call
             self.discriminator_loss, self.generator_loss = losses.ADVERSARIAL_LOSSES[
                 experiment.discriminator.loss
             ]
@@ -67,28 +83,30 @@ class ViTVQGANTrainer(Trainer):
         if "perceptual" in self.loss_weights:
             self.perceptual = PerceptualFeatures(weights.perceptual_weights)
 
-    judged_by = ("psnr", 1)
-    epoch_logs = ("usage", "perplexity", "dead_codes")
-
     @property
-    def images_counted(self):
-        """Images whose tokens were counted since the last reset; a resumed run goes on counting."""
+    def images_counted(self) -> int:
+        """Images with counted tokens since the last reset; a resumed run continues the count."""
         tokens = np.sum(np.asarray(self.usage.counts), dtype="float64")
         return round(tokens / self.model.tokens_per_image)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[keras.metrics.Metric]:
         """Everything that Keras resets between epochs."""
         return [*super().metrics, self.usage]
 
-    def compile(self, optimizer=None, discriminator_optimizer=None, **kwargs):
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        discriminator_optimizer: keras.optimizers.Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Like Keras' compile, with one optimizer for each network.
 
-        Either is the experiment's unless one is given. Call it inside `strategy.scope()`.
+        An optimizer that is not given is the experiment's. Call it inside `strategy.scope()`.
         """
         super().compile(optimizer, **kwargs)
         config = self.experiment
-        if self.adversarial:
+        if self.discriminator is not None:
             self.discriminator_optimizer = discriminator_optimizer or make_optimizer(
                 config.discriminator_optimizer, config.training.steps, self.adversarial_start
             )
@@ -101,7 +119,14 @@ class ViTVQGANTrainer(Trainer):
                 config.seed,
             )
 
-    def _loss_terms(self, images, output, reconstruction, mean, log_scale):
+    def _loss_terms(
+        self,
+        images: Tensor,
+        output: QuantizerOutput,
+        reconstruction: Tensor,
+        mean: Tensor,
+        log_scale: Tensor,
+    ) -> dict[str, Tensor]:
         """The unweighted loss terms that have a weight, by name."""
         terms = {}
         for name in self.loss_weights:
@@ -114,6 +139,7 @@ class ViTVQGANTrainer(Trainer):
             elif name == "logit_laplace":
                 terms[name] = losses.logit_laplace_loss(mean, log_scale, images)
             elif name == "perceptual":
+                assert self.perceptual is not None
                 terms[name] = losses.perceptual_loss(
                     self.perceptual(reconstruction), self.perceptual(images)
                 )
@@ -126,7 +152,9 @@ class ViTVQGANTrainer(Trainer):
                 )
         return terms
 
-    def gradients_of(self, batch):
+    def gradients_of(
+        self, batch: dict[str, Tensor]
+    ) -> tuple[tuple[list[Tensor], list[Tensor]], dict[str, Tensor], QuantizerOutput]:
         """Gradients of both networks for one replica's batch; changes nothing.
 
         Args:
@@ -145,7 +173,7 @@ class ViTVQGANTrainer(Trainer):
             total = tf.add_n([self.loss_weights[name] * term for name, term in logs.items()])
             loss, discriminator_gradients = total, []
             if self.adversarial:
-                with tape.stop_recording():  # or it would differentiate the gradients in there
+                with tape.stop_recording():  # the tape must not differentiate the gradients inside
                     direction, discriminator_gradients, discriminator_logs = self._judge(
                         images, reconstruction
                     )
@@ -161,21 +189,23 @@ class ViTVQGANTrainer(Trainer):
         logs |= {"total": total, "psnr": tf.reduce_mean(losses.psnr(clipped, images))}
         return (gradients, discriminator_gradients), logs, output
 
-    def _judge(self, real, fake):
-        """The discriminator's half, from the step on at which it takes part.
+    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+        """The discriminator's half of a step; zeros before the step at which it takes part.
 
         Returns:
             (direction, gradients, logs): the adversarial term's gradient by `fake` [B,H,W,3], the
             discriminator's gradients, and `DISCRIMINATOR_LOGS`.
         """
-        variables = self.discriminator.trainable_variables
+        discriminator = self.discriminator
+        assert discriminator is not None
+        variables = discriminator.trainable_variables
         config = self.experiment.discriminator
 
-        def compare():
+        def compare() -> tuple[Tensor, list[Tensor], list[Tensor]]:
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(fake)
-                fake_logits = self.discriminator(fake)
-                real_logits = self.discriminator(real)
+                fake_logits = discriminator(fake)
+                real_logits = discriminator(real)
                 adversarial = self.generator_loss(fake_logits)
                 loss = self.discriminator_loss(real_logits, fake_logits)
             direction = tape.gradient(adversarial, fake)
@@ -186,19 +216,20 @@ class ViTVQGANTrainer(Trainer):
             parts = (adversarial, loss, real_logits, fake_logits, penalty)
             return direction, gradients, [tf.reduce_mean(part) for part in parts]
 
-        def absent_r1():
+        def absent_r1() -> tuple[Tensor, list[Tensor]]:
             return tf.zeros([]), [tf.zeros(v.shape) for v in variables]
 
-        def absent():
+        def absent() -> tuple[Tensor, list[Tensor], list[Tensor]]:
             logs = [tf.zeros([]) for _ in DISCRIMINATOR_LOGS]
             return tf.zeros_like(fake), [tf.zeros(v.shape) for v in variables], logs
 
         direction, gradients, logs = tf.cond(self.step >= self.adversarial_start, compare, absent)
         return direction, gradients, dict(zip(DISCRIMINATOR_LOGS, logs, strict=True))
 
-    def _r1(self, real):
-        """R1's penalty (arXiv 1801.04406) and its gradients, scaled for their laziness."""
+    def _r1(self, real: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """R1's penalty (arXiv 1801.04406), and its gradients times `r1_gamma / 2 * r1_every`."""
         config = self.experiment.discriminator
+        assert self.discriminator is not None
         variables = self.discriminator.trainable_variables
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
@@ -208,7 +239,7 @@ class ViTVQGANTrainer(Trainer):
             scaled = config.r1_gamma / 2 * config.r1_every * penalty
         return penalty, gradients_or_zeros(outer, scaled, variables)
 
-    def apply_gradients(self, gradients):
+    def apply_gradients(self, gradients: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
         """Applies both networks' gradients; returns their norms."""
         config = self.experiment
         logs = {
@@ -219,7 +250,7 @@ class ViTVQGANTrainer(Trainer):
                 config.optimizer.clip_norm,
             )
         }
-        if self.adversarial:
+        if self.discriminator is not None:
             logs["discriminator_gradient_norm"] = apply_gradients(
                 self.discriminator_optimizer,
                 gradients[1],
@@ -228,7 +259,7 @@ class ViTVQGANTrainer(Trainer):
             )
         return logs
 
-    def after_step(self, step, output):
+    def after_step(self, step: Tensor, output: QuantizerOutput) -> None:
         """Counts the codes and revives dead ones."""
         self.usage.update_state(output.tokens)
         codebook = tf.convert_to_tensor(self.model.quantizer.codebook)
@@ -236,12 +267,12 @@ class ViTVQGANTrainer(Trainer):
         if self.revival:
             self.revival(step, output)
 
-    def train_results(self):
+    def train_results(self) -> dict[str, Tensor]:
         """Returns the running means of the logs and the codebook's health since the last reset."""
         return {**super().train_results(), **self.usage.result()}
 
-    def evaluate_batch(self, batch):
-        """Reconstruction errors of the averaged weights, in [0,1], and tokens.
+    def evaluate_batch(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Computes tokens and reconstruction errors, of pixels in [0,1], of the averaged weights.
 
         Returns:
             dict of "psnr" (dB), "l1", "l2", each [B] float32, and "token" [B,N] int32.
@@ -257,17 +288,18 @@ class ViTVQGANTrainer(Trainer):
             "token": tokens,
         }
 
-    def after_evaluation(self, step, results):
-        """Notes an evaluation; returns the step at which the discriminator takes part.
+    def after_evaluation(self, step: int, results: dict[str, float]) -> int:
+        """Notes an evaluation; returns the step from which the discriminator takes part.
 
-        With `discriminator.plateau` that is the first one, from `discriminator.start` on, at which
-        PSNR has gained less since the evaluation before; until then the last step of the run.
+        With `discriminator.plateau` this is the step of the first evaluation, from
+        `discriminator.start` on, with a smaller gain of PSNR over the previous evaluation. Until
+        then it is the last step of the run.
         """
-        if not self.adversarial:
+        if self.adversarial_start is None:
             return 0
         start, config = int(self.adversarial_start.numpy()), self.experiment
         before, last, last_step = self._evaluated.numpy()
-        if step != last_step:  # a resumed run evaluates its first step once more
+        if step != last_step:  # a resumed run evaluates its first step again
             before, last = last, results["psnr"]
             self._evaluated.assign([before, last, step])
         waits = config.discriminator.plateau > 0 and start == config.training.steps
@@ -275,24 +307,24 @@ class ViTVQGANTrainer(Trainer):
             return step
         return start
 
-    def reset_logs(self, whole_epoch):
-        """Starts new means; the codes' counts go on until an epoch is over."""
+    def reset_logs(self, whole_epoch: bool) -> None:
+        """Starts new means; the codes' counts continue unless `whole_epoch`."""
         super().reset_logs(whole_epoch)
         if whole_epoch:
             self.usage.reset_state()
 
-    def summarize(self, results):
-        """Means over all images, and the codebook's usage by the paper's definition."""
+    def summarize(self, results: dict[str, np.ndarray]) -> dict[str, float]:
+        """Returns means over all images, and the codebook's usage by the paper's definition."""
         self.held_out_tokens = results["token"]
         means = {name: float(np.mean(results[name])) for name in ("psnr", "l1", "l2")}
         codes = self.experiment.model.quantizer.codes
         return {**means, **codebook_usage(self.held_out_tokens, codes)}
 
-    def histograms(self):
-        """The tokens of the last evaluation."""
+    def histograms(self) -> dict[str, np.ndarray]:
+        """Returns the tokens of the last evaluation."""
         return {"tokens": self.held_out_tokens}
 
-    def checkpoint_items(self):
+    def checkpoint_items(self) -> dict[str, Any]:
         """Returns the trackables that make up the state of a run, by name."""
         items = {**super().checkpoint_items(), "usage": self.usage.counts.value}
         if self.adversarial:

@@ -1,24 +1,25 @@
-"""Google Compute Engine's notice that this machine goes, which comes before its SIGTERM.
+"""Google Compute Engine's notice that it will stop this machine, sent before the SIGTERM.
 
-Its metadata server says so of spot machines 30 seconds before, and of machines with GPUs up to an
-hour before: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys
+The metadata server gives it 30 seconds before for spot machines, and up to an hour before for
+machines with GPUs: https://cloud.google.com/compute/docs/metadata/predefined-metadata-keys
 """
 
 import contextlib
 import os
 import threading
 import urllib.request
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 
 NOTICES = {"preempted": "TRUE", "maintenance-event": "TERMINATE_ON_HOST_MAINTENANCE"}
-HOST_VARIABLE = "GCE_METADATA_HOST"  # as Google's own libraries have it
-SECONDS = 5  # between two looks
+HOST_VARIABLE = "GCE_METADATA_HOST"  # as in Google's libraries
+SECONDS = 5  # between two polls, and the longest wait for an answer
 PRODUCT = Path("/sys/class/dmi/id/product_name")
 
 
-def metadata_host():
-    """Returns the host of the metadata server, or None on a machine that is not Google's."""
+def metadata_host() -> str | None:
+    """Returns the host of the metadata server; None on a machine that is not Google's."""
     try:
         made_by_google = "Google" in PRODUCT.read_text()
     except OSError:
@@ -27,10 +28,10 @@ def metadata_host():
 
 
 @contextlib.contextmanager
-def watch(on_notice):
-    """Inside, calls `on_notice` with a line, from a thread, when the cloud gives notice.
+def watch(on_notice: Callable[[str], None]) -> Iterator[None]:
+    """During the body, calls `on_notice` with a line, from a thread, when the cloud gives notice.
 
-    An already pending notice is ignored: a person who starts a run then knows of it, and a
+    A notice that is already pending is ignored: a person who starts a run knows of it, and a
     supervisor would start the run again and again.
     """
     host = metadata_host()
@@ -47,7 +48,7 @@ def watch(on_notice):
         thread.join()
 
 
-def _watch(host, left, on_notice):
+def _watch(host: str, left: threading.Event, on_notice: Callable[[str], None]) -> None:
     before = _notices(host)
     while not left.wait(SECONDS):
         now = _notices(host)
@@ -57,9 +58,9 @@ def _watch(host, left, on_notice):
         before = now
 
 
-def _notices(host):
-    """The keys whose notice is given; a server that does not answer gives none."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+def _notices(host: str) -> set[str]:
+    """The keys with a notice; none if the server does not answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never by a proxy
     found = set()
     for key, notice in NOTICES.items():
         request = urllib.request.Request(

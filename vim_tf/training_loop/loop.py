@@ -1,18 +1,21 @@
-"""The custom training loop: orbit's, around the trainers' one step.
+"""The custom training loop: orbit's loop around the trainers' step.
 
-restore the newest checkpoint that is whole, if there is one
+restore the newest undamaged checkpoint, if there is one
 until the last step:
     train `log_every` steps in one graph call      -> report
     every `evaluate_every` steps: evaluate          -> report, images, preset
     every `checkpoint_every` steps: save everything
-a number that is not finite: back to the last checkpoint, on with the data in another order
-SIGTERM or Ctrl-C: save everything and leave
+a number that is not finite: back to the last checkpoint, continue with another order of the data
+SIGTERM or Ctrl-C: save everything and end
 
-Several workers do the same in step; the chief alone evaluates, reports and writes.
+Several workers do the same in step; only the chief evaluates, reports and writes.
 """
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 from unittest import mock
 
 import keras
@@ -21,10 +24,14 @@ import orbit
 import tensorflow as tf
 from absl import logging
 
+from vim_tf.annotations import Tensor
 from vim_tf.distribution.replicas import over_replicas, share_batches
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.runs.checkpoints import Checkpoints
+from vim_tf.runs.made_from import MadeFrom
+from vim_tf.runs.run import Run
+from vim_tf.trainers.trainer import Trainer
 from vim_tf.training_loop.reporter import Reporter
 from vim_tf.training_loop.stop_signal import StopSignal
 from vim_tf.training_loop.training_warnings import Diagnosis
@@ -32,48 +39,81 @@ from vim_tf.training_loop.training_warnings import Diagnosis
 MOST_ROLLBACKS = 3
 
 
+class TrainableStage(Protocol):
+    """The part of a `stages.stage.Stage` that the loop uses; that package is above this one."""
+
+    shown: tuple[str, ...]
+    trainer: Trainer
+    made_from: MadeFrom
+    images_per_epoch: int
+
+    @property
+    def evaluation_dataset(self) -> tf.data.Dataset:
+        """Finite batches of held-out images."""
+        ...
+
+    def train_dataset(self, start_step: int, rollbacks: int, *share: int) -> tf.data.Dataset:
+        """Returns endless batches from a step on."""
+        ...
+
+    def draw(self, run: Run) -> dict[str, np.ndarray]:
+        """Writes the images of an evaluation into a run; returns them."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Writes the preset."""
+        ...
+
+
 class NotFinite(Exception):
     """A loss or a gradient became NaN or infinite."""
 
 
 class Stopped(Exception):
-    """A stop was asked for."""
+    """A stop was requested."""
 
 
 class TrainLoop(orbit.StandardTrainer):
     """orbit's inner loop: `strategy.run` of the trainer's step, up to `steps` times in one graph.
 
-    It ends early when `stop` is set on any worker, or when a number is not finite any more.
+    It ends early when `stop` is set on any worker, or when a log is not finite.
 
     Args:
-        trainer: a `Trainer`.
+        trainer: the trainer.
         strategy: the strategy that it was made in.
         batches: the data set as the strategy distributes it, see `replicas.share_batches`.
         images_per_epoch: number of training images.
-        stop: bool tf.Variable of this worker; None for never.
+        stop: bool tf.Variable of this worker; None never stops.
     """
 
-    def __init__(self, trainer, strategy, batches, images_per_epoch, stop=None):
+    def __init__(
+        self,
+        trainer: Trainer,
+        strategy: tf.distribute.Strategy,
+        batches: tf.distribute.DistributedDataset,
+        images_per_epoch: int,
+        stop: tf.Variable | None = None,
+    ) -> None:
         super().__init__(batches)
         self.trainer = trainer
         self.strategy = strategy
         self.images_per_epoch = images_per_epoch
         self.workers = Workers(strategy)
         self.stop = tf.Variable(False, trainable=False) if stop is None else stop
-        self.stopped = tf.Variable(False, trainable=False)  # `stop`, as all workers agree
+        self.stopped = tf.Variable(False, trainable=False)  # whether `stop` is set on any worker
 
-    def _whole_epoch(self):
+    def _whole_epoch(self) -> bool:
         return self.trainer.images_counted >= self.images_per_epoch
 
-    def create_train_loop_fn(self):
-        """As orbit's, with a look at the two reasons to end before each step."""
+    def create_train_loop_fn(self) -> Callable[[tf.distribute.DistributedIterator, Tensor], None]:
+        """Like orbit's, but checks both reasons to end before each step."""
 
         @tf.autograph.experimental.do_not_convert
-        def loop(iterator, steps):
-            def goes_on(done, stopped):
+        def loop(iterator: tf.distribute.DistributedIterator, steps: Tensor) -> None:
+            def goes_on(done: Tensor, stopped: Tensor) -> Tensor:
                 return (done < steps) & ~stopped & (self.trainer.bad_step < 0)
 
-            def step(done, _):
+            def step(done: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
                 self.train_step(iterator)
                 return done + 1, self.workers.any(self.stop.read_value())
 
@@ -82,15 +122,15 @@ class TrainLoop(orbit.StandardTrainer):
 
         return tf.function(loop)
 
-    def train_loop_begin(self):
-        """Starts new means; usage of the codebook counts at least a whole epoch."""
+    def train_loop_begin(self) -> None:
+        """Starts new means; the usage of the codebook is counted for at least a whole epoch."""
         self.trainer.reset_logs(self._whole_epoch())
 
-    def train_step(self, iterator):
-        """One step on every replica."""
+    def train_step(self, iterator: tf.distribute.DistributedIterator) -> None:
+        """Does one step on every replica."""
         self.strategy.run(self.trainer.train_step, args=(next(iterator),))
 
-    def train_loop_end(self):
+    def train_loop_end(self) -> dict[str, Tensor]:
         """Returns the means of the steps since `train_loop_begin`.
 
         Raises:
@@ -112,12 +152,14 @@ class EvaluationLoop(orbit.AbstractEvaluator):
     """Evaluates the averaged weights on a finite dataset; the replicas of this process share it.
 
     Args:
-        trainer: a `Trainer`.
+        trainer: the trainer.
         strategy: the strategy that it was made in.
         dataset: finite batches, dicts.
     """
 
-    def __init__(self, trainer, strategy, dataset):
+    def __init__(
+        self, trainer: Trainer, strategy: tf.distribute.Strategy, dataset: tf.data.Dataset
+    ) -> None:
         self.trainer = trainer
         self.dataset = dataset
         names = sorted(dataset.element_spec)
@@ -127,7 +169,7 @@ class EvaluationLoop(orbit.AbstractEvaluator):
             )
         self.evaluate_batch = lambda batch: evaluate(*(batch[name] for name in names))
 
-    def evaluate(self, num_steps):
+    def evaluate(self, num_steps: int | Tensor) -> dict[str, float]:
         """Returns the trainer's summary of all batches, or of the first `num_steps`."""
         num_steps = int(num_steps)
         dataset = self.dataset if num_steps < 0 else self.dataset.take(num_steps)
@@ -136,32 +178,40 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
 
 
-def make_checkpoints(trainer, run, workers, made_from=None):
+def make_checkpoints(
+    trainer: Trainer, run: Run, workers: Workers, made_from: MadeFrom | None = None
+) -> Checkpoints:
     """Returns the `Checkpoints` of a trainer's whole state in a run's folder."""
     items, keep = trainer.checkpoint_items(), trainer.experiment.training.keep_checkpoints
     return Checkpoints(items, run.checkpoint_dir, keep, workers, made_from=made_from)
 
 
-def train(stage, run, strategy, on_start=None, callbacks=()):
+def train(
+    stage: TrainableStage,
+    run: Run,
+    strategy: tf.distribute.Strategy,
+    on_start: Callable[[int], None] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, float]:
     """Trains a stage up to its last step, resuming from the run's last checkpoint.
 
     Args:
         stage: a `stages.stage.Stage`.
-        run: the `Run`, started.
-        strategy: the `tf.distribute` strategy in whose scope the trainer was made.
+        run: the run's folder, started.
+        strategy: the strategy that the trainer was made in.
         on_start: called with the step at which training begins.
-        callbacks: `keras.callbacks.Callback` objects, whose `model` is the trainer. Of their
-            methods are called: `on_train_begin`; `on_train_batch_end(step - 1, logs)`, once for all
-            steps of `log_every`; `on_test_begin`, `on_test_end(logs)`; and `on_train_end(logs)`.
-            One that sets `self.model.stop_training` ends the training as a signal does.
+        callbacks: their `model` is the trainer. These methods are called: `on_train_begin`;
+            `on_train_batch_end(step - 1, logs)`, once every `log_every` steps; `on_test_begin`,
+            `on_test_end(logs)`; and `on_train_end(logs)`. A callback that sets
+            `self.model.stop_training` ends the training as a signal does.
 
     Returns:
-        The last evaluation, as a dict of floats; {} on a worker that is not the chief.
+        The last evaluation; {} on a worker that is not the chief.
 
     Raises:
         Interrupted: SIGTERM or SIGINT came; everything is saved.
-        UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or a checkpoint of another
-            architecture, or made from other images or by another tokenizer.
+        UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or the checkpoint is of
+            another architecture, or was made from other images or by another tokenizer.
     """
     trainer = stage.trainer
     config = trainer.experiment.training
@@ -181,15 +231,24 @@ def train(stage, run, strategy, on_start=None, callbacks=()):
             held.enter_context(contextlib.closing(stage.made_from))
             stage.made_from.start()
         training = _Training(stage, run, strategy, checkpoints, reporter, stop, callbacks)
-        # orbit prints its own lines; the reporter, on standard error, says the same.
+        # orbit would print these lines; the reporter writes the same to standard error.
         held.enter_context(mock.patch.object(orbit.controller, "_log", logging.info))
         return training.run(first_step)
 
 
 class _Training:
-    """What `train` does from the first step on."""
+    """The part of `train` from the first step on."""
 
-    def __init__(self, stage, run, strategy, checkpoints, reporter, stop, callbacks):
+    def __init__(
+        self,
+        stage: TrainableStage,
+        run: Run,
+        strategy: tf.distribute.Strategy,
+        checkpoints: Checkpoints,
+        reporter: Reporter,
+        stop: StopSignal,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ) -> None:
         self.stage, self.run_folder, self.strategy = stage, run, strategy
         self.trainer, self.config = stage.trainer, stage.trainer.experiment.training
         self.checkpoints, self.reporter, self.stop = checkpoints, reporter, stop
@@ -215,17 +274,17 @@ class _Training:
             summary_dir=summary_dir,
         )
 
-    def _batches(self):
+    def _batches(self) -> tf.distribute.DistributedDataset:
         place = int(self.trainer.step.numpy()), int(self.trainer.rollbacks.numpy())
         make = functools.partial(self.stage.train_dataset, *place)
         return share_batches(self.strategy, make, self.trainer.experiment.data.batch_size)
 
-    def run(self, step):
+    def run(self, step: int) -> dict[str, float]:
         """Trains from `step` on; returns the last evaluation."""
-        config, results = self.config, None
+        config, results = self.config, {}
         self.callbacks.on_train_begin()
         if step and self._is_due(step, config.evaluate_every):
-            results = self._evaluate(step)  # it may have been killed before it was
+            results = self._evaluate(step)  # the run may have been killed before it
         while step < config.steps:
             stops = [(step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)]
             target = min(*stops, config.steps)
@@ -246,14 +305,14 @@ class _Training:
             if self._is_due(step, config.evaluate_every):
                 results = self._evaluate(step)
         self.callbacks.on_train_end(results or None)
-        self.workers.wait()  # one that leaves is taken for one that died
+        self.workers.wait()  # a worker that ends earlier would count as dead
         return results
 
-    def _is_due(self, step, every):
+    def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self.config.steps
 
-    def _evaluate(self, step):
-        """Returns the evaluation, as a dict of floats; the chief alone makes one."""
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Returns the evaluation; {} on a worker that is not the chief."""
         results, is_best, start = {}, False, 0
         name, sign = self.trainer.judged_by
         if self.workers.is_chief:
@@ -272,13 +331,13 @@ class _Training:
                 self.checkpoints.mark_best(step, results[name])
         return results
 
-    def _start_discriminator(self, step):
+    def _start_discriminator(self, step: int) -> None:
         variable = self.trainer.adversarial_start
         if variable is not None and step != int(variable.numpy()):
             variable.assign(step)
             self.reporter.say(f"the discriminator takes part from step {step} on")
 
-    def _roll_back(self, found):
+    def _roll_back(self, found: str) -> int:
         rollbacks = int(self.trainer.rollbacks.numpy()) + 1
         advice = (
             "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the images of "
@@ -299,14 +358,19 @@ class _Training:
         )
         return step
 
-    def _report(self, values, report, diagnose):
+    def _report(
+        self,
+        values: dict[str, Any],
+        report: Callable[[int, dict[str, float]], None],
+        diagnose: Callable[[int, dict[str, float]], Iterable[str]],
+    ) -> None:
         step = int(self.trainer.step.numpy())
         values = {k: float(v) for k, v in values.items()}
         report(step, values)
         for line in diagnose(step, values):
             self.reporter.say(line)
 
-    def _report_training(self, values):
+    def _report_training(self, values: dict[str, Any]) -> None:
         if self.workers.is_chief:
             self._report(values, self.reporter.train, self.diagnosis.training)
         logs = {name: float(value) for name, value in values.items()}
@@ -314,7 +378,7 @@ class _Training:
         if self.trainer.stop_training:
             self.stop.requested.assign(True)
 
-    def _report_evaluation(self, values):
+    def _report_evaluation(self, values: dict[str, Any]) -> None:
         self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
         writer = self.controller.eval_summary_manager.summary_writer()
         with writer.as_default(int(self.trainer.step.numpy())):

@@ -2,15 +2,19 @@
 
 import sys
 import time
+from collections.abc import Sequence
+from typing import TextIO
 
 from tqdm import tqdm
 
+from vim_tf.runs.run import Run
+
 
 class Reporter:
-    """Called by the loop with what it measured; writes to the terminal and to the run.
+    """Writes the numbers that the loop measures to the terminal and to the run.
 
     Args:
-        run: the `Run`.
+        run: the run's folder.
         first_step: the step at which this process began.
         steps: the step at which the run ends.
         batch_size: global batch size, for images a second.
@@ -18,7 +22,15 @@ class Reporter:
         stream: where to write; standard error by default.
     """
 
-    def __init__(self, run, first_step, steps, batch_size, shown, stream=None):
+    def __init__(
+        self,
+        run: Run,
+        first_step: int,
+        steps: int,
+        batch_size: int,
+        shown: Sequence[str],
+        stream: TextIO | None = None,
+    ) -> None:
         self.run = run
         self.step = first_step
         self.steps = steps
@@ -33,7 +45,7 @@ class Reporter:
                 total=steps, initial=first_step, file=self.stream, unit="step", dynamic_ncols=True
             )
 
-    def train(self, step, values):
+    def train(self, step: int, values: dict[str, float]) -> None:
         """Reports the means of the steps since the last report."""
         now = time.monotonic()
         rate = (step - self.step) * self.batch_size / max(now - self.reported, 1e-9)
@@ -49,17 +61,17 @@ class Reporter:
             self.say(f"step {step}/{self.steps}  {text}  {left} left")
         self.step, self.reported = step, now
 
-    def _format(self, values):
+    def _format(self, values: dict[str, float]) -> str:
         return "  ".join(f"{name} {values[name]:.4g}" for name in self.shown if name in values)
 
-    def evaluation(self, step, values):
+    def evaluation(self, step: int, values: dict[str, float]) -> None:
         """Reports an evaluation; its time does not count as training."""
         self.run.append_metrics(step, "evaluation", values)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.say(f"evaluation at step {step}:  {numbers}")
         self.reported = time.monotonic()
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Writes one line, above the bar if there is one."""
         if self.bar:
             self.bar.write(text, file=self.stream)
@@ -67,21 +79,21 @@ class Reporter:
             self.stream.write(text + "\n")
             self.stream.flush()
 
-    def restart(self, step):
-        """Goes on from an earlier step."""
+    def restart(self, step: int) -> None:
+        """Continues from an earlier step."""
         self.step = self.first_step = step
         self.started = self.reported = time.monotonic()
         if self.bar:
             self.bar.n = step
             self.bar.refresh()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the bar."""
         if self.bar:
             self.bar.close()
 
 
-def _clock(seconds):
-    """Hours, however many, minutes and seconds."""
+def _clock(seconds: float) -> str:
+    """HH:MM:SS; the hours can have more digits."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"

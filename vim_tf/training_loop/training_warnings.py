@@ -1,10 +1,13 @@
-"""Lines for a person when a training goes wrong in a way that people know, with what to try."""
+"""Warnings for the user when a training goes wrong in a known way, with advice."""
 
 import math
+from collections.abc import Callable
+
+from vim_tf.config.experiments import TrainingExperiment
 
 FEW_CODES = 0.1  # share of the codes used in an epoch
-REPORTS = 5  # in a row, before something is "for long"
-# Of the discriminator's loss where it cannot tell at all.
+REPORTS = 5  # so many in a row are "for long"
+# The discriminator's loss if it only guesses.
 UNDECIDED = {"non_saturating": 2 * math.log(2), "hinge": 2.0}
 WINS, LOSES = 0.05, 0.99  # shares of that loss
 WORSE_PSNR = 1.0  # dB
@@ -12,20 +15,23 @@ WORSE_NATS = 0.01  # share
 
 
 class Diagnosis:
-    """Watches what a training reports; says each thing once.
+    """Watches the reports of a training; gives each warning once.
 
     Args:
-        experiment: the experiment, of any kind.
-        adversarial_start: function () -> step at which the discriminator takes part; None for none.
+        experiment: the config of the training.
+        adversarial_start: function () -> step from which the discriminator takes part; None without
+            a discriminator.
     """
 
-    def __init__(self, experiment, adversarial_start=None):
+    def __init__(
+        self, experiment: TrainingExperiment, adversarial_start: Callable[[], int] | None = None
+    ) -> None:
         self._experiment, self._start = experiment, adversarial_start
         self._said, self._shares = set(), []
         self._before_start = self._best = None
 
-    def training(self, step, values):
-        """Returns new lines about the means of the last steps, {name: number}."""
+    def training(self, step: int, values: dict[str, float]) -> list[str]:
+        """Returns new warnings about the means of the last steps."""
         lines = []
         usage = values.get("usage")
         if usage is not None and usage < FEW_CODES:
@@ -35,11 +41,11 @@ class Diagnosis:
                 "losses.commitment, set model.quantizer.revive_every, or add losses.entropy",
             )
         if self._start is not None:
-            lines += self._discriminator(step, values)
+            lines += self._discriminator(step, values, self._start())
         return lines
 
-    def evaluation(self, step, values):
-        """Returns new lines about an evaluation."""
+    def evaluation(self, step: int, values: dict[str, float]) -> list[str]:
+        """Returns new warnings about an evaluation."""
         nats = values.get("nats")
         if nats is None:
             return []
@@ -54,12 +60,13 @@ class Diagnosis:
             "fewer steps or more images, or raise model.transformer.dropout",
         )
 
-    def _discriminator(self, step, values):
-        if step <= self._start():
+    def _discriminator(self, step: int, values: dict[str, float], start: int) -> list[str]:
+        if step <= start:
             psnr = values["psnr"]
             self._before_start = max(psnr, self._before_start or psnr)
             return []
-        undecided = UNDECIDED[self._experiment.discriminator.loss]
+        config = self._experiment.discriminator  # pyright: ignore[reportAttributeAccessIssue]  # there is a discriminator
+        undecided = UNDECIDED[config.loss]
         self._shares = [*self._shares, values["discriminator"] / undecided][-REPORTS:]
         lines, for_long = [], len(self._shares) == REPORTS
         if for_long and max(self._shares) < WINS:
@@ -86,7 +93,7 @@ class Diagnosis:
             )
         return lines
 
-    def _once(self, name, line):
+    def _once(self, name: str, line: str) -> list[str]:
         if name in self._said:
             return []
         self._said.add(name)

@@ -19,7 +19,9 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 EXIT_ROW_REFUSED = 1
 EXIT_MISTAKE = 2
@@ -41,21 +43,21 @@ class RestServer:
         timeout: seconds for one call.
     """
 
-    def __init__(self, address, model, timeout):
+    def __init__(self, address: str, model: str, timeout: float) -> None:
         self._url = f"{address.rstrip('/')}/v1/models/{model}"
         self._timeout = timeout
 
-    def status(self):
+    def status(self) -> list[tuple[int, str]]:
         """Returns [(version, state)] of the loaded versions."""
         versions = self._call("")["model_version_status"]
         return [(int(version["version"]), version["state"]) for version in versions]
 
-    def signatures(self):
+    def signatures(self) -> dict[str, list[str]]:
         """Returns {signature: [names of its inputs]}."""
         definition = self._call("/metadata")["metadata"]["signature_def"]["signature_def"]
         return {name: list(signature["inputs"]) for name, signature in definition.items()}
 
-    def predict(self, signature, inputs):
+    def predict(self, signature: str, inputs: dict[str, list]) -> dict[str, list]:
         """Asks one batch; {input: [value of each row]} -> {output: [value of each row]}."""
         content = {"signature_name": signature, "inputs": _to_json(inputs)}
         return _from_json(self._call(":predict", content)["outputs"])
@@ -88,7 +90,7 @@ def _to_json(value):
     return [_to_json(item) for item in value] if isinstance(value, list) else value
 
 
-def _from_json(value):
+def _from_json(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"b64"}:
             return base64.b64decode(value["b64"])
@@ -112,7 +114,7 @@ class GrpcServer:
         timeout: seconds for one call.
     """
 
-    def __init__(self, address, model, timeout):
+    def __init__(self, address: str, model: str, timeout: float) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no lines of TensorFlow's own
         try:
             import grpc
@@ -138,7 +140,7 @@ class GrpcServer:
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
         self._dtypes = {}  # of the inputs, by signature
 
-    def status(self):
+    def status(self) -> list[tuple[int, str]]:
         """Returns [(version, state)] of the loaded versions."""
         request = self._status.GetModelStatusRequest()
         request.model_spec.name = self._model
@@ -146,7 +148,7 @@ class GrpcServer:
         names = self._status.ModelVersionStatus.State
         return [(version.version, names.Name(version.state)) for version in versions]
 
-    def signatures(self):
+    def signatures(self) -> dict[str, list[str]]:
         """Returns {signature: [names of its inputs]}."""
         request = self._metadata.GetModelMetadataRequest()
         request.model_spec.name = self._model
@@ -160,7 +162,7 @@ class GrpcServer:
         }
         return {name: list(inputs) for name, inputs in self._dtypes.items()}
 
-    def predict(self, signature, inputs):
+    def predict(self, signature: str, inputs: dict[str, list]) -> dict[str, list]:
         """Asks one batch; {input: [value of each row]} -> {output: [value of each row]}."""
         if not self._dtypes:
             self.signatures()
@@ -181,16 +183,13 @@ class GrpcServer:
         try:
             return method(request, timeout=self._timeout)
         except self._grpc.RpcError as error:
+            reason = f"the server answers {error.code().name}"
             if error.code() == self._grpc.StatusCode.UNAVAILABLE:
-                raise ClientError(
-                    f"grpc://{self._address} cannot be reached: {error.details()}"
-                ) from None
-            raise ClientError(
-                f"the server answers {error.code().name}: {error.details()}"
-            ) from None
+                reason = f"grpc://{self._address} cannot be reached"
+            raise ClientError(f"{reason}: {error.details()}") from None
 
 
-def connect(address, model, timeout):
+def connect(address: str, model: str, timeout: float) -> RestServer | GrpcServer:
     """Returns a server for "http://...", "https://..." or "grpc://..."."""
     if address.startswith(("http://", "https://")):
         return RestServer(address, model, timeout)
@@ -210,12 +209,14 @@ class Session:
         batch_size: rows of a call.
     """
 
-    def __init__(self, server, batch_size):
+    def __init__(self, server: RestServer | GrpcServer, batch_size: int) -> None:
         self.server = server
         self.batch_size = batch_size
         self.refused = 0
 
-    def ask(self, signature, names, inputs):
+    def ask(
+        self, signature: str, names: Sequence[str], inputs: dict[str, list]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields (name, {output: value}) of the rows that were answered; names the others.
 
         Args:
@@ -235,13 +236,15 @@ class Session:
                     yield name, {key: value[i] for key, value in outputs.items()}
 
 
-def show_status(session, _):
+def show_status(session: Session, _: argparse.Namespace) -> None:
     """Prints each version's state."""
     for version, state in session.server.status():
         print(f"version {version}: {state}")
 
 
-def ask_of_files(session, arguments, signature, output):
+def ask_of_files(
+    session: Session, arguments: argparse.Namespace, signature: str, output: str
+) -> None:
     """Tokens or features of image files, as a JSON list of {"file", output}."""
     _check_signature(session, signature)
     if arguments.out:
@@ -255,17 +258,17 @@ def ask_of_files(session, arguments, signature, output):
         print(text)
 
 
-def tokenize(session, arguments):
+def tokenize(session: Session, arguments: argparse.Namespace) -> None:
     """Tokens of image files."""
     ask_of_files(session, arguments, "tokenize_bytes", "tokens")
 
 
-def embed(session, arguments):
+def embed(session: Session, arguments: argparse.Namespace) -> None:
     """Features of image files."""
     ask_of_files(session, arguments, "embed_bytes", "features")
 
 
-def decode(session, arguments):
+def decode(session: Session, arguments: argparse.Namespace) -> None:
     """Images of tokens: a JSON list of token lists, or what `tokenize` wrote."""
     try:
         rows = json.loads(_read(arguments.file))
@@ -284,7 +287,7 @@ def decode(session, arguments):
     _write_images(session, arguments, "decode_bytes", names, {"tokens": tokens})
 
 
-def generate(session, arguments):
+def generate(session: Session, arguments: argparse.Namespace) -> None:
     """New images of a class, or of none."""
     signatures = _check_signature(session, "generate")
     has_labels = "label" in signatures["generate"]
@@ -339,7 +342,7 @@ def _read(name):
 # Command line -----------------------------------------------------------------------------------
 
 
-def parse_arguments(arguments=None):
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -378,15 +381,15 @@ def parse_arguments(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    arguments = parse_arguments(arguments)
+    given = parse_arguments(arguments)
     try:
-        if arguments.batch_size < 1:
-            raise ClientError(f"--batch-size is {arguments.batch_size}; it must be 1 or more")
-        server = connect(arguments.server, arguments.model, arguments.timeout)
-        session = Session(server, arguments.batch_size)
-        arguments.command(session, arguments)
+        if given.batch_size < 1:
+            raise ClientError(f"--batch-size is {given.batch_size}; it must be 1 or more")
+        server = connect(given.server, given.model, given.timeout)
+        session = Session(server, given.batch_size)
+        given.command(session, given)
     except ClientError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_MISTAKE

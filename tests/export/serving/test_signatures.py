@@ -135,16 +135,16 @@ def test_the_other_ways_to_generate(ask, run):
         ("label", -1, "label is -1; it must be from 0 to 1"),
         ("seed", 2**32, "seed is 4294967296; it must be from -2147483648 to 4294967295"),
         ("seed", -(2**31) - 1, "seed is -2147483649; it must be from"),
-        ("temperature", np.nan, "temperature is nan; it must be at least 0.0"),
-        ("temperature", -0.5, "temperature is -0.5; it must be at least 0.0"),
-        ("temperature", np.inf, "temperature is inf; it must be at least 0.0"),
+        ("temperature", np.nan, "temperature is nan; it must be at least 0"),
+        ("temperature", -0.5, "temperature is -0.5; it must be at least 0"),
+        ("temperature", np.inf, "temperature is inf; it must be at least 0"),
         ("top_k", 17, "top_k is 17; it must be from 0 to 16"),
         ("top_k", -1, "top_k is -1; it must be from 0 to 16"),
-        ("top_p", 0.0, "top_p is 0; it must be above 0.0 and at most 1.0"),
-        ("top_p", 1.5, "top_p is 1.5; it must be above 0.0 and at most 1.0"),
+        ("top_p", 0.0, "top_p is 0; it must be above 0 and at most 1"),
+        ("top_p", 1.5, "top_p is 1.5; it must be above 0 and at most 1"),
         ("top_p", np.nan, "top_p is nan; it must be above"),
-        ("guidance_scale", -1.0, "guidance_scale is -1; it must be at least 0.0"),
-        ("guidance_scale", np.nan, "guidance_scale is nan; it must be at least 0.0"),
+        ("guidance_scale", -1.0, "guidance_scale is -1; it must be at least 0"),
+        ("guidance_scale", np.nan, "guidance_scale is nan; it must be at least 0"),
     ],
 )
 def test_a_bad_setting_is_refused_in_its_row_alone(ask, name, value, message):
@@ -158,6 +158,29 @@ def test_a_bad_setting_is_refused_in_its_row_alone(ask, name, value, message):
         assert answer["error"][row] == ""
         np.testing.assert_array_equal(answer["tokens"][row], undisturbed["tokens"][row])
         assert answer["image_bytes"][row] == undisturbed["image_bytes"][row]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("label", value) for value in (-1, 2)),
+        *(("seed", value) for value in (-(2**31) - 1, 2**32)),
+        *((name, np.nan) for name in ("temperature", "top_p", "guidance_scale")),
+        *(("temperature", value) for value in (-0.5, np.inf, -np.inf)),
+        *(("top_k", value) for value in (-1, 17)),
+        *(("top_p", value) for value in (0.0, -1.0, 1.5, np.inf)),
+        *(("guidance_scale", value) for value in (-1.0, np.inf)),
+    ],
+)
+def test_python_refuses_the_same_values_in_the_same_words(ask, run, name, value):
+    given = {key: list(values) for key, values in GENERATE.items()}
+    given[name][1] = value
+    answer = ask("generate", **given)["error"]
+    labels, seed = given.pop("label"), given.pop("seed")
+    with pytest.raises(UserError) as refused:
+        run.vim.generate(labels, seed, **given)
+    # NumPy writes 1.0, and TensorFlow 1.
+    assert str(refused.value).replace(".0;", ";") == answer[1]
 
 
 @pytest.mark.parametrize("signature", ["decode", "decode_bytes"])
@@ -188,6 +211,20 @@ def test_a_file_that_is_no_image(ask, images, signature):
 def test_an_image_of_too_many_pixels(ask):
     file = tf.io.encode_png(tf.zeros([101, 100, 3], tf.uint8)).numpy()
     assert "at most 10,000" in ask("tokenize_bytes", image_bytes=[file])["error"][0]
+
+
+def test_the_token_loop_is_traced_twice(run, monkeypatch):
+    """Once with guidance and once without, for all signatures."""
+    traced, original = [], VIM.sample_tokens
+
+    def note(self, *settings):
+        traced.append(settings[-1] is not None)
+        return original(self, *settings)
+
+    monkeypatch.setattr(VIM, "sample_tokens", note)
+    for function in Signatures(run.tokenizer, run.vim).functions().values():
+        function.get_concrete_function()
+    assert sorted(traced) == [False, True]
 
 
 # What there is ----------------------------------------------------------------------------------

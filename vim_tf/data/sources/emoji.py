@@ -1,21 +1,26 @@
-"""The built-in source: 3,786 Noto emoji of 32 x 32 pixels, their category as the class."""
+"""The built-in source: 3,786 Noto emoji of 32 x 32 pixels; the class is their category."""
 
 import os
 from importlib import resources
 
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits
 from vim_tf.fingerprints import FileTable
 
 
-def make_splits(config):
+def make_splits(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
     """Returns (class names, training split, validation split, tables of files) of the emoji.
 
-    Split by a hash of the base emoji: skin tones of one emoji stay on one side.
+    The images are split by a hash of the base emoji, so all skin tones of an emoji are in the same
+    split.
 
     Args:
-        config: a `vim_tf.config.sections.DataConfig`; reads `validation_fraction`.
+        config: reads `validation_fraction`.
     """
     images, labels, names, bases, table = _read()
     hashes = hashing.hash_names(bases).numpy()
@@ -27,7 +32,7 @@ def make_splits(config):
     return names, train, validation, {"source": table}
 
 
-def _read():
+def _read() -> tuple[Tensor, Tensor, tuple[str, ...], Tensor, FileTable]:
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/class/label": tf.io.FixedLenFeature([], tf.int64),
@@ -35,7 +40,7 @@ def _read():
         "emoji/base": tf.io.FixedLenFeature([], tf.string),
     }
 
-    def parse(record):
+    def parse(record: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         example = tf.io.parse_single_example(record, features)
         image = tf.io.decode_png(example["image/encoded"], channels=3)
         label = tf.cast(example["image/class/label"], tf.int32)
@@ -46,6 +51,6 @@ def _read():
         dataset = tf.data.TFRecordDataset(files).map(parse, tf.data.AUTOTUNE)
         images, labels, texts, bases = dataset.batch(10_000).get_single_element()
         table = FileTable.of([os.path.basename(file) for file in files], files)
-    # sorted() by label: the rebuilding script numbers the classes.
+    # Sorted by label: `build_emoji` numbers the classes.
     names = dict(sorted(zip(labels.numpy().tolist(), texts.numpy().tolist(), strict=True)))
     return images, labels, tuple(name.decode() for name in names.values()), bases, table

@@ -1,8 +1,8 @@
 """A folder of images: the first level of sub-folders names the classes.
 
-Opening reads every file's header. Where the images, reduced to a little more than training
-needs, fit into memory, each is decoded once, which also finds every broken file, and training
-never touches the disk again.
+Opening reads the header of every file. If the images, reduced to a little more than training needs,
+fit into memory, each is decoded once. That also finds every broken file, and training never reads
+the disk again.
 """
 
 import itertools
@@ -10,6 +10,7 @@ import os
 import pathlib
 import unicodedata
 import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,16 +18,18 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import decoding, hashing, image_headers, image_limits, progress, splits, transforms
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-MEMORY = 256 * 2**20  # bytes of reduced images that are held
-CHECKED = 4096  # up to so many files are decoded once at the start, even if they are not held
-LOOSE = "."  # the class of images beside the sub-folders
+MEMORY = 256 * 2**20  # bytes of reduced images that are held in memory
+CHECKED = 4096  # up to this many files are decoded once at the start, even if they are not held
+LOOSE = "."  # the class of images that are in no sub-folder
 _THREADS = 16
-_CHUNK = 256  # files a thread reads the headers of at a time
+_CHUNK = 256  # files whose headers a thread reads at a time
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ class Folder:
 
     Attributes:
         root: the folder.
-        key: the config key it comes from.
+        key: its config key.
         names: paths relative to the root, with forward slashes, sorted.
         headers: [n, 4] int64, the fields of `image_headers.Header`.
-        images: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held.
+        images: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held in memory.
     """
 
     root: str
@@ -47,40 +50,43 @@ class Folder:
     headers: np.ndarray
     images: tuple[np.ndarray, ...] | None = None
 
-    def select(self, members):
-        """Returns the folder with the images where `members`, [n] bool, is true."""
+    def select(self, members: np.ndarray) -> "Folder":
+        """Returns the folder with only the images for which `members`, [n] bool, is true."""
         images = self.images
         if images is not None:
             images = tuple(itertools.compress(images, members))
         names = tuple(itertools.compress(self.names, members))
         return replace(self, names=names, headers=self.headers[members], images=images)
 
-    def table(self):
+    def table(self) -> FileTable:
         """Returns the `FileTable` of the images."""
         return FileTable.of(self.names, [os.path.join(self.root, name) for name in self.names])
 
-    def classes(self):
+    def classes(self) -> tuple[str, ...]:
         """Returns the sorted names of the classes; () without sub-folders."""
         found = {_class_of(name) for name in self.names}
         return () if found <= {LOOSE} else tuple(sorted(found))
 
-    def labels(self, class_names):
-        """Returns [n] int32, each image's place in `class_names`; 0 if there are none."""
+    def labels(self, class_names: Sequence[str]) -> np.ndarray:
+        """Returns [n] int32, the index in `class_names` for each image; 0 without class names."""
         number = {name: label for label, name in enumerate(class_names)}
         return np.array([number.get(_class_of(name), 0) for name in self.names], np.int32)
 
 
-def make_splits(config):
+def make_splits(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
     """Returns (class names, training split, validation split, tables of files) of a folder.
 
     Args:
-        config: a `vim_tf.config.sections.DataConfig`; reads `path`, `validation_path`,
-            `validation_fraction`, `on_error`, `image_size` and `augmentation`.
+        config: reads `path`, `validation_path`, `validation_fraction`, `on_error`, `image_size`
+            and `augmentation`.
 
     Raises:
         UserError: no folder, no images, a broken image unless `on_error` is skip, or a
             validation folder with other classes.
     """
+    assert config.path is not None  # DataConfig checks it
     folder = open_folder(config.path, "data.path", config)
     class_names, tables = folder.classes(), {"path": folder.table()}
     if config.validation_path is not None:
@@ -94,28 +100,28 @@ def make_splits(config):
                 f"{', '.join(sorted(different)[:5])}"
             )
     else:
-        # Some file systems spell an accent as a separate character; the split must not care.
+        # Some file systems write an accent as a separate character; the split must not change.
         names = [unicodedata.normalize("NFC", name) for name in folder.names]
         hashes = hashing.hash_names(tf.constant(names)).numpy()
         threshold = hashing.validation_threshold(
             hashes, config.validation_fraction, f"data.path {config.path}"
         )
         folder, held_out = folder.select(hashes >= threshold), folder.select(hashes < threshold)
-    parts = [_make_split(part, class_names, config) for part in (folder, held_out)]
-    return class_names, *parts, tables
+    train, validation = (_make_split(part, class_names, config) for part in (folder, held_out))
+    return class_names, train, validation, tables
 
 
-def find_images(root, key):
+def find_images(root: str, key: str) -> tuple[str, ...]:
     """Returns the sorted paths of image files relative to `root`, with forward slashes.
 
     Follows links to folders; leaves out hidden files and folders.
 
     Args:
         root: a folder.
-        key: the config key it comes from, for the errors.
+        key: its config key, for errors.
 
     Raises:
-        UserError: no such folder, or no images in it.
+        UserError: there is no such folder, or it has no images.
     """
     if not os.path.isdir(root):
         kind = "a file" if os.path.exists(root) else "not there"
@@ -123,7 +129,7 @@ def find_images(root, key):
     found, seen = [], set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back to a folder that was read
+        if real in seen:  # a link to a folder that was already read
             folders.clear()
             continue
         seen.add(real)
@@ -140,16 +146,16 @@ def find_images(root, key):
     return tuple(sorted(found))
 
 
-def open_folder(path, key, config):
-    """Returns the `Folder` at `path`, its broken files refused or left out.
+def open_folder(path: str, key: str, config: DataConfig) -> Folder:
+    """Returns the `Folder` at `path`; broken files are refused or left out.
 
     Args:
         path: the folder.
-        key: the config key it comes from, for the errors.
-        config: a `vim_tf.config.sections.DataConfig`.
+        key: its config key, for errors.
+        config: the section `data` of a config.
 
     Raises:
-        UserError: no folder, no readable images, or a broken one and `on_error` is stop.
+        UserError: there is no folder, no readable image, or a broken one and `on_error` is stop.
     """
     root = os.path.expanduser(path)
     names = find_images(root, key)
@@ -157,7 +163,7 @@ def open_folder(path, key, config):
     max_pixels = image_limits.pixel_limit(config.image_size)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, on odd metadata
+        warnings.simplefilter("ignore")  # of Pillow, about unusual metadata
         results = progress.report(
             itertools.chain.from_iterable(
                 pool.map(lambda chunk: image_headers.read_headers(chunk, max_pixels), chunks)
@@ -185,7 +191,7 @@ def open_folder(path, key, config):
     return _without(folder, broken, config)
 
 
-def _without(folder, broken, config):
+def _without(folder: Folder, broken: Mapping[str, str], config: DataConfig) -> Folder:
     if not broken:
         return folder
     first, why = next(iter(broken.items()))
@@ -201,20 +207,22 @@ def _without(folder, broken, config):
     return folder.select(np.array([name not in broken for name in folder.names]))
 
 
-def _reduced_sizes(folder, config):
-    """Sizes [n, 2] of which evaluation needs half a side, and no crop needs more than all."""
+def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
+    """Returns sizes [n, 2]: twice that of evaluation, more if crops need it, at most full size."""
     spare = max(2.0, 1 / transforms.smallest_window(config.augmentation))
     scale = (np.array(config.image_size) / folder.headers[:, :2]).max(1) * spare  # [n]
     scale = np.minimum(scale, 1.0)[:, np.newaxis]
     return np.maximum(np.ceil(folder.headers[:, :2] * scale), 1).astype(np.int32)
 
 
-def _decode_all(folder, sizes, held, config):
-    """Decodes every image once; an empty array stands for a broken one."""
+def _decode_all(
+    folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
+) -> list[np.ndarray]:
+    """Decodes every image once; a broken image gives an empty array."""
     load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
     all_sizes = tf.constant(sizes)
 
-    def reduce(index):
+    def reduce(index: Tensor) -> tuple[Tensor, Tensor]:
         image, _ = load(index)
         if not held:
             return index, image[:1, :1]
@@ -229,7 +237,9 @@ def _decode_all(folder, sizes, held, config):
     return images
 
 
-def _make_split(folder, class_names, config):
+def _make_split(
+    folder: Folder, class_names: Sequence[str], config: DataConfig
+) -> splits.IndexedSplit:
     labels = folder.labels(class_names)
     if folder.images is None:
         paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
@@ -241,7 +251,7 @@ def _make_split(folder, class_names, config):
     shapes = np.array([image.shape for image in folder.images])
     if (shapes == shapes[0]).all():
         return splits.make_array_split(tf.constant(np.stack(folder.images)), tf.constant(labels))
-    # Images of many sizes lie one after the other.
+    # Images of several sizes are stored one after the other.
     ends = np.cumsum(shapes.prod(1))
     pixels = tf.constant(np.concatenate([image.ravel() for image in folder.images]))
     starts, shapes, labels = (
@@ -250,7 +260,7 @@ def _make_split(folder, class_names, config):
         tf.constant(labels),
     )
 
-    def load(index):
+    def load(index: Tensor) -> tuple[Tensor, Tensor]:
         length = tf.reduce_prod(shapes[index])
         image = tf.slice(pixels, [starts[index]], [length])
         image = tf.reshape(image, shapes[index])  # [h * w * 3] -> [h, w, 3]
@@ -259,8 +269,8 @@ def _make_split(folder, class_names, config):
     return splits.IndexedSplit(size=len(folder.names), load=load)
 
 
-def _make_load(folder, labels, config):
-    """Returns index -> (image, label) that decodes the file, JPEG at a reduced size."""
+def _make_load(folder: Folder, labels: np.ndarray, config: DataConfig) -> splits.Load:
+    """Returns index -> (image, label), which decodes the file, a JPEG at a reduced size."""
     paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
     shrink = folder.headers[:, 0] / _reduced_sizes(folder, config)[:, 0]
     reductions = np.select([shrink >= ratio for ratio in (8, 4, 2)], (8, 4, 2), 1)
@@ -270,10 +280,10 @@ def _make_load(folder, labels, config):
     labels = tf.constant(labels)
     max_pixels = image_limits.pixel_limit(config.image_size)
 
-    # Branches that no file takes are left out of the graph.
+    # Branches that no file needs are left out of the graph.
     some_by_pillow, some_reduced = folder.headers[:, 3].any(), (shrink >= 2).any()
 
-    def load(index):
+    def load(index: Tensor) -> tuple[Tensor, Tensor]:
         data = tf.io.read_file(paths[index])
         reduction = reductions[index] if some_reduced else 1
         if some_by_pillow:
@@ -289,5 +299,5 @@ def _make_load(folder, labels, config):
     return load
 
 
-def _class_of(name):
+def _class_of(name: str) -> str:
     return name.split("/")[0] if "/" in name else LOOSE

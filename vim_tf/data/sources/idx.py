@@ -8,10 +8,13 @@ import gzip
 import math
 import pathlib
 import zlib
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import StrPath
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
@@ -22,16 +25,19 @@ MOST_BYTES = 2**36  # of the values of a gzipped file
 MOST_GROWTH = 200  # values per byte of a gzipped file; MNIST has 5
 
 
-def make_splits(config):
+def make_splits(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
     """Returns (class names, training split, validation split, tables of files) of IDX files.
 
     Args:
-        config: a `config.sections.DataConfig`; reads `path`, `split`, `validation_split` (the
-            prefixes of the file names) and `validation_fraction`.
+        config: reads `path`, `split`, `validation_split` (the prefixes of the file names) and
+            `validation_fraction`.
 
     Raises:
-        UserError: a file is missing, damaged or does not belong to the other.
+        UserError: a file is missing or damaged, or images and labels do not fit each other.
     """
+    assert config.path is not None  # DataConfig checks it
     images, labels = _read_pair(config.path, config.split)
     if config.validation_split is not None:
         held_out = _read_pair(config.path, config.validation_split)
@@ -52,7 +58,7 @@ def make_splits(config):
     )
 
 
-def read_idx(path):
+def read_idx(path: StrPath) -> np.ndarray:
     """Returns the array of an IDX file of unsigned bytes, uint8.
 
     Its header is compared with the size of the file before the values are read.
@@ -61,7 +67,8 @@ def read_idx(path):
         path: the file; gzipped if its name ends in .gz.
 
     Raises:
-        UserError: not such a file, one cut short, or one that states more than it can hold.
+        UserError: the file is of another kind, is cut short, or states more values than it can
+            have.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -84,8 +91,8 @@ def read_idx(path):
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read_header(file, path):
-    """Returns (the shape, the bytes before the values)."""
+def _read_header(file: BinaryIO | gzip.GzipFile, path: pathlib.Path) -> tuple[tuple[int, ...], int]:
+    """Returns (the shape, the number of bytes before the values)."""
     data = file.read(4)
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise UserError(
@@ -100,8 +107,8 @@ def _read_header(file, path):
     return tuple(np.frombuffer(lengths, ">u4").tolist()), 4 + len(lengths)
 
 
-def _check_growth(path, size, count):
-    """Refuses a gzipped file that states more values than images in it can become."""
+def _check_growth(path: pathlib.Path, size: int, count: int) -> None:
+    """Refuses a gzipped file that states more values than its images can have."""
     if count > MOST_BYTES or (count > 2**26 and count > MOST_GROWTH * size):
         raise UserError(
             f"IDX file {path} says {count:,} values and has {size:,} bytes; the most are "
@@ -109,14 +116,14 @@ def _check_growth(path, size, count):
         )
 
 
-def _damaged(path, shape, found):
+def _damaged(path: pathlib.Path, shape: tuple[int, ...], found: str) -> UserError:
     return UserError(
         f"IDX file {path} is damaged: its header says {' x '.join(map(str, shape))} values, "
         f"but it holds {found}"
     )
 
 
-def _read_pair(folder, prefix):
+def _read_pair(folder: str, prefix: str) -> tuple[np.ndarray, np.ndarray]:
     images_path = _find(folder, f"{prefix}-images-idx3-ubyte")
     labels_path = _find(folder, f"{prefix}-labels-idx1-ubyte")
     images, labels = read_idx(images_path), read_idx(labels_path)
@@ -132,7 +139,7 @@ def _read_pair(folder, prefix):
     return images, labels
 
 
-def _find(folder, name):
+def _find(folder: StrPath, name: str) -> pathlib.Path:
     folder = pathlib.Path(folder).expanduser()
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
@@ -142,13 +149,14 @@ def _find(folder, name):
     raise UserError(f"data.path {folder} has no file {name} or {name}.gz; {found}")
 
 
-def _table(config):
-    """The `FileTable` of the files that a config names."""
+def _table(config: DataConfig) -> FileTable:
+    """Returns the `FileTable` of the files that a config names."""
+    assert config.path is not None  # DataConfig checks it
     prefixes = [config.split, *([config.validation_split] if config.validation_split else [])]
     names = [f"{p}-{kind}-ubyte" for p in prefixes for kind in ("images-idx3", "labels-idx1")]
     return FileTable.of(names, [_find(config.path, name) for name in names])
 
 
-def _make_split(images, labels):
+def _make_split(images: np.ndarray, labels: np.ndarray) -> splits.IndexedSplit:
     images = tf.constant(images[..., np.newaxis])  # [n, h, w, 1]
     return splits.make_array_split(images, tf.constant(labels.astype(np.int32)))

@@ -1,18 +1,21 @@
-"""Images that are streamed from TFRecord files: the half that `tfrecord` and `tfds` share."""
+"""Images that are streamed from TFRecord files: the code that `tfrecord` and `tfds` share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
+from vim_tf.annotations import Tensor
 from vim_tf.data import decoding, hashing
 from vim_tf.fingerprints import FileTable, common_folder
 
 SHUFFLE_BUFFER = 10_000  # undecoded records; about 1 GB of ImageNet's
 _FILES_AT_ONCE = 16
 _plain = tf.autograph.experimental.do_not_convert  # conversion takes longer than tracing
+Parse: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]  # see `RecordSplit`
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class RecordFile:
     skip: int
     take: int
 
-    def names(self):
+    def names(self) -> Tensor:
         """Returns [take] strings: the file's name and the number of the record in it."""
         return _name(os.path.basename(self.path), tf.range(self.skip, self.skip + self.take))
 
@@ -32,13 +35,13 @@ class RecordFile:
 class RecordSplit:
     """A split that is read in the order of its files; shuffling mixes files, then a buffer.
 
-    The order of an epoch depends on (seed, epoch) alone. Resuming inside an epoch reads and
-    drops the undecoded records before the position.
+    The order of an epoch depends on (seed, epoch) alone. Resuming inside an epoch reads and drops
+    the undecoded records before the position.
 
     Attributes:
-        files: what to read.
+        files: the files to read.
         size: number of records with a hash in `hashes`.
-        hashes: (lowest, end) of the hashes of names to keep.
+        hashes: (start, end) of the hashes of the names to keep; the end is excluded.
         parse: serialized record -> (encoded image, int32 label).
         max_pixels: see `image_limits.pixel_limit`.
     """
@@ -46,37 +49,39 @@ class RecordSplit:
     files: tuple[RecordFile, ...]
     size: int
     hashes: tuple[int, int]
-    parse: Callable
+    parse: Parse
     max_pixels: int
 
     vectorized = False
 
-    def load(self, reference):
+    def load(self, reference: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns (uint8 [h, w, 3] image, int32 label) of a reference."""
         encoded, label = self.parse(reference[1])
         return decoding.decode_image(encoded, max_pixels=self.max_pixels), label
 
-    def describe(self, reference):
+    def describe(self, reference: tuple[Tensor, Tensor]) -> Tensor:
         """Returns the file's name and the number of the record in it."""
         return tf.constant("record ") + reference[0]
 
-    def in_order(self):
-        """Returns the data set of (position, (name, record)), once over."""
+    def in_order(self) -> tf.data.Dataset:
+        """Returns the data set of (position, (name, record)), each image once."""
         return tf.data.Dataset.range(len(self.files)).flat_map(_plain(self._read)).enumerate()
 
-    def shuffled(self, seed, start):
+    def shuffled(self, seed: int, start: int) -> tf.data.Dataset:
         """Returns the endless data set of elements for `locate`, from global position `start`."""
         epochs = tf.data.Dataset.range(start // self.size, tf.int64.max)
         dataset = epochs.flat_map(_plain(lambda epoch: self._shuffled_epoch(seed, epoch)))
         return dataset.skip(start % self.size).enumerate(start)
 
-    def locate(self, seed, number, reference):
+    def locate(
+        self, seed: int, number: Tensor, reference: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Returns (epoch, position, reference) of an element."""
         del seed
         return number // self.size, number % self.size, reference
 
-    def _shuffled_epoch(self, seed, epoch):
-        def file_at(place):
+    def _shuffled_epoch(self, seed: int, epoch: Tensor) -> tf.data.Dataset:
+        def file_at(place: Tensor) -> Tensor:
             return hashing.shuffle_index(place, len(self.files), seed, epoch)
 
         at_once = min(_FILES_AT_ONCE, len(self.files))
@@ -94,7 +99,7 @@ class RecordSplit:
         )
         return tf.data.experimental.from_variant(shuffled, dataset.element_spec)
 
-    def _read(self, place):
+    def _read(self, place: Tensor) -> tf.data.Dataset:
         paths = tf.constant([file.path for file in self.files])
         bases = tf.constant([os.path.basename(file.path) for file in self.files])
         skips = tf.constant([file.skip for file in self.files], tf.int64)
@@ -107,36 +112,38 @@ class RecordSplit:
             return dataset
         return dataset.filter(lambda name, record: self._keeps(name))
 
-    def _keeps(self, name):
+    def _keeps(self, name: Tensor) -> Tensor:
         value = hashing.hash_names(name)
         return (value >= self.hashes[0]) & (value < self.hashes[1])
 
 
-def table_of(files):
-    """Returns the `FileTable` of a list of `RecordFile`, each file once."""
+def table_of(files: Iterable[RecordFile]) -> FileTable:
+    """Returns the `FileTable` of the files, each file once."""
     paths = sorted({file.path for file in files})
     _, names = common_folder(paths)
     return FileTable.of(names, paths)
 
 
-def make_whole_split(files, parse, max_pixels):
+def make_whole_split(files: Sequence[RecordFile], parse: Parse, max_pixels: int) -> RecordSplit:
     """Returns the split of all records of `files`; arguments are those of `make_split_pair`."""
     size = sum(file.take for file in files)
     return RecordSplit(tuple(files), size, hashing.ALL, parse, max_pixels)
 
 
-def make_split_pair(files, parse, max_pixels, fraction, what):
-    """Returns (training split, validation split), told apart by a hash of file name and number.
+def make_split_pair(
+    files: Sequence[RecordFile], parse: Parse, max_pixels: int, fraction: float, what: str
+) -> tuple[RecordSplit, RecordSplit]:
+    """Returns (training split, validation split), by a hash of file name and record number.
 
     Args:
-        files: a list of `RecordFile`.
+        files: the files to read.
         parse: see `RecordSplit`.
         max_pixels: see `RecordSplit`.
         fraction: share of records wanted in validation.
         what: the data set's name in an error.
 
     Raises:
-        UserError: there are not two records to tell apart.
+        UserError: there are no two records with different hashes.
     """
     hashes = np.concatenate([hashing.hash_names(file.names()).numpy() for file in files])
     threshold = hashing.validation_threshold(hashes, fraction, what)
@@ -149,5 +156,5 @@ def make_split_pair(files, parse, max_pixels, fraction, what):
     )
 
 
-def _name(base, number):
+def _name(base: Tensor | str, number: Tensor) -> Tensor:
     return base + ":" + tf.strings.as_string(number)

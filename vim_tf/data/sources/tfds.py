@@ -1,26 +1,31 @@
-"""Any image data set of tensorflow-datasets that has been prepared on this machine.
+"""Image data sets of tensorflow-datasets that were prepared on this machine.
 
-Its TFRecord files are read as `records` reads any: in an order of our own, so that a run can be
-resumed from its step.
+`records` reads their TFRecord files in its own order, so that a run can resume from its step.
 """
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from vim_tf.annotations import Tensor
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import image_limits
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
 
 
-def make_splits(config):
+def make_splits(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], records.RecordSplit, records.RecordSplit, dict[str, FileTable]]:
     """Returns (class names, training split, validation split, tables of files) of a tfds data set.
 
     Args:
-        config: a `config.sections.DataConfig`; reads `name`, `path` (the data_dir), `split` and
-            `validation_split` (names or slices such as "train[:90%]"), `validation_fraction`.
+        config: reads `name`, `path` (the data_dir), `split` and `validation_split` (names or slices
+            such as "train[:90%]"), `validation_fraction` and `image_size`.
 
     Raises:
-        UserError: unknown or not prepared, no such split, or no feature "image".
+        UserError: the data set is unknown or not prepared, or it has no such split or no feature
+            "image".
     """
     builder = _open_builder(config)
     known = dict(builder.info.features.items())
@@ -34,7 +39,7 @@ def make_splits(config):
     wanted = {"image": True, "label": True} if labelled else {"image": True}
     features = tfds.decode.PartialDecoding(wanted).extract_features(builder.info.features)
 
-    def parse(record):
+    def parse(record: Tensor) -> tuple[Tensor, Tensor]:
         example = features.deserialize_example(
             record, decoders={"image": tfds.decode.SkipDecoding()}
         )
@@ -44,14 +49,16 @@ def make_splits(config):
     max_pixels = image_limits.pixel_limit(config.image_size)
     if config.validation_split is not None:
         held_out = _files(builder, config.validation_split, "data.validation_split")
-        parts = [records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)]
-        return names, *parts, {"name": records.table_of([*files, *held_out])}
+        train, validation = (
+            records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
+        )
+        return names, train, validation, {"name": records.table_of([*files, *held_out])}
     what = f"data.name {config.name}"
     pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
     return names, *pair, {"name": records.table_of(files)}
 
 
-def _open_builder(config):
+def _open_builder(config: DataConfig) -> tfds.core.DatasetBuilder:
     place = f" --data_dir {config.path}" if config.path else ""
     try:
         builder = tfds.builder(config.name, data_dir=config.path)
@@ -74,7 +81,7 @@ def _open_builder(config):
     return builder
 
 
-def _files(builder, split, key):
+def _files(builder: tfds.core.DatasetBuilder, split: str, key: str) -> list[records.RecordFile]:
     try:
         instructions = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:

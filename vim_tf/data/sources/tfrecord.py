@@ -1,41 +1,49 @@
 """TFRecord files with ImageNet's keys: image/encoded and, optionally, image/class/label and /text.
 
-The files are read once at the start for their labels, record by record, over the images: where
-a record ends stands in its header, and where a field of a tf.train.Example ends stands before it.
+The labels of all files are read once at the start. Images are skipped: the header of a record
+states its length, and so does each field of a tf.train.Example.
 """
 
 import os
 import re
 import struct
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
+from vim_tf.annotations import StrPath, Tensor
+from vim_tf.config.sections import DataConfig
 from vim_tf.data import image_limits, progress
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
+from vim_tf.fingerprints import FileTable
 
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 _THREADS = 8
-_HEADER = 12  # length and its checksum; the record's own checksum of 4 bytes follows it
+_HEADER = 12  # length and its checksum; after the record comes a checksum of 4 bytes
 _MOST_CLASSES = 1_000_000
 
 
-def make_splits(config):
+def make_splits(
+    config: DataConfig,
+) -> tuple[tuple[str, ...], records.RecordSplit, records.RecordSplit, dict[str, FileTable]]:
     """Returns (class names, training split, validation split, tables of files) of TFRecord files.
 
-    Labels are taken as they are. Where they count from 1, as in the usual ImageNet files, class 0
-    exists and stays empty.
+    Labels are not changed. If they start at 1, as in the usual ImageNet files, class 0 exists and
+    is empty.
 
     Args:
-        config: a `config.sections.DataConfig`; reads `path` and `validation_path` (a folder or a
-            glob), `validation_fraction`, `on_error` and `image_size`.
+        config: reads `path` and `validation_path` (a folder or a glob), `validation_fraction`,
+            `on_error` and `image_size`.
 
     Raises:
-        UserError: no file, a file that is not whole, or a record without the keys.
+        UserError: there is no file, a file is not complete, or a record lacks a key.
     """
+    assert config.path is not None  # DataConfig checks it
     files, names = _open(config.path, "data.path", config.on_error)
     max_pixels = image_limits.pixel_limit(config.image_size)
     if config.validation_path is None:
@@ -55,21 +63,23 @@ def make_splits(config):
             f"but those of data.path {config.path} end at {len(names) - 1}"
         )
     parse = _make_parse(labelled=bool(names))
-    parts = [records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)]
+    train, validation = (
+        records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
+    )
     tables = {"path": files, "validation_path": held_out}
-    return names, *parts, {key: records.table_of(part) for key, part in tables.items()}
+    return names, train, validation, {key: records.table_of(part) for key, part in tables.items()}
 
 
-def find_files(pattern, key):
-    """Returns the sorted paths that `data.path` names.
+def find_files(pattern: str, key: str) -> list[str]:
+    """Returns the sorted paths that `pattern` names.
 
     Args:
-        pattern: a glob; or a folder, of which files with "tfrecord" or "-00000-of-00008" in
-            their names count.
-        key: the config key, for the error.
+        pattern: a glob; or a folder: its files with "tfrecord" or "-00000-of-00008" in their names
+            are used.
+        key: the config key, for errors.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no file.
     """
     pattern = os.path.expanduser(pattern)
     if tf.io.gfile.isdir(pattern):
@@ -86,20 +96,20 @@ def find_files(pattern, key):
     return paths
 
 
-def scan_file(path, on_error="stop"):
-    """Reads the labels of one file, over its images.
+def scan_file(path: StrPath, on_error: str = "stop") -> list[tuple[int | None, str | None]]:
+    """Reads the labels of one file and skips its images.
 
     Args:
         path: a TFRecord file, not compressed.
-        on_error: "skip" leaves out what follows after the last whole record.
+        on_error: "skip" leaves out the bytes after the last complete record.
 
     Returns:
-        A list of (label, text), one a record; None where the record has no such key.
+        A list of (label, text), one per record; None if the record has no such key.
 
     Raises:
-        UserError: cut short, no TFRecord file, or a record without image/encoded.
+        UserError: the file is cut short or no TFRecord file, or a record has no image/encoded.
     """
-    found = []
+    found: list[tuple[int | None, str | None]] = []
     with _open_file(path) as file:
         end = file.seek(0, os.SEEK_END) or file.tell()
         start = 0
@@ -121,7 +131,9 @@ def scan_file(path, on_error="stop"):
     return found
 
 
-def _open(pattern, key, on_error):
+def _open(
+    pattern: str, key: str, on_error: str
+) -> tuple[list[records.RecordFile], tuple[str, ...]]:
     paths = find_files(pattern, key)
     with ThreadPoolExecutor(_THREADS) as pool:
         scans = pool.map(lambda path: scan_file(path, on_error), paths)
@@ -135,11 +147,11 @@ def _open(pattern, key, on_error):
     return files, _class_names(pairs, f"{key} {pattern}")
 
 
-def _class_names(pairs, what):
-    labels = {label for label, _ in pairs}
-    if labels == {None}:
+def _class_names(pairs: set[tuple[int | None, str | None]], what: str) -> tuple[str, ...]:
+    labels = {label for label, _ in pairs if label is not None}
+    if not labels:
         return ()
-    if None in labels:
+    if any(label is None for label, _ in pairs):
         raise UserError(f"{what}: some records have {LABEL}, others do not; all must, or none")
     if min(labels) < 0 or max(labels) >= _MOST_CLASSES:
         wrong = min(labels) if min(labels) < 0 else max(labels)
@@ -148,24 +160,24 @@ def _class_names(pairs, what):
     return tuple(texts.get(label, str(label)) for label in range(max(labels) + 1))
 
 
-def _make_parse(labelled):
+def _make_parse(labelled: bool) -> records.Parse:
     features = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
     if labelled:
         features[LABEL] = tf.io.FixedLenFeature([], tf.int64)
 
-    def parse(record):
+    def parse(record: Tensor) -> tuple[Tensor, Tensor]:
         example = tf.io.parse_single_example(record, features)
         return example[IMAGE], tf.cast(example.get(LABEL, 0), tf.int32)
 
     return parse
 
 
-def _open_file(path):
-    # Python's own files skip over images without reading them; GFile knows gs:// and the like.
+def _open_file(path: StrPath) -> BinaryIO:
+    # Python's files skip images without reading them; GFile supports gs:// and similar paths.
     return tf.io.gfile.GFile(path, "rb") if "://" in str(path) else open(path, "rb")
 
 
-def _scan_record(file, start, end, where):
+def _scan_record(file: BinaryIO, start: int, end: int, where: str) -> tuple[int | None, str | None]:
     values, keys = {}, []
     try:
         for _, features_start, features_end in _fields(file, start, end):
@@ -188,7 +200,7 @@ def _scan_record(file, start, end, where):
     return label, text
 
 
-def _fields(file, start, end):
+def _fields(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yields (field number, start, end) of the length-delimited fields of a protocol buffer."""
     while start < end:
         head = _bytes_at(file, start, min(start + 20, end))
@@ -200,7 +212,7 @@ def _fields(file, start, end):
         start += used + length
 
 
-def _varint(data, place):
+def _varint(data: bytes, place: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[place]
@@ -210,6 +222,6 @@ def _varint(data, place):
             return value, place
 
 
-def _bytes_at(file, start, end):
+def _bytes_at(file: BinaryIO, start: int, end: int) -> bytes:
     file.seek(start)
     return file.read(end - start)
