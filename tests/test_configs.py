@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 import pytest
+import yaml
 
 import vim_tf
 from vim_tf.config import sections as configs
@@ -181,10 +182,10 @@ def test_discriminators_build(config, image_size):
 
 
 def read_attributes():
-    """Names of the attributes read outside the config's two modules, also by getattr."""
+    """Names of the attributes read outside of the config package, also by getattr."""
     names = set()
     for path in Path(vim_tf.__file__).parent.rglob("*.py"):
-        if path.stem in ("config", "config_loader", "experiments"):
+        if path.parent.name == "config":
             continue
         text = path.read_text()
         for node in ast.walk(ast.parse(text)):
@@ -205,3 +206,28 @@ def read_attributes():
 )
 def test_every_knob_is_read(cls):
     assert {field.name for field in dataclasses.fields(cls)} <= read_attributes()
+
+
+def unset_keys(cls, files, prefix=""):
+    """Keys of a config class that no file sets; files are their nested dicts."""
+    for field in dataclasses.fields(cls):
+        set_here = [file[field.name] for file in files if field.name in file]
+        if dataclasses.is_dataclass(field.type):
+            inner = [value for value in set_here if isinstance(value, dict)]
+            if len(inner) == len(set_here):  # otherwise the name of a preset sets all of them
+                yield from unset_keys(field.type, inner, f"{prefix}{field.name}.")
+        elif not set_here:
+            yield prefix + field.name
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_each_key_that_no_config_sets_is_explained(experiment):
+    """A knob exists only if somebody needs it: docs/config.md says who."""
+    page = (ROOT / "docs" / "config.md").read_text()
+    explained = set(re.findall(r"`([a-z_0-9.*]+)`", page))
+    files = [yaml.safe_load(path.read_text()) for path in FILES.values()]
+    unset = list(unset_keys(EXPERIMENTS[experiment], files))
+    assert unset
+    for key in unset:
+        section = key.rpartition(".")[0]
+        assert key in explained or f"{section}.*" in explained, key

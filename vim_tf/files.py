@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 import tempfile
 from pathlib import Path
 
@@ -57,14 +56,6 @@ def measure_file(path: StrPath) -> tuple[int, str]:
             digest.update(part)
             size += len(part)
     return size, digest.hexdigest()
-
-
-def is_regular_file(path: StrPath) -> bool:
-    """Whether a path is a regular file; a pipe or a device may have no end."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
 
 
 def _umask() -> int:

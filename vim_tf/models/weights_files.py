@@ -18,34 +18,24 @@ MOST_LINKS = 100_000  # groups and datasets of a file
 MOST_DEPTH = 64  # groups within groups
 
 
-def refuse_links(path: StrPath | io.BytesIO, name: str | None = None) -> None:
-    """Checks that a file holds plain numbers only, all of them within itself.
-
-    Args:
-        path: an HDF5 file, or an `io.BytesIO` of its bytes.
-        name: what errors call it; None takes the path.
-
-    Raises:
-        UserError: soft or external links, external storage, virtual datasets, values that are no
-            numbers, more values than the file has bytes for, or no HDF5 file that can be read.
-    """
-    read_shapes(path, name)
-
-
 def count_elements(path: StrPath | io.BytesIO, name: str | None = None) -> int:
-    """Returns the number of values of all datasets; arguments and errors as in `refuse_links`."""
+    """Returns the number of values of all datasets; arguments and errors as in `read_shapes`."""
     return sum(map(math.prod, read_shapes(path, name).values()))
 
 
 def read_shapes(path: StrPath | io.BytesIO, name: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Returns {path within the file: shape} of all datasets, which `refuse_links` has nothing on.
+    """Checks that a file has plain numbers only, all of them in itself, and returns their shapes.
 
     Args:
-        path: as in `refuse_links`.
-        name: as in `count_elements`.
+        path: an HDF5 file, or an `io.BytesIO` of its bytes.
+        name: of the file in errors; None takes the path.
+
+    Returns:
+        {path within the file: shape} of all datasets.
 
     Raises:
-        UserError: as there.
+        UserError: soft or external links, external storage, virtual datasets, values that are no
+            numbers, more values than the file has bytes for, or no HDF5 file that can be read.
     """
     if name is None:
         name = "the file" if isinstance(path, io.BytesIO) else os.fspath(path)
