@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-large venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint types docs wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-floors venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint types docs wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
@@ -23,7 +23,7 @@ help:
 	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
 	@echo "make test-referees      only those that compare figures and optimizers with other libraries"
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
-	@echo "make test-floors        some of the quick tests on the oldest Keras and Pillow that are taken"
+	@echo "make test-floors        the core of the quick tests on Python 3.13, the oldest Keras and Pillow"
 	@echo "make fuzz MINUTES=60    open damaged and hostile files"
 	@echo "make lint               ruff: rules and format"
 	@echo "make types              basedpyright, in its basic mode"
@@ -154,14 +154,31 @@ MINUTES ?= 60
 fuzz: venv-test
 	$(python) tests/fuzz.py --minutes $(MINUTES)
 
-# The oldest releases that setup.cfg takes, before those of $(VENV) on Python's path, and what rests
-# on them most: models and their files, and the decoding of images.
+# The oldest Keras and Pillow that setup.cfg takes, on Python 3.13 in a second environment. Without
+# Python 3.13 they are tested on the first environment's Python.
 FLOORS := keras==3.14.1 Pillow==13.0.0
-test-floors: venv-test
+PYTHON313 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) \
+    $(shell python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null))
+CORE := $(addprefix tests/,config data evaluation/test_keras_archive.py generation metrics models \
+    sampling test_formats.py test_losses.py trainers)
+ifeq ($(PYTHON313),)
+venv-floors: venv-test
 	$(python) -m pip install --quiet --no-deps --upgrade --target $(VENV)/floors $(FLOORS)
-	PYTHONPATH="$(abspath $(VENV)/floors)" $(python) -m pytest $(TWO_AT_A_TIME) tests/models \
-	    tests/evaluation/test_keras_archive.py \
-	    tests/data/test_decoding.py tests/data/test_image_headers.py
+
+test-floors: venv-floors
+	PYTHONPATH="$(abspath $(VENV)/floors)" $(python) -m pytest $(TWO_AT_A_TIME) $(CORE)
+	@echo "There is no Python 3.13 here: the oldest Keras and Pillow were tested on another Python"
+else
+$(VENV)-313/.installed: setup.cfg pyproject.toml
+	$(PYTHON313) -m venv $(VENV)-313
+	$(VENV)-313/bin/python -m pip install --quiet -e '.[test]' $(FLOORS)
+	@touch $@
+
+venv-floors: $(VENV)-313/.installed
+
+test-floors: venv-floors
+	$(VENV)-313/bin/python -m pytest $(TWO_AT_A_TIME) $(CORE)
+endif
 
 test-referees: venv-test $(VENV)-reference/.installed
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
@@ -207,5 +224,5 @@ test-wheel: wheel
 	    tests/test_installed.py tests/test_architecture.py tests/test_packaging.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference $(VENV)-peers $(VENV)-docs build dist site *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-node $(VENV)-reference $(VENV)-313 $(VENV)-peers $(VENV)-docs build dist site *.egg-info .pytest_cache .ruff_cache
 	find vim_tf export tests -name __pycache__ -type d -prune -exec rm -rf {} +

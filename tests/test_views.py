@@ -174,7 +174,7 @@ def test_nothing_is_overwritten(run, nothing_is_opened, tmp_path, name):
     ("arguments", "message"),
     [
         (["--top-p", "0"], "top_p is 0"),
-        (["--top-k", "17"], "top_k contains 17"),
+        (["--top-k", "17"], "top_k is 17"),
         (["--seed", str(2**40)], "seed"),
         (["--set", "model.label_drop=0"], "would change the trained model"),
     ],

@@ -286,7 +286,10 @@ class VIM(Preset, keras.Model):
 
     def _generate_segment(self, start, stop, tokens, cache, labels, *settings, modify_logits=None):
         """`sampling.generate_tokens` of this model; labels are doubled if it guides."""
-        next_logits = functools.partial(self.next_logits, labels=labels)
+
+        def next_logits(previous, position, cache):
+            return self.next_logits(previous, position, cache, labels)
+
         options = {"start": start, "stop": stop, "modify_logits": modify_logits}
         return sampling.generate_tokens(next_logits, cache, tokens, *settings, **options)
 
