@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# The last Python that TensorFlow 2.15 knows.
+# The last Python that TensorFlow 2.15 supports.
 REFERENCE_PYTHON ?= python3.11
 DATA ?=
 
@@ -16,23 +16,23 @@ python := $(VENV)/bin/python
 .PHONY: help venv venv-test venv-large venv-floors venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint types docs wheel test-wheel clean check-python
 
 help:
-	@echo "make demo               train the tokenizer, then VIM, on emoji; draw into runs/demo/"
-	@echo "make demo DATA=~/photos the same on a folder of images; into runs/demo-photos/"
-	@echo "make test               the quick tests"
-	@echo "make test-fast          those that need no TensorFlow, in seconds"
-	@echo "make test-large         the long ones; they need Chromium, g++, Node and npm, too"
-	@echo "make test-referees      only those that compare figures and optimizers with other libraries"
-	@echo "make kill-test N=50     kill a tiny run N times; it must end as one that was left alone"
+	@echo "make demo               train the tokenizer, then VIM, on emoji; write to runs/demo/"
+	@echo "make demo DATA=~/photos the same on a folder of images; write to runs/demo-photos/"
+	@echo "make test               run the quick tests"
+	@echo "make test-fast          run the tests that need no TensorFlow, in seconds"
+	@echo "make test-large         run the long tests; they also need Chromium, g++, Node and npm"
+	@echo "make test-referees      only compare figures and optimizers with other libraries"
+	@echo "make kill-test N=50     kill a tiny run N times; it must end as a run that was not killed"
 	@echo "make test-floors        the core of the quick tests on Python 3.13, the oldest Keras and Pillow"
 	@echo "make fuzz MINUTES=60    open damaged and hostile files"
-	@echo "make lint               ruff: rules and format"
-	@echo "make types              basedpyright, in its basic mode"
+	@echo "make lint               run ruff: rules and format"
+	@echo "make types              run basedpyright in its basic mode"
 	@echo "make docs               build the pages into site/; a broken link or reference is an error"
 	@echo "make wheel              build dist/*.whl"
-	@echo "make test-wheel         what a file that is missing from the wheel would break"
+	@echo "make test-wheel         test that no file is missing from the wheel"
 	@echo "make venv               only make $(VENV) and install"
-	@echo "make venv-large         what test-large needs beside Chromium, g++, Node and npm"
-	@echo "make venv-peers         $(VENV)-peers, with what benchmarks/ compares vim_tf with"
+	@echo "make venv-large         install the needs of test-large, except Chromium, g++, Node and npm"
+	@echo "make venv-peers         make $(VENV)-peers, with the libraries that benchmarks/ compares with"
 	@echo "make clean              delete $(VENV)*, dist, site and caches; runs/ stays"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV)"
 
@@ -45,7 +45,7 @@ check-python:
 	        "make PYTHON=python3.12" >&2; \
 	    exit 2; }
 
-# Stamps, so that a second make starts at once. The test extra has one of its own.
+# Stamps, so that a second make starts at once. The test extra has its own stamp.
 $(VENV)/bin/python: | check-python
 	$(PYTHON) -m venv $(VENV)
 	$(python) -m pip install --quiet --upgrade pip
@@ -60,8 +60,8 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(python) -m pip install --quiet -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-# What the long tests hold exports against: TF.js, and the first TensorFlow that must load them.
-# tensorflowjs asks for libraries that cannot be installed beside TensorFlow 2.20; none is used.
+# The long tests check exports with these: TF.js, and the oldest TensorFlow that must load exports.
+# tensorflowjs requires libraries that conflict with TensorFlow 2.20. None of them is used.
 $(VENV)/.installed-tfjs: $(VENV)/.installed-test
 	$(python) -m pip install --quiet --no-deps tensorflowjs==4.22.0 six importlib-resources
 	@touch $@
@@ -121,11 +121,11 @@ demo: venv
 	fi; \
 	echo "Look at:"; find "$$run" -name '*.png' | sort
 
-# Most of a test runs on one core, hence two at a time.
+# A test runs mostly on one core, so two run at a time.
 TWO_AT_A_TIME := -n 2 --dist loadfile
-# More words for pytest, such as --durations=30.
+# More arguments for pytest, such as --durations=30.
 PYTEST_ARGUMENTS ?=
-# What needs neither TensorFlow nor Keras, in seconds; importing either fails.
+# Tests that need neither TensorFlow nor Keras and take seconds. Importing either fails there.
 FAST := $(addprefix tests/,config distribution/test_cluster.py export/test_release.py \
     export/test_report.py metrics/test_codebook.py metrics/test_feature_file.py metrics/test_fid.py \
     metrics/test_inception_score.py metrics/test_kid.py metrics/test_precision_recall.py \
@@ -143,18 +143,19 @@ test-large: venv-large
 	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
 	    $(python) -m pytest $(TWO_AT_A_TIME) -m large $(PYTEST_ARGUMENTS)
 
-# Which stage: STAGE=vit_vqgan or vim; N kills take about N / 2 minutes.
+# STAGE is vit_vqgan or vim. N kills take about N / 2 minutes.
 N ?= 50
 STAGE ?= vit_vqgan
 kill-test: venv-test
 	$(python) tests/kill_runs.py --kills $(N) --stage $(STAGE)
 
-# Damaged and hostile files of all kinds: none may run code, end the process, hang or pass unseen.
+# Opens damaged and hostile files of all kinds. None may run code, end the process, hang, or be
+# taken for a good file.
 MINUTES ?= 60
 fuzz: venv-test
 	$(python) tests/fuzz.py --minutes $(MINUTES)
 
-# The oldest Keras and Pillow that setup.cfg takes, on Python 3.13 in a second environment. Without
+# The oldest Keras and Pillow that setup.cfg allows, on Python 3.13 in a second environment. Without
 # Python 3.13 they are tested on the first environment's Python.
 FLOORS := keras==3.14.1 Pillow==13.0.0
 PYTHON313 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) \
@@ -204,11 +205,11 @@ wheel: venv-test
 	rm -rf build dist
 	$(python) -m build --outdir dist .
 
-# On the wheel only what a file that is missing from it would break: what models compute is the same
-# as in the checkout. The wheel is alone in an environment that finds the libraries in $(VENV), so
-# that nothing is installed twice; $(VENV)'s own link to the checkout lies in a .pth file, which
-# Python does not follow from there. The last line of pip fails if the wheel asks for anything else
-# than what is there. The tests lie in a copy of what git tracks, less the packages.
+# Tests only that no file is missing from the wheel: its models compute the same as in the checkout.
+# Only the wheel is installed in the environment, which finds the libraries in $(VENV), so that
+# nothing is installed twice. $(VENV) links to the checkout by a .pth file, which Python does not
+# follow from there. The last line of pip fails if the wheel requires something that is not there.
+# The tests run in a copy of the files that git tracks, without the packages.
 FIND_LIBRARIES := import sysconfig; print(sysconfig.get_path("purelib"))
 test-wheel: wheel
 	rm -rf $(VENV)-wheel build/outside

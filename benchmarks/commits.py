@@ -1,11 +1,11 @@
-"""Whether this checkout is slower than another one.
+"""Shows whether this checkout is slower than another one.
 
     git worktree add ../before <commit>
     python benchmarks/commits.py --other ../before
 
-A process runs benchmarks/rounds.py of each checkout. Rounds alternate, and the first of a pair
-alternates too. A ratio above 1 says that this checkout is slower. The table has medians, and the
-median of the ratios of pairs.
+One process per checkout runs its benchmarks/rounds.py. Rounds alternate between the checkouts. The
+checkout that starts a pair alternates too. The table has the median of each checkout, and the
+median of the ratios of the pairs. A ratio above 1 says that this checkout is slower.
 """
 
 import argparse
@@ -30,9 +30,9 @@ CLASSES, SIDE = 20, 64
 def main(arguments=None):
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--other", type=Path, required=True, help="the folder of the checkout")
+    parser.add_argument("--other", type=Path, required=True, help="folder of the other checkout")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--images", type=int, default=20_000, help="of opening")
+    parser.add_argument("--images", type=int, default=20_000, help="number of images to open")
     parser.add_argument("--pairs", type=int, default=7)
     arguments = parser.parse_args(arguments)
     command_line.check_positive(vars(arguments), "images", "pairs")
@@ -68,7 +68,7 @@ def alternate(checkouts, arguments, pairs):
 
 
 def start(checkout, arguments):
-    """Starts a checkout's worker; its errors go to standard error."""
+    """Starts the worker of a checkout. Its errors go to standard error."""
     return subprocess.Popen(
         [sys.executable, str(checkout / "benchmarks" / "rounds.py"), *map(str, arguments)],
         cwd=checkout,
@@ -81,7 +81,7 @@ def start(checkout, arguments):
 
 
 def ask(worker):
-    """Has a worker play a round."""
+    """Lets a worker run one round."""
     worker.stdin.write("\n")
     answer = worker.stdout.readline()
     if not answer:
@@ -90,7 +90,7 @@ def ask(worker):
 
 
 def write_images(folder, count):
-    """Writes small JPEGs of noise, in folders of classes."""
+    """Writes small JPEGs of noise, in one folder per class."""
     random = np.random.default_rng(0)
     for number in range(count):
         path = folder / f"class_{number % CLASSES:02}" / f"{number:06}.jpg"

@@ -1,4 +1,4 @@
-"""Timing several things in turn, so that what else a machine does falls on all of them alike."""
+"""Times several things in turn, so that other work of the machine slows all of them alike."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 MOST_SPREAD = 0.2
-PAUSE = 0.05  # seconds before each call: threads of the one before may still spin
+PAUSE = 0.05  # seconds before each call: threads of the last call may still spin
 
 
 @dataclass
@@ -17,10 +17,10 @@ class Contestant:
     """Something to be timed.
 
     Attributes:
-        name: for the table.
+        name: its name in the table.
         call: function without arguments; it returns when the work is done.
-        operations: floating-point operations of a call.
-        items: how many images or tokens a call makes.
+        operations: floating-point operations per call.
+        items: number of images or tokens per call.
         traffic: bytes that a call must read from memory at least.
         seconds: of each call so far.
     """
@@ -39,28 +39,28 @@ class Contestant:
 
     @property
     def rate(self):
-        """Floating-point operations a second."""
+        """Floating-point operations per second."""
         return self.operations / self.time
 
     @property
     def bandwidth(self):
-        """Bytes a second."""
+        """Bytes per second."""
         return self.traffic / self.time
 
     @property
     def items_rate(self):
-        """Images or tokens a second."""
+        """Images or tokens per second."""
         return self.items / self.time
 
     @property
     def spread(self):
-        """Distance of the slowest call from the fastest, as a share of the median."""
+        """Difference between the slowest and the fastest call, as a share of the median."""
         return (max(self.seconds) - min(self.seconds)) / self.time
 
 
 def finished(call):
-    """A function that calls, waits for the answer, and leaves it where it was computed."""
-    if keras.backend.backend() != "jax":  # TensorFlow's tensors are in the host's memory here
+    """A function that calls and waits for the answer. The answer stays on its device."""
+    if keras.backend.backend() != "jax":  # here TensorFlow's tensors are in the host's memory
         return lambda **given: np.asarray(call(**given))
     import jax
 
@@ -69,7 +69,7 @@ def finished(call):
 
 @dataclass
 class Match:
-    """One row of a table: ours, and what it is compared with, by the name of its column."""
+    """One row of a table: ours, and the others by the names of their columns."""
 
     ours: Contestant
     others: dict[str, Contestant] = field(default_factory=dict)
@@ -93,14 +93,14 @@ def time_in_turn(calls, repeats):
 
 
 def run(contestants, repeats):
-    """Fills in the seconds of `repeats` calls of each, in turn."""
+    """Times `repeats` calls of each contestant, in turn, and stores the seconds."""
     found = time_in_turn([contestant.call for contestant in contestants], repeats)
     for contestant, seconds in zip(contestants, found, strict=True):
         contestant.seconds = seconds
 
 
 def hold(matches, limits, repeats):
-    """Times all of some matches in turn, and the limits; returns `warning` of them."""
+    """Times all contestants of the matches and the limits in turn; returns `warning` of them."""
     timed = {id(one): one for match in matches for one in match.contestants}  # some twice
     timed = [*limits, *timed.values()]
     run(timed, repeats)
@@ -108,7 +108,7 @@ def hold(matches, limits, repeats):
 
 
 def warning(contestants):
-    """A line for a reader if the machine was busy, else ""."""
+    """A line for the reader if the machine was busy; otherwise ""."""
     worst = max(contestants, key=lambda contestant: contestant.spread)
     if worst.spread <= MOST_SPREAD:
         return ""
@@ -119,12 +119,12 @@ def warning(contestants):
 
 
 def format_table(matches, unit, least):
-    """Returns a Markdown table: a row a match, a rate a contestant, and ours over each other.
+    """Returns a Markdown table: one row per match, with all rates and our rate over each other one.
 
     Args:
-        matches: list of `Match`, timed; a column that a row lacks stays empty in it.
-        unit: of the rates, such as "img/s".
-        least: function of a `Contestant` -> the seconds that the machine's limits leave a call.
+        matches: list of timed `Match`. A cell is empty if the match has no such column.
+        unit: unit of the rates, such as "img/s".
+        least: function of a `Contestant` -> the fewest seconds per call by the machine's limits.
     """
     columns = list(dict.fromkeys(name for match in matches for name in match.others))
     heads = ["work", "ms", unit, "of the limit"]

@@ -1,12 +1,12 @@
-r"""Statistics of features and the FID from them, in seconds, against torch-fidelity's.
+r"""Measures the seconds for statistics of features and their FID, ours and torch-fidelity's.
 
     VIM_TF_REFERENCE_PYTHON=.venv-reference/bin/python \
         .venv/bin/python benchmarks/feature_statistics.py --rows 50000 --dim 2048
 
 Both get the same file of float32 features and the same reference moments, one after the other in
-every repeat. Ours takes the features in batches, as an evaluation does; torch-fidelity takes them
-whole, as it does. torch-fidelity lives in the environment of tests/reference/requirements.txt;
-`make test-large` makes it.
+every repeat. Ours takes the features in batches, as an evaluation does. torch-fidelity takes all
+at once, as its own evaluation does. It is installed in the environment of
+tests/reference/requirements.txt, which `make test-large` makes.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BATCH = 64
 
 
 def main():
-    """Prints a Markdown table and whether both distances agree."""
+    """Prints a Markdown table, and says whether both distances agree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=2_048)
@@ -70,13 +70,13 @@ def make_features(features, reference, rows, dim):
 
 
 def time_ours(features, reference):
-    """{what: seconds or figure}."""
+    """{name: seconds or figure}."""
     rows, reference = np.load(features), FeatureStatistics.load(reference)
     start = time.perf_counter()
     moments = FeatureStatistics(rows.shape[1])
     for place in range(0, len(rows), BATCH):
         moments.update(rows[place : place + BATCH])
-    _ = moments.mean  # the last rows, too
+    _ = moments.mean  # including the last rows
     middle = time.perf_counter()
     fid = frechet_distance(moments, reference)
     end = time.perf_counter()
@@ -90,7 +90,7 @@ def time_ours(features, reference):
 
 
 def time_theirs(features, reference):
-    """The same of torch-fidelity, without the time that its imports take."""
+    """The same for torch-fidelity, without the time of its imports."""
     done = subprocess.run(
         [os.environ[REFERENCE], SCRIPT, features, reference], capture_output=True, check=True
     )

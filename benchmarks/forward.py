@@ -1,13 +1,13 @@
-"""How near tokenizing and decoding come to what products of matrices reach on this device.
+"""Compares the speed of tokenizing and decoding with that of matrix products on this device.
 
     python benchmarks/forward.py --models small base --batches 1 4 16
     KERAS_BACKEND=jax python benchmarks/forward.py --precision mixed_bfloat16 --batches 16 64 256
 
-Models have fresh weights. The limit is a square product in the same precision, measured in turn
-with the models. Operations are those of products of matrices alone, of the whole work. Peers have
-the same size and precision: parti-pytorch's ViT-VQGAN, which has convolutions besides, and
-transformers' ViTModel, an encoder without a quantizer, for both ways. What is computed from is on
-the accelerator beforehand, and what comes of it stays there.
+Models have fresh weights. The limit is a product of square matrices in the same precision, measured
+in turn with the models. Only operations of matrix products count. Peers have the same size and
+precision. They are parti-pytorch's ViT-VQGAN, which also has convolutions, and transformers'
+ViTModel, an encoder without a quantizer, which is compared with both directions. Inputs are on the
+accelerator before the call, and outputs stay there.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=SIZES, default=["small", "base"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
-    parser.add_argument("--litert", action="store_true", help="also by LiteRT, float32 and int8")
+    parser.add_argument("--litert", action="store_true", help="also run LiteRT, float32 and int8")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
@@ -78,7 +78,7 @@ def main(arguments=None):
 
 
 def make_matches(name, arguments, peers, folder):
-    """Yields tokenizing and decoding of a model, for each batch."""
+    """Yields the rows for tokenizing and decoding with a model, for each batch size."""
     size, image_size = SIZES[name], (arguments.image_size, arguments.image_size)
     config = ViTVQGANConfig(PATCH_SIZE, size, size)
     with computing_in(arguments.precision):
@@ -86,7 +86,7 @@ def make_matches(name, arguments, peers, folder):
     tokenize = compiled(model.tokenize, model.variables)
     decode = compiled(model.decode_tokens, model.variables)
     if arguments.litert:
-        write_files(name, ViTVQGAN(config, image_size), folder)  # it knows float32 alone
+        write_files(name, ViTVQGAN(config, image_size), folder)  # LiteRT computes in float32 only
     encoding = count_encoder_operations(config, image_size)
     encoding += count_quantizer_operations(config, image_size)
     decoding = count_decoder_operations(config, image_size)
@@ -110,7 +110,7 @@ def make_matches(name, arguments, peers, folder):
 
 
 def write_files(name, tokenizer, folder):
-    """Converts a tokenizer for LiteRT, to float32 and to weights of int8."""
+    """Converts a tokenizer for LiteRT, with float32 weights and with int8 weights."""
     from vim_tf.export import plain_models
     from vim_tf.export.litert import tflite
 
@@ -133,7 +133,7 @@ def load_files(folder, name, what, x):
 
 
 def make_others(peers, case, config, arguments, batch):
-    """What a row is compared with: {column: `Contestant`}."""
+    """The others that a row is compared with: {column: `Contestant`}."""
     if peers is None:
         return {}
     size, quantizer = config.encoder, config.quantizer

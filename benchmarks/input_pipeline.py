@@ -1,10 +1,10 @@
-"""How many images and tokens a second the data side can give to a training.
+"""Measures the images and tokens per second that the input pipeline can give to a training.
 
     python benchmarks/input_pipeline.py
 
-JPEGs of 500 x 400 in a folder, made for it, become random crops of 256 px as in training, in a new
-order each epoch; beside it the same files are decoded and nothing more. Tokens, 1,024 an image,
-come from a token cache.
+The images are JPEGs of 500 x 400, written for this. They become random crops of 256 px, as in
+training, in a new order each epoch. For comparison, the same files are also only decoded. Tokens,
+1,024 per image, come from a token cache.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def write_images(folder, count):
     random = np.random.default_rng(0)
     for number in range(count):
         pixels = np.full((*SIZE, 3), 128.0)
-        for side in (4, 16, 64, 200):  # about as much in each octave, as photographs have
+        for side in (4, 16, 64, 200):  # about the same energy in each octave, as in photographs
             coarse = random.normal(0, 60 * side**-0.4, (side, side, 3)).astype("float32")
             pixels += tf.image.resize(coarse, SIZE, "bicubic").numpy()
         image = Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
@@ -78,7 +78,7 @@ def write_images(folder, count):
 
 
 def decode_only(folder):
-    """Endless batches of how many numbers images have."""
+    """Endless batches of the number of values in each image."""
     files = tf.data.Dataset.list_files(f"{folder}/*.jpg").repeat()
 
     def decode(path):
@@ -88,7 +88,7 @@ def decode_only(folder):
 
 
 def make_cache(folder):
-    """A token cache of noise."""
+    """Makes a token cache of noise."""
     random = np.random.default_rng(0)
 
     def make(images):
@@ -108,7 +108,7 @@ def make_cache(folder):
 
 
 def reader(dataset, batches):
-    """A function that reads so many batches from the start; nothing is read between its calls."""
+    """A function that reads `batches` batches from the start. Between calls nothing is read."""
 
     def read():
         for _ in dataset.take(batches):

@@ -1,4 +1,4 @@
-"""What a machine could do at best, timed beside what is measured: products, reading memory."""
+"""The limits of a machine, timed in turn with the measured work: products, reading memory."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +15,7 @@ PRODUCTS, READS = 8, 16
 
 
 def make_product(side, precision="float32"):
-    """Products of square matrices, one after the other, so that their start does not count."""
+    """Products of square matrices, one after the other, so that a call's start hardly counts."""
     dtype = "bfloat16" if precision == "mixed_bfloat16" else "float32"
     random = np.random.default_rng(0)
     a, b = (ops.cast(random.normal(size=(side, side)) * side**-0.5, dtype) for _ in range(2))
@@ -23,7 +23,7 @@ def make_product(side, precision="float32"):
     def multiply(a, b):
         for _ in range(PRODUCTS):
             b = ops.matmul(a, b)
-        return ops.cast(ops.max(b), "float32")  # one number, or all would be copied
+        return ops.cast(ops.max(b), "float32")  # one number, to copy no matrix
 
     product = compiled(multiply, [])
     return contest.Contestant(
@@ -32,9 +32,9 @@ def make_product(side, precision="float32"):
 
 
 def make_stream(size=STREAM_BYTES):
-    """Reading a stretch of memory: of the accelerator's, or by a thread a core of the CPU.
+    """Reads a block of memory: the accelerator's, or the host's with one thread per core.
 
-    Several times, half a second on a CPU: what others leave of the memory changes all the time.
+    It reads several times, half a second on a CPU: the bandwidth left by other programs varies.
     """
     numbers = np.ones(size // 4, "float32")
     if all(device.startswith("cpu") for device in keras.distribution.list_devices()):

@@ -1,10 +1,10 @@
-"""What computing with fewer bits changes in what a run's models say of its held-out images.
+"""Measures how lower precision changes the results of a run's models on its held-out images.
 
     python benchmarks/low_precision.py --run runs/demo/vim
     python benchmarks/low_precision.py --run runs/demo/vim --litert out/tflite/1
 
-bfloat16 by Keras, and with --litert weights of int8 by the files of the run's export. Each format
-tokenizes, decodes its own tokens, and predicts the tokens of float32.
+Keras computes in bfloat16. With --litert, the files of the run's export compute with int8 weights.
+Each format tokenizes, decodes its own tokens, and predicts the tokens of float32.
 """
 
 import argparse
@@ -53,13 +53,13 @@ def main(arguments=None):
 
 
 def keras_models(run, precision):
-    """(tokenize, decode, predict) of the run's models in a precision."""
+    """(tokenize, decode, predict) of the run's models in the given precision."""
     tokenizer, vim = (in_precision(model, precision) for model in (run.tokenizer, run.vim))
     return tokenizer.tokenize, tokenizer.decode_tokens, vim
 
 
 def litert_models(run, folder):
-    """The same of an export, with weights of int8."""
+    """The same functions of an export, with int8 weights."""
     from vim_tf.export.litert.tflite import run_tflite
     from vim_tf.generation.litert_vim import LiteVIM
 
@@ -71,7 +71,7 @@ def litert_models(run, folder):
 
 
 def in_precision(model, precision):
-    """The same weights in a model that computes in another format; None stays None."""
+    """A model with the same weights that computes in another precision; None stays None."""
     if model is None or precision == "float32":
         return model
     with computing_in(precision):

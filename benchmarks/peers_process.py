@@ -1,4 +1,4 @@
-"""The other side of `peers/serve.py`: peers in their own environment and process."""
+"""The client of `peers/serve.py`, which runs peers in their own environment and process."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 class Peers:
-    """Makes peers' cases and runs them; a context manager, whose process ends with it."""
+    """Makes peers' cases and runs them. A context manager: its process ends with it."""
 
     def __init__(self, python):
         self._process = subprocess.Popen(
@@ -44,7 +44,7 @@ class Peers:
 
 @contextlib.contextmanager
 def open_peers():
-    """Yields `Peers`, or None after a word on how to install them."""
+    """Yields `Peers`; or None, after a message that says how to install them."""
     python = Path(os.environ.get(ENVIRONMENT) or HERE.parent / ".venv-peers" / "bin" / "python")
     if not python.exists():
         sys.stderr.write(

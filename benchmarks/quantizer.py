@@ -1,4 +1,4 @@
-"""How fast features find their nearest codes, and how that compares with the peer's layer.
+"""Measures how fast features find their nearest codes, ours and the peer's layer.
 
     python benchmarks/quantizer.py --vectors 16384 --codes 8192 65536
 
@@ -46,7 +46,7 @@ def main(arguments=None):
 
 
 def make_match(codes, arguments, peers):
-    """The row of a number of codes."""
+    """The row for a number of codes."""
     config = QuantizerConfig(codes=codes, code_dim=arguments.code_dim)
     layer = VectorQuantizer(config)
     layer.build((None, None, DIM))

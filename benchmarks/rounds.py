@@ -2,8 +2,8 @@
 
     python benchmarks/rounds.py vit_vqgan
 
-A round starts with each line on standard input. The first round, before any line, compiles and is
-not printed. Standard output has the wall clock and the processor time of all threads.
+Each line on standard input starts a round. The first round comes before any line: it compiles and
+is not printed. Standard output has the wall clock and the processor time of all threads.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments=None):
     """Answers until standard input ends."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--folder", help="images, for opening")
+    parser.add_argument("--folder", help="folder of images that `opening` opens")
     arguments = parser.parse_args(arguments)
     keras.utils.set_random_seed(0)
     play = KINDS[arguments.kind](arguments)
@@ -58,7 +58,7 @@ def make_vim_steps(_):
 
 
 def make_generation(_):
-    """Tokens of a batch of images, from fresh weights of the emoji VIM."""
+    """Generation of the tokens of a batch of images, by the emoji VIM with fresh weights."""
     experiment, codes = load_vim(), load_tokenizer().model.quantizer.codes
     model = VIM(experiment.model, (TOKENS // 8, 8), codes, CLASSES)
     labels = np.arange(BATCH, dtype="int32") % CLASSES
@@ -66,7 +66,7 @@ def make_generation(_):
 
 
 def make_opening(arguments):
-    """Opening a folder of images, up to what their labels and tokens are made from."""
+    """Opening a folder of images and computing its fingerprint."""
     overrides = ["data.source=folder", f"data.path={arguments.folder}"]
     config = load_tokenizer(overrides).data
     return lambda: make_image_dataset(config, 0).fingerprint()

@@ -1,13 +1,13 @@
-"""How near drawing tokens comes to reading the weights once a token, and to its peer.
+"""Compares the time to draw a token with the time to read the weights once, and with a peer.
 
     python benchmarks/sampling.py --batches 1 8 32
     python benchmarks/sampling.py --batches 1 --tokens 1024 --guidance
 
-VIM with 85M parameters in its blocks and 8,192 codes, fresh weights, against GPT-2 of the same size
-in transformers' `generate`; with --litert also by the files of an export, see
+VIM has fresh weights, 85M parameters in its blocks and 8,192 codes. The peer is GPT-2 of the same
+size in transformers' `generate`. With --litert the files of an export draw tokens too, see
 `vim_tf.generation.litert_vim`.
-The limit of a token: its weights are read from memory once, and its products are made in the
-precision of --precision; keys and values are not counted.
+The limit of a token: its weights are read from memory once, and its products are computed in the
+precision of --precision. Keys and values are not counted.
 """
 
 import argparse
@@ -40,9 +40,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=SIZES, default="91M")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--tokens", type=int, default=256, help="of an image, a square number")
-    parser.add_argument("--litert", action="store_true", help="also by LiteRT, float32 and int8")
-    parser.add_argument("--guidance", action="store_true", help="also with guidance")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per image, a square number")
+    parser.add_argument("--litert", action="store_true", help="also run LiteRT, float32 and int8")
+    parser.add_argument("--guidance", action="store_true", help="also draw with guidance")
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--product", type=int, default=2048, help="rows of the limit's matrices")
@@ -70,18 +70,18 @@ def main(arguments=None):
 
 
 def make_matches(arguments, peers, folder):
-    """Yields a row for each batch and sampler, and with guidance one more of each."""
+    """Yields a row for each batch size and sampler; with guidance, one more row for each."""
     size = SIZES[arguments.model]
     side = round(arguments.tokens**0.5)
     make = functools.partial(VIM, VIMConfig(size), (side, side), CODES, CLASSES)
     with computing_in(arguments.precision):
         model = make()
     tokens = model.tokens_per_image
-    weights = model.count_params() - CODES * size.dim  # of the embedding one row is read
+    weights = model.count_params() - CODES * size.dim  # only one row of the embedding is read
     if arguments.litert:
         from vim_tf.export.litert import tflite_generator
 
-        tflite_generator.write_files(make(), (), folder)  # it knows float32 alone
+        tflite_generator.write_files(make(), (), folder)  # LiteRT computes in float32 only
     for batch in arguments.batches:
         others = {}
         for cache in ("static", "dynamic") if peers else ():
@@ -122,7 +122,7 @@ def make_matches(arguments, peers, folder):
 
 
 def compare_rows(call):
-    """How many times as long the last row of a grid takes as its first, by `call(callback=)`."""
+    """Time of the last row of a grid divided by that of its first row, by `call(callback=)`."""
     ratios = []
     for _ in range(ROUNDS + 1):
         times = [time.perf_counter()]
@@ -132,9 +132,9 @@ def compare_rows(call):
 
 
 def make_samplers(model, arguments, folder):
-    """Yields (name, function as `VIM.generate`, bytes of a weight); those of LiteRT are new ones.
+    """Yields (name, function like `VIM.generate`, bytes per weight).
 
-    One LiteVIM for each batch: a change of the number of rows packs all weights again.
+    LiteRT gets a new LiteVIM for each batch size, as a new number of rows packs all weights again.
     """
     yield "Keras", model.generate, 4 if arguments.precision == "float32" else 2
     if arguments.litert:

@@ -1,9 +1,10 @@
-"""How the cost of tokenizing grows with tokens, codes, depth and batch.
+"""Measures how the cost of tokenizing grows with tokens, codes, depth and batch.
 
     python benchmarks/scale.py
 
-The small encoder (8 blocks, width 512) with 256 tokens, 8,192 codes and a batch of 4; in each group
-one of them varies. The exponent is the slope of a line through the logarithms: 1 is in proportion.
+It takes the small encoder (8 blocks, width 512) with 256 tokens, 8,192 codes and a batch of 4. In
+each group one of them varies. The exponent is the slope of a line through the logarithms. With an
+exponent of 1, the cost is proportional.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def main(arguments=None):
 
 
 def make(model, tokens, codes, blocks, batch):
-    """Tokenizing a batch of images."""
+    """A function that tokenizes a batch of images."""
     side = PATCH_SIZE * round(tokens**0.5)
     size = dataclasses.replace(SIZES[model], blocks=blocks)
     config = ViTVQGANConfig(PATCH_SIZE, size, SIZES["tiny"], quantizer=QuantizerConfig(codes))

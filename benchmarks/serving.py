@@ -1,14 +1,15 @@
-"""What a SavedModel costs against the same graph in the process that made it.
+"""Compares the speed of a SavedModel with that of the same graph in the process that made it.
 
     python -m vim_tf.export --run runs/demo/vim --to out
     python benchmarks/serving.py --run runs/demo/vim --saved-model out/vim/1
 
-Ways to the same answer, called in turn, so that whatever else the machine does falls on all:
+Several ways give the same answer. They are called in turn, so that other work of the machine slows
+all of them alike:
 
-    session       the SavedModel in a v1 Session, which is what TF Serving runs
+    session       the SavedModel in a v1 Session, as TF Serving runs it
     loaded        the SavedModel through tf.saved_model.load
-    graph         the same functions in this process, never saved
-    XLA           tokens alone, compiled for the batch size: the fastest way in this process
+    graph         the same functions in this process, without saving
+    XLA           only the tokens, compiled for the batch size: the fastest way in this process
 """
 
 import argparse
@@ -28,7 +29,7 @@ SIGNATURES = ("tokenize", "generate_default")
 
 
 def main():
-    """Prints a Markdown table: images a second, and shares of the graph's."""
+    """Prints a Markdown table: images per second, and each as a share of the graph's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", required=True)
     parser.add_argument("--saved-model", required=True)
@@ -59,7 +60,7 @@ def main():
 
 
 def make_ways(saved_model, signatures):
-    """Returns way -> function (signature's name, NumPy inputs) that waits for the answer."""
+    """Returns {way: function (signature's name, NumPy inputs) that waits for the answer}."""
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         meta = tf.compat.v1.saved_model.loader.load(session, ["serve"], saved_model)
@@ -85,7 +86,7 @@ def make_ways(saved_model, signatures):
 
 
 def compile_tokens(tokenizer, vim):
-    """Returns the signatures of `SIGNATURES` under XLA: tokens, and nothing of text or files."""
+    """Returns the signatures of `SIGNATURES`, compiled with XLA: only tokens, no text or files."""
 
     def tokenize(images):
         return tokenizer.tokenize(normalize(images))

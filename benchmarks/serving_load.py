@@ -1,12 +1,12 @@
-"""Load on a served model: many clients, all signatures, for a bounded time; or bad requests.
+"""Tests a served model under load, or with bad requests: many clients, all signatures.
 
     python benchmarks/serving_load.py --export out                     # 8 clients, 10 minutes
     python benchmarks/serving_load.py --export out --malformed 10000   # bad requests instead
 
-Starts tests/export/serving/server.py, which stands in for TensorFlow Serving, on the loopback
-interface and stops it at the end. Every answer is compared with the one that the same request got
-alone, before. Prints latencies by signature, errors and the server's memory; exits with 1 if any
-answer was wrong. Half of the clients speak REST, half gRPC.
+Starts tests/export/serving/server.py, which replaces TensorFlow Serving here, on the loopback
+interface, and stops it at the end. Before the load, each request is sent alone. Every later answer
+is compared with that answer. Half of the clients use REST, half gRPC. Prints latencies by
+signature, errors and the server's memory. Exits with 1 if any answer was wrong.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from serving_requests import BadRequests, Grpc, Rest, equal_answers, make_inputs
 from vim_tf.export.serving.kit import client
 
 SERVER = Path(__file__).parents[1] / "tests" / "export" / "serving" / "server.py"
-POOL = 6  # different requests a signature
+POOL = 6  # different requests per signature
 MAX_ROWS = 4
-BAD = "bad: "  # before the names of bad requests
+BAD = "bad: "  # comes before the names of bad requests
 BAD_A_GOOD = 10  # bad requests between two good ones
 
 
 class Recorder:
-    """What the clients saw; they share it."""
+    """The results of the clients, which share it."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -41,18 +41,18 @@ class Recorder:
         self.problems = []
 
     def took(self, key, seconds):
-        """Notes one answer."""
+        """Records one answer."""
         with self._lock:
             self.seconds.setdefault(key, []).append(seconds)
 
     def problem(self, text):
-        """Notes something that is not as it should be."""
+        """Records a problem."""
         with self._lock:
             self.problems.append(text)
 
 
 class Memory(threading.Thread):
-    """Reads a process' resident memory once a second."""
+    """Reads the resident memory of a process once per second."""
 
     def __init__(self, pid):
         super().__init__(daemon=True)
@@ -70,10 +70,10 @@ class Memory(threading.Thread):
             self.samples.append((time.monotonic(), self._read("VmRSS")))
 
     def stop(self):
-        """Returns {"start", "middle", "end", "peak": MiB, "slope": MiB a minute}.
+        """Returns {"start", "middle", "end", "peak": MiB, "slope": MiB per minute}.
 
-        Loading takes more than the model needs, and gives it back a while later: whether memory
-        is flat shows in the second half, of which `slope` is.
+        Loading takes more memory than the model needs, and frees it later. So `slope` is that of
+        the second half.
         """
         self._stopped.set()
         self.join()
@@ -92,7 +92,7 @@ class Memory(threading.Thread):
 
 
 def ask_alone(server, protocol):
-    """Returns [(signature, inputs, answer)], one request after the other."""
+    """Sends one request after the other; returns [(signature, inputs, answer)]."""
     rng = np.random.default_rng(0)
     cases = []
     for name, inputs in server.signatures().items():
@@ -120,14 +120,14 @@ def ask(server, kind, case, recorder):
 
 
 def run_good(number, server, kind, cases, end, recorder):
-    """One client of the load, until `end`."""
+    """Runs one client of the load until `end`."""
     rng = np.random.default_rng(number)
     while time.monotonic() < end:
         ask(server, kind, cases[rng.integers(len(cases))], recorder)
 
 
 def run_bad(number, server, kind, cases, addresses, count, bad, recorder):
-    """One client of bad requests: `count` of them, every kind in turn, with good ones between."""
+    """Runs a client of `count` bad requests, every kind in turn, with good requests between."""
     rng = np.random.default_rng(number)
     raw = {"REST": Rest, "gRPC": Grpc}[kind](addresses[kind])
     good_of = {}
@@ -152,7 +152,7 @@ def run_bad(number, server, kind, cases, addresses, count, bad, recorder):
 
 
 def _spoil_a_row(server, case, changes, word, rng):
-    """The bad row is refused in words; the good rows beside it are answered as always."""
+    """The bad row gets an error message; the good rows of its request are answered as always."""
     signature, inputs, expected = case
     rows = len(expected["error"])
     place = rng.integers(rows + 1)
@@ -174,7 +174,7 @@ def _expect_refusal(raw, content, code, word):
 
 
 def guard(recorder, run, values):
-    """Runs a client; one that breaks down is a problem, too."""
+    """Runs a client. If the client itself fails, this is recorded as a problem too."""
     try:
         run(*values)
     except Exception as error:
@@ -187,7 +187,7 @@ def percentile(values, share):
 
 
 def report(recorder, memory, seconds):
-    """Prints the tables; returns them as a dict."""
+    """Prints the tables, and returns them as a dict."""
     rows = [
         {
             "signature": name,
@@ -231,10 +231,10 @@ def parse_arguments(arguments=None):
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--export", required=True, type=Path, help="folder with vim/ and serving/")
-    parser.add_argument("--seconds", type=float, default=600, help="of load (default 600)")
+    parser.add_argument("--seconds", type=float, default=600, help="seconds of load (default 600)")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument(
-        "--malformed", type=int, nargs="?", const=10_000, help="bad requests instead (10000)"
+        "--malformed", type=int, nargs="?", const=10_000, help="send bad requests instead (10000)"
     )
     parser.add_argument("--report", type=Path, help="JSON file for the figures")
     return parser.parse_args(arguments)

@@ -15,8 +15,8 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 BOMB_SIDE = 20_000
-HUGE_BYTES = 33 << 20  # more than the stand-in takes
-MANY_ROWS = 33  # more than batching.config lets through
+HUGE_BYTES = 33 << 20  # more than the test server accepts
+MANY_ROWS = 33  # more than batching.config allows
 KINDS = ("PNG", "JPEG")
 
 
@@ -27,7 +27,7 @@ def read_protocol(export_dir):
 
 
 def make_inputs(protocol, names, rows, rng):
-    """Random good values {input: [value of each row]} of the inputs called `names`."""
+    """Random good values {input: [value of each row]} for the inputs `names`."""
     size = (*protocol["image_size"], 3)
     images = rng.integers(0, 256, (rows, *size), "uint8")
     values = {
@@ -47,14 +47,14 @@ def make_inputs(protocol, names, rows, rng):
 
 
 def encode(image, kind):
-    """An image uint8 [H,W,3] as a file."""
+    """Encodes an image uint8 [H,W,3] as a file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, kind)
     return file.getvalue()
 
 
 def equal_answers(one, other):
-    """Whether two answers are the same; pixels and features may differ by rounding."""
+    """Whether two answers are equal. Pixels and features may differ by rounding."""
     if one.keys() != other.keys() or one["error"] != other["error"]:
         return False
     for name, values in one.items():
@@ -71,7 +71,7 @@ def equal_answers(one, other):
 
 
 def equal_images(one, other):
-    """Whether two images, as pixels or PNG files, differ by one grey level at most."""
+    """Whether two images, as pixels or PNG files, differ by at most one grey level."""
     if isinstance(one, bytes) and isinstance(other, bytes):
         if not one or not other:
             return one == other
@@ -83,7 +83,7 @@ def equal_images(one, other):
 
 
 def make_bomb():
-    """A good PNG of 20,000 x 20,000 pixels: 400 MB of memory from 388 kB."""
+    """A valid PNG of 20,000 x 20,000 pixels: 388 kB that need 400 MB of memory."""
 
     def chunk(kind, data):
         return (
@@ -100,16 +100,16 @@ def make_bomb():
 
 
 class BadRequests:
-    """Requests that have to be refused, whole or in one row.
+    """Requests that must be refused, whole or in one row.
 
     Args:
-        protocol: of the model.
+        protocol: protocol.json of the model.
         signatures: {signature: names of its inputs}.
 
     Attributes:
-        rows: [(name, signature, changes, word)]: `changes` {input: value} spoil one row; its error
-            has to hold the word.
-        whole: {"REST" or "gRPC": [(name, what to post, status, word in the error)]}.
+        rows: [(name, signature, changes, word)]: `changes` {input: value} make one row bad. The
+           error of this row must contain the word.
+        whole: {"REST" or "gRPC": [(name, request to post, status, word in the error)]}.
     """
 
     def __init__(self, protocol, signatures):
@@ -153,7 +153,7 @@ class BadRequests:
 
 
 def rest_requests(good):
-    """Bad bodies around a row of `good` tokens; None is a huge one."""
+    """Bad bodies made from a row of `good` tokens; None is a huge body."""
     named = {"signature_name": "decode"}
     return [
         ("shape", named | {"inputs": {"tokens": [[0]]}}, 400, "shape"),
@@ -172,7 +172,7 @@ def rest_requests(good):
 
 
 def grpc_requests(good):
-    """Bad PredictRequests around a row of `good` tokens."""
+    """Bad PredictRequests made from a row of `good` tokens."""
 
     def make(value, dtype="int32", model="vim", signature="decode", key="tokens"):
         request = predict_pb2.PredictRequest()
@@ -202,7 +202,7 @@ def grpc_requests(good):
 
 
 class Rest:
-    """Raw REST calls of one client over a connection that stays open.
+    """Raw REST calls of one client over one open connection.
 
     Args:
         address: "http://host:port".
@@ -230,7 +230,7 @@ class Rest:
 
 
 class Grpc:
-    """Raw gRPC calls; the same as `Rest`.
+    """Raw gRPC calls, with the same methods as `Rest`.
 
     Args:
         address: "grpc://host:port".

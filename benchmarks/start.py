@@ -1,9 +1,10 @@
-"""How long commands take to start: help, a mistake, and a training's first step.
+"""Measures how long commands take to start: help, an error, and a training's first step.
 
     python benchmarks/start.py
 
-Each in its own process, wall clock; of a training from its start to the line of its first
-step, with emoji's tokenizer. TensorFlow's import alone is the last row.
+Each command has its own process and is timed by the wall clock. The training is that of the emoji
+tokenizer, timed from its start to the line of its first step. The last row is the import of
+TensorFlow alone.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def time_command(command):
 
 
 def time_first_step():
-    """Seconds from the start of a training to its word on its first step."""
+    """Seconds from the start of a training to the line of its first step."""
     with tempfile.TemporaryDirectory() as folder:
         command = [*TRAIN, "--workdir", Path(folder) / "run", "--set", "training.log_every=1"]
         command += ["training.steps=1000"]

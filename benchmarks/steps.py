@@ -1,12 +1,12 @@
-"""How near training steps come to what products of matrices reach, and what the GAN adds.
+"""Compares the speed of training steps with that of matrix products, and shows the GAN's cost.
 
     python benchmarks/steps.py --tokenizer small --batch 4
     python benchmarks/steps.py --stages vim --vim 91M --tokens 256 --batch 8
 
-Fresh weights, images of noise, everything in the step: gradients, AdamW, moving averages. Without
-the perceptual loss, whose weights are a download. Operations are those of the forward pass three
-times, of transformers alone; so the rows with a discriminator show what it costs, not how fast it
-is. R1 is part of one step in `discriminator.r1_every`, 16.
+Weights are fresh and images are noise. A step has everything: gradients, AdamW, moving averages. It
+lacks only the perceptual loss, because its weights are a download. Operations are those of the
+forward pass times three, and of the transformers only. So the rows with a discriminator show its
+cost, not its speed. R1 is part of one step in `discriminator.r1_every`, 16.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
 NEVER = 10**9
-# The first step, which compiles and is not counted, always has R1.
+# The first step always has R1. It compiles and is not counted.
 GANS = {
     "autoencoder alone": None,
     "with the discriminator": NEVER,
@@ -58,7 +58,7 @@ def main(arguments=None):
     parser.add_argument("--tokenizer", choices=SIZES, default="small")
     parser.add_argument("--vim", choices=VIM_SIZES, default="91M")
     parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=256, help="of VIM, a square number")
+    parser.add_argument("--tokens", type=int, default=256, help="VIM's tokens per image, a square")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
     parser.add_argument("--repeats", type=int, default=5)
@@ -133,7 +133,7 @@ def make_vim_step(arguments):
 
 
 def make_row(name, trainer, batch, operations):
-    """A row of a trainer's steps."""
+    """The row for a trainer's steps."""
     trainer.compile()
     rows = len(batch["label"] if "label" in batch else batch["image"])
     step = tf.function(trainer.train_step)

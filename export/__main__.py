@@ -25,12 +25,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--run", required=True, help="folder of a run, of either stage")
     parser.add_argument(
-        "--to", required=True, metavar="DIR", help="a new folder, or one of exports"
+        "--to", required=True, metavar="DIR", help="a new folder, or the folder of earlier exports"
     )
     parser.add_argument(
         "--formats",
         default="saved_model",
-        help=f"some of {','.join(FOLDERS)} (default saved_model)",
+        help=f"one or more of {','.join(FOLDERS)} (default saved_model)",
     )
     command_line.add_overrides(parser, command_line.MOVED_IMAGES)
     parser.add_argument(
@@ -42,14 +42,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--max-pixels",
         type=int,
-        help="encoded images of more pixels are refused, at most 100 million (default: 64 times "
-        "those of the model's images, at least 33.6 million and at most 100 million)",
+        help="most pixels of an encoded image, at most 100 million; larger images are refused "
+        "(default: 64 times the pixels of the model's images, at least 33.6 million and at most "
+        "100 million)",
     )
     parser.add_argument(
         "--node-modules",
         default="node_modules",
         metavar="DIR",
-        help="where npm installed @tensorflow/tfjs, for tfjs (default node_modules)",
+        help="folder where npm installed @tensorflow/tfjs; only for tfjs (default node_modules)",
     )
     return parser.parse_args(arguments)
 

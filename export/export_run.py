@@ -100,7 +100,7 @@ def export_model(
     signatures = Signatures(opened.tokenizer, opened.vim, embed_block, max_pixels)
     done, asked = opened.steps
     if done < asked:
-        _say(f"{opened.path} is only half trained: its weights are those of step {done} of {asked}")
+        _say(f"{opened.path} is not fully trained: its weights are those of step {done} of {asked}")
     if not opened.vim:
         _say(f"{opened.path} is a run of stage 1: only the tokenizer's signatures are exported")
     opened.images(1)  # what is wrong with the data is said before anything is written

@@ -180,7 +180,7 @@ def _score(query, keys):
 
 def _mix(weights, values):
     """`Attention.mix` as sums."""
-    return tf.reduce_sum(weights[..., tf.newaxis] * values, axis=2, keepdims=True)
+    return tf.reduce_sum(tf.expand_dims(weights, -1) * values, axis=2, keepdims=True)
 
 
 def _normalize(layer, x):

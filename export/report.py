@@ -119,7 +119,7 @@ def _json_number(value):
 def table(measurements: Sequence[Measurement]) -> str:
     """Returns a Markdown table of measurements, a line each."""
     lines = [
-        "| format | what | size | largest error | PSNR | tokens equal | an image | |",
+        "| format | what | size | largest error | PSNR | tokens equal | time per image | |",
         "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for row in measurements:

@@ -1,4 +1,4 @@
-"""Two logical CPU devices, tiny configs and one tiny trained run of each stage for all tests."""
+"""For all tests: two logical CPU devices, tiny configs and one tiny trained run of each stage."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Sets TensorFlow up before its first operation, which modules of tests may make."""
+    """Sets TensorFlow up before its first operation, which test modules may run at import."""
     if config.getoption("--without-tensorflow"):
         sys.modules["tensorflow"] = sys.modules["keras"] = None
         return
@@ -37,7 +37,7 @@ def pytest_configure(config):
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
     tf.get_logger().setLevel("ERROR")
-    # Keras saves weights by np.array(variable), whose protocol NumPy 2 has extended since.
+    # Keras saves weights by np.array(variable). NumPy 2 has extended that protocol.
     config.addinivalue_line(
         "filterwarnings", "ignore:__array__ implementation doesn't accept:DeprecationWarning"
     )
@@ -45,10 +45,10 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    """A MirroredStrategy over the two logical CPU devices; the only one of the process.
+    """A MirroredStrategy over the two logical CPU devices, the only one of the process.
 
-    A second one over the same devices would number its collective operations from the same start,
-    and TensorFlow would take them for those of the first ("Shape mismatch in the collective").
+    A second one over the same devices would use the same numbers for its collective operations.
+    TensorFlow would mix them up with those of the first ("Shape mismatch in the collective").
     """
     import tensorflow as tf
 
@@ -57,14 +57,14 @@ def two_replicas():
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """A folder of TensorFlow's file system in memory, which is reached as a bucket is."""
+    """A folder of TensorFlow's file system in memory, which is opened in the way of a bucket."""
     import tensorflow as tf
 
     opened = type(backend.tf_backend).open
 
     def open_anew(self, path, mode):
         if "w" in mode and tf.io.gfile.exists(path):
-            tf.io.gfile.remove(path)  # unlike a bucket's, a file in memory would be appended to
+            tf.io.gfile.remove(path)  # in memory, unlike in a bucket, it would append
         return opened(self, path, mode)
 
     monkeypatch.setattr(type(backend.tf_backend), "open", open_anew)
@@ -85,14 +85,14 @@ def bucket(monkeypatch):
 
 @pytest.fixture(scope="session")
 def make_once(tmp_path_factory, worker_id):
-    """A function (name, make) -> the folder of that name, which `make(folder)` fills.
+    """A function (name, make) -> the folder of that name, filled by `make(folder)`.
 
-    It is made by the worker that asks first; others wait for it. It gets its name when it is whole:
-    what a crash leaves behind is thrown away and made again. Tests may only read it, since other
-    workers' tests rely on it: what has changed by the end fails the last test.
+    The first worker that needs the folder makes it, and others wait. It gets its name only when it
+    is complete. What a crash leaves is deleted and made again. Tests may only read the folder,
+    since tests of other workers use it: if it has changed at the end, the last test fails.
     """
     folders = tmp_path_factory.getbasetemp()
-    if worker_id != "master":  # each worker has a folder of its own in that of the session
+    if worker_id != "master":  # each worker has its own folder in that of the session
         folders = folders.parent
     before = {}
 
@@ -114,7 +114,7 @@ def make_once(tmp_path_factory, worker_id):
 
 
 def list_files(folder):
-    """{path: (size, time of its last change)} of all below a folder; of folders, None."""
+    """{path: (size, time of the last change)} of everything in a folder; None for folders."""
     return {
         path: (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
         for path in folder.rglob("*")
@@ -164,7 +164,7 @@ CLASS_NAMES = ("blue", "red")
 
 @pytest.fixture(scope="session")
 def tiny_images(make_once):
-    """A folder of 24 images for training and 10 for validation, in two classes of a colour."""
+    """A folder of 24 images for training and 10 for validation, in two classes, each one colour."""
     return make_once("images", write_tiny_images)
 
 
@@ -198,7 +198,7 @@ def tiny_configs(tiny_images, make_once):
 
 @pytest.fixture(scope="session")
 def tiny(tiny_configs):
-    """A function (stage's name, *overrides such as "seed=1") -> experiment."""
+    """A function (name of the stage, *overrides such as "seed=1") -> experiment."""
     return lambda name, *overrides: loader.load_config([tiny_configs[name]], overrides)
 
 
@@ -220,8 +220,8 @@ def train_once(tiny_configs, make_once):
 
 @pytest.fixture(scope="session")
 def tiny_runs(train_once):
-    """{"vit_vqgan": folder, "vim": folder} of two finished runs; not to be changed."""
-    # Compiling the discriminator takes long.
+    """{"vit_vqgan": folder, "vim": folder} of two finished runs. Tests must not change them."""
+    # The discriminator takes long to compile.
     tokenizer = train_once("vit_vqgan", "runs/vit_vqgan", "losses.adversarial=0")
     return {
         "vit_vqgan": tokenizer,
@@ -231,13 +231,13 @@ def tiny_runs(train_once):
 
 @pytest.fixture(scope="session")
 def tiny_classifier(train_once):
-    """The folder of a finished run of a classifier; not to be changed."""
+    """The folder of a finished run of a classifier. Tests must not change it."""
     return train_once("classifier", "classifiers/tiny", "training.steps=12")
 
 
 # LPIPS ------------------------------------------------------------------------------------------
 
-# Convolutions of its VGG16 and their output channels, by the names of the authors' package.
+# The convolutions of its VGG16, named as in the authors' package, and their output channels.
 LPIPS_CONVOLUTIONS = """
 slice1.0 64, slice1.2 64, slice2.5 128, slice2.7 128, slice3.10 256, slice3.12 256, slice3.14 256,
 slice4.17 512, slice4.19 512, slice4.21 512, slice5.24 512, slice5.26 512, slice5.28 512
@@ -246,7 +246,7 @@ slice4.17 512, slice4.19 512, slice4.21 512, slice5.24 512, slice5.26 512, slice
 
 @pytest.fixture(scope="session")
 def lpips_tensors():
-    """{name: float32 array} of random weights under which no signal dies; 59 MB."""
+    """{name: float32 array} of random weights that keep all signals alive; 59 MB."""
     rng = np.random.default_rng(0)
 
     def normal(*shape, scale=1.0):
@@ -271,11 +271,11 @@ def lpips_tensors():
 
 @pytest.fixture(scope="session")
 def lpips_file(lpips_tensors, tmp_path_factory):
-    """Path of a file of them, as `evaluate reconstruction --lpips` reads it."""
+    """Path of a file of these weights, as `evaluate reconstruction --lpips` reads it."""
     path = tmp_path_factory.mktemp("lpips") / "lpips_vgg.safetensors"
     save_file(lpips_tensors, path)
     yield path
-    path.unlink()  # pytest would keep it for three runs
+    path.unlink()  # pytest would keep it for three test runs
 
 
 # Referees ---------------------------------------------------------------------------------------
@@ -285,10 +285,11 @@ REFERENCE = "VIM_TF_REFERENCE_PYTHON"
 
 @pytest.fixture(scope="session")
 def ask(tmp_path_factory):
-    """A function (script of tests/reference, {name: array}) -> {name: array or number} of answers.
+    """A function (script in tests/reference, {name: array}) -> its answers {name: array or number}.
 
-    The script runs in an environment of its own, tests/reference/requirements.txt, whose Python is
-    named by VIM_TF_REFERENCE_PYTHON: `make test-referees`. Without it the test is skipped.
+    The script runs in a separate environment, see tests/reference/requirements.txt. The variable
+    VIM_TF_REFERENCE_PYTHON names its Python: `make test-referees` sets it. Without it the test is
+    skipped.
     """
     if REFERENCE not in os.environ:
         pytest.skip(f"{REFERENCE} is not set")

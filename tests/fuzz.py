@@ -2,12 +2,12 @@
 
     python tests/fuzz.py --minutes 60 --seed 0 [--only 'preset;graph']
 
-Each case changes one file of a tiny run, export or network and opens it as a command would. It must
-end within 60 seconds in a UserError of one line, or in an answer: that of the unchanged file if the
-file is damaged; anything if a stranger made it anew with valid checksums. Nothing else counts: no
-other exception, no dead process, no file that was not there.
+Each case changes one file of a tiny run, export or network, and opens it as a command would. Within
+60 seconds it must end in a UserError of one line, or in an answer. If the file is damaged, this
+must be the answer of the unchanged file. If a stranger made the file with valid checksums, any
+answer is allowed. Everything else is a failure: another exception, a dead process, a new file.
 
-The cases run in a process of their own. When it dies or hangs, it is started anew behind that case.
+The cases run in a separate process. If it dies or hangs, a new process continues after that case.
 """
 
 import argparse
@@ -22,19 +22,19 @@ import time
 import traceback
 from pathlib import Path
 
-SECONDS = 60  # that a case may take
-LONGEST = 2_000  # characters of a message
+SECONDS = 60  # allowed time per case
+LONGEST = 2_000  # allowed characters of a message
 
 
 class Wrong(Exception):
-    """What a case must not do."""
+    """A case failed."""
 
 
 # The process that opens files --------------------------------------------------------------------
 
 
 def try_case(name, make, rng, expected):
-    """Runs one case; raises Wrong for anything that must not happen."""
+    """Runs one case; raises Wrong if it fails."""
     import numpy as np
 
     from vim_tf.command_line import _as_user_error
@@ -65,7 +65,7 @@ def try_case(name, make, rng, expected):
 
 
 def child(world, seed, start, only):
-    """Tries cases from `start` on and prints a line before and after each."""
+    """Runs cases from `start` on, and prints a line before and after each."""
     import fuzz_mutations as mutations
     from fuzz_targets import targets
 
@@ -99,7 +99,7 @@ def child(world, seed, start, only):
 
 
 def make_world(folder):
-    """A tiny run of both stages with all that belongs to it, networks and configs."""
+    """Makes tiny runs of both stages with all their files, networks and configs."""
     import conftest
     import keras
     import numpy as np
@@ -130,7 +130,7 @@ def make_world(folder):
 
 
 def write_networks(folder, keras, np, formats):
-    """A small graph with the Inception's names, a Keras classifier, statistics and images."""
+    """Writes a small graph with Inception's names, a Keras classifier, statistics and images."""
     import importlib.util
 
     path = Path(__file__).parent / "evaluation" / "conftest.py"
@@ -158,12 +158,12 @@ def write_networks(folder, keras, np, formats):
 
 
 def watch(world, seed, minutes, only, say):
-    """Tries cases for some minutes; returns (counts by target and outcome, failures)."""
+    """Runs cases for some minutes; returns (counts by target and outcome, failures)."""
     counts, failures = collections.Counter(), []
     end, case = time.monotonic() + 60 * minutes, 0
     while time.monotonic() < end:
         with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as copy:
-            # A copy, since a process that dies leaves a file changed.
+            # A copy, because a process that dies leaves a changed file.
             shutil.copytree(world, copy, dirs_exist_ok=True)
             for path in Path(copy).rglob("*.yaml"):
                 path.write_text(path.read_text().replace(str(world), copy))
@@ -215,7 +215,7 @@ def watch(world, seed, minutes, only, say):
 
 
 def main():
-    """The command line; exit code 1 if a case did what it must not."""
+    """The command line; exit code 1 if a case failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=0)

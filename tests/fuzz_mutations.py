@@ -1,4 +1,4 @@
-"""Ways in which a file gets damaged, or is made hostile; for the tests that try many of them."""
+"""Ways to damage a file or to make it hostile, for tests that try many of them."""
 
 import json
 import random
@@ -11,7 +11,7 @@ VALUES = (None, True, False, "", "x" * 5000, "../../x", "\x1b[31m", [], {}, [[]]
 
 
 def mutate(data, rng):
-    """Returns other bytes than `data`: flipped bits, cuts, repeats, splices or changed numbers.
+    """Returns changed bytes: flipped bits, cuts, repeats, splices or changed numbers.
 
     Args:
         data: bytes, not empty.
@@ -24,7 +24,7 @@ def mutate(data, rng):
 
 
 def mutate_json(content, rng):
-    """Returns JSON content in which one value is another, or one key is gone or new.
+    """Returns JSON content in which one value is changed, or one key is removed or new.
 
     Args:
         content: a dict that JSON can hold; it is not changed.
@@ -88,7 +88,7 @@ def _splice(data, rng):
 
 
 def _number(data, rng):
-    """Puts another number in the place of a decimal one."""
+    """Replaces a decimal number by another one."""
     digits = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
     if not digits:
         return _flip(data, rng)
@@ -102,5 +102,5 @@ _MUTATORS = (_flip, _flip, _flip, _overwrite, _cut, _drop, _repeat, _splice, _nu
 
 
 def seeded(*parts):
-    """Returns a `random.Random` for a case, the same each time."""
+    """Returns the `random.Random` of a case, the same at each call."""
     return random.Random(" ".join(map(str, parts)))

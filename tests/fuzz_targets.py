@@ -1,4 +1,4 @@
-"""What `fuzz.py` damages, and how each of it is opened."""
+"""The files that `fuzz.py` damages, and the functions that open them."""
 
 import shutil
 import tempfile
@@ -24,11 +24,11 @@ from vim_tf.runs.trained_run import open_run
 
 
 def targets(world):
-    """What can be opened.
+    """Returns all files that can be opened.
 
     Returns:
-        ({name: function (rng) -> (path, new bytes, function that opens, must be unchanged)}, the
-        functions that open what must be unchanged).
+        ({name: function (rng) -> (path, new bytes, function that opens it, whether the answer must
+        be unchanged)}, the functions that open the files with unchanged answers).
     """
     vim, tokenizer = world / "vim", world / "vit_vqgan"
     tokens = np.arange(32, dtype="int32").reshape(2, 16) % 16
@@ -56,10 +56,10 @@ def targets(world):
 
     def open_checkpoint():
         variable = tf.Variable(0)
-        with tempfile.TemporaryDirectory() as folder:  # damaged manifests are put aside
+        with tempfile.TemporaryDirectory() as folder:  # damaged manifests are moved away
             shutil.copytree(world / "checkpoints", folder, dirs_exist_ok=True)
             step = Checkpoints({"a": variable}, folder, 3, say=lambda line: None).restore()
-        if step == 1:  # the checkpoint before is as good as an error
+        if step == 1:  # the checkpoint before, or an error
             return None
         return answer([step, variable.numpy()])
 
@@ -115,7 +115,7 @@ def targets(world):
         return make
 
     def swapped_weights(rng):
-        """Weights of a stranger: damaged, with the hash of the damaged file in the config."""
+        """Weights of a stranger: the file is damaged, and the config has the hash of this file."""
         data = mutations.mutate(whole_weights, rng)
         (tokenizer / "preset" / "model.weights.h5").write_bytes(data)
         content = formats.read_json(tokenizer / "preset" / "config.json", "preset", "")

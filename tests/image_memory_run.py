@@ -1,12 +1,12 @@
-"""A process of tests that measure how much memory the decoding of images takes.
+"""A process of tests that measure the memory for decoding images.
 
 python tests/image_memory_run.py decode_image | decode_with_pillow
 python tests/image_memory_run.py folder | bombs EMPTY_FOLDER
 python tests/image_memory_run.py served SAVED_MODEL
 
-The images are just under the limit, but the bombs of 99.8 megapixels; all are small files. Prints
-JSON: by how many bytes the process grew at its peak. Where it decodes images of several kinds, it
-counts from before the first of them, since TensorFlow keeps memory that it has freed for later.
+All images are small files. They are just below the limit, except the bombs of 99.8 megapixels.
+Prints the growth of the process at its peak, in bytes, as JSON. With several kinds of images, the
+growth counts from before the first kind, because TensorFlow keeps freed memory.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ from vim_tf.data.sources import folder
 from vim_tf.errors import UserError
 
 SQUARE = (5792, 5792)
-LONG = (512, 65_500)  # the longest JPEG; too low for a reduction
+LONG = (512, 65_500)  # the longest JPEG; not high enough for a reduction
 CHANNELS = {0: 1, 2: 3, 3: 1, 6: 4}
 
 
@@ -82,9 +82,9 @@ def status(key):
 
 
 def start_counting():
-    """Returns a function that gives the growth at the peak since now."""
-    ctypes.CDLL(None).malloc_trim(0)  # what made the files is given back
-    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what the process has now
+    """Returns a function that returns the peak growth since this call."""
+    ctypes.CDLL(None).malloc_trim(0)  # frees the memory of making the files
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
     start = status("VmRSS")
     return lambda: status("VmHWM") - start
 
@@ -97,7 +97,7 @@ def decode_all(by):
     else:
         decode = image_headers.decode_with_pillow
     files = all_files()
-    decode(png((8, 8), 6))  # loads what is loaded once
+    decode(png((8, 8), 6))  # loads libraries that are loaded once
     grown, found = start_counting(), {}
     for kind, data in files.items():
         shape = decode(data).shape
@@ -121,7 +121,7 @@ def open_folder(path, size, data):
 
 
 def ask_served(path):
-    """Requests of 8 rows to `tokenize_bytes`, one of each kind."""
+    """Sends requests of 8 rows to `tokenize_bytes`, one of each kind."""
     ask = tf.saved_model.load(path).signatures["tokenize_bytes"]
     files = served_files()
     ask(image_bytes=tf.constant([png((8, 8), 6)] * 8))

@@ -2,7 +2,7 @@
 
 KERAS_BACKEND=jax python tests/jax_run.py PRESETS OUT
 
-PRESETS has `vit_vqgan/` and `vim/` and images.npy; OUT, a .npz, gets what they make of them.
+PRESETS has `vit_vqgan/`, `vim/` and images.npy. The models' outputs are written to OUT, a .npz.
 """
 
 import sys
@@ -17,7 +17,7 @@ from vim_tf.models.vit_vqgan import ViTVQGAN
 
 
 def outputs(folder):
-    """{name: array} of both models."""
+    """The outputs {name: array} of both models."""
     tokenizer = ViTVQGAN.from_preset(folder / "vit_vqgan")
     model = VIM.from_preset(folder / "vim")
     images = np.load(folder / "images.npy")
@@ -26,7 +26,7 @@ def outputs(folder):
     labels = np.arange(len(images)) % 2
     found["logits"] = model(found["tokens"], labels)
     found["samples"] = model.generate(labels, seed=7, top_p=0.9, guidance_scale=1.5)
-    # On JAX this has an attention of its own.
+    # JAX uses another attention for bfloat16.
     with computing_in("mixed_bfloat16"):
         encoder = ViTVQGAN.from_preset(folder / "vit_vqgan").encoder
         half = VIM.from_preset(folder / "vim")

@@ -1,11 +1,11 @@
-"""Kills a tiny run again and again and compares what it comes to with a run that was left alone.
+"""Kills a tiny run many times, and compares its end with that of a run without kills.
 
     make kill-test N=50        (python tests/kill_runs.py --kills 50 --stage vit_vqgan)
 
-Two of three kills come inside of a save, at a failpoint; the others at a random moment behind a
-random step. Behind every fifth kill the newest checkpoint loses its last bytes. Each time the same
-command is given again, until the run is done. Then all state, weights, averages, slots and
-counters, must equal that of the other run bit for bit.
+Two of three kills are inside a save, at a failpoint. The others are at a random moment after a
+random step. After every fifth kill the newest checkpoint loses its last bytes. The same command is
+started again until the run is done. Then all state (weights, averages, slots and counters) must
+equal that of the other run bit for bit.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def write_configs(folder):
 
 
 def start(config, workdir, tokenizer, failpoint=None):
-    """Starts a training as a process of its own."""
+    """Starts a training in its own process."""
     command = [sys.executable, "-m", "vim_tf.train", "--config", config, "--workdir", workdir]
     command += ["--deterministic"]
     if tokenizer:
@@ -70,7 +70,7 @@ def finish(config, workdir, tokenizer):
 
 
 def kill_behind(process, steps, seconds):
-    """Kills a process some moments after it has reported so many steps; True if it was killed."""
+    """Kills a process shortly after it has reported so many steps; True if it was killed."""
     for line in process.stderr:
         if line.startswith("step "):
             steps -= 1
@@ -89,7 +89,7 @@ def newest(workdir):
 
 
 def cut_short(workdir):
-    """Takes the last bytes of the newest checkpoint's largest file; False if there is none."""
+    """Removes the last bytes of the newest checkpoint's largest file; False if there is none."""
     folder = newest(workdir)
     if folder is None:
         return False
@@ -99,7 +99,7 @@ def cut_short(workdir):
 
 
 def kill_again_and_again(config, workdir, tokenizer, kills, rng):
-    """Returns the numbers of kills inside of a save and at other moments, and of files cut."""
+    """Returns the numbers of kills inside a save, of kills at other moments, and of cut files."""
     counts = {"in a save": 0, "at other moments": 0, "files cut": 0}
     done = 0
     while done < kills:
@@ -115,7 +115,7 @@ def kill_again_and_again(config, workdir, tokenizer, kills, rng):
         if not killed:
             if process.returncode:
                 sys.exit(f"a run failed with code {process.returncode}")
-            # The run is done before there were enough kills: another one of the same.
+            # The run ended before there were enough kills: starts another run.
             compare(workdir, config, tokenizer)
             shutil.rmtree(workdir)
             continue
@@ -129,7 +129,7 @@ def kill_again_and_again(config, workdir, tokenizer, kills, rng):
 
 
 def state(workdir):
-    """{name: array} of the last checkpoint."""
+    """The state {name: array} of the last checkpoint."""
     folder = newest(workdir)
     assert folder.name == f"step_{STEPS:08}", folder
     reader = tf.train.load_checkpoint(folder / "state")
@@ -141,7 +141,7 @@ _expected = {}
 
 
 def compare(workdir, config, tokenizer):
-    """Ends the process unless the run's state equals that of one that was left alone."""
+    """Exits with an error unless the run's state equals that of a run without kills."""
     if config not in _expected:
         alone = workdir.with_name(f"{workdir.name}_alone")
         finish(config, alone, tokenizer)

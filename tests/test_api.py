@@ -1,4 +1,4 @@
-"""The Python API: what `import vim_tf` gives, on tiny runs."""
+"""The Python API of `import vim_tf`, on tiny runs."""
 
 import importlib
 import pkgutil
@@ -30,7 +30,7 @@ print([name for name in vim_tf.__all__ if not callable(getattr(vim_tf, name))])
 
 
 def test_every_public_name_is_callable_after_all_modules_are_imported():
-    """A module that is imported becomes an attribute of its package, in place of a function."""
+    """An imported module becomes an attribute of its package, and may replace a function."""
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -74,7 +74,7 @@ def test_evaluate_reconstruction(tiny_runs):
 
 @pytest.fixture
 def colours(tmp_path):
-    """A feature network of random weights."""
+    """A feature network with random weights."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -124,7 +124,7 @@ def test_generate_images(tiny_runs, tiny_classifier):
         ({"labels": [2]}, "label 2 is none of the model's classes"),
         ({"seed": 2**40}, f"seed is {2**40}; it must be from"),
         ({"seed": 1.5}, "seed is 1.5; it must be an integer"),
-        ({"acceptance": 0.5}, "they go together"),
+        ({"acceptance": 0.5}, "give both or neither"),
         ({"top_p": 0}, "top_p is 0"),
     ],
 )
@@ -215,7 +215,7 @@ def test_run_training_calls_callbacks_and_lets_steps_print(tiny, tmp_path, monke
     assert watch.seen == expected
     printed = capsys.readouterr().out
     assert "evaluated" in printed
-    assert "train | step" not in printed  # orbit's own
+    assert "train | step" not in printed  # a line of orbit itself
     assert vim_tf.load(tmp_path / "run").classes == 2
 
 

@@ -1,4 +1,4 @@
-"""The rules of the source tree that a reader relies on, checked on the sources themselves."""
+"""Checks of the sources: the rules of the source tree that a reader can rely on."""
 
 import ast
 import importlib.util
@@ -11,7 +11,7 @@ TESTS = Path(__file__).parent
 
 
 def find_sources():
-    """Module name -> file, of what is installed: a checkout or a wheel."""
+    """{module name: file} of the installed package, a checkout or a wheel."""
     sources = {}
     for package in ("vim_tf", "vim_tf.export"):
         folder = Path(importlib.util.find_spec(package).origin).parent
@@ -23,7 +23,7 @@ def find_sources():
 
 SOURCES = find_sources()
 TREES = {name: ast.parse(path.read_text()) for name, path in SOURCES.items()}
-# Started by python -m; nothing else may import them.
+# They are started by python -m. Other modules must not import them.
 COMMAND_LINES = {
     name
     for name, tree in TREES.items()
@@ -39,7 +39,7 @@ def is_import(node):
 
 
 def imports(name, tree):
-    """Every module that the module `name` imports within `tree`, also inside functions."""
+    """All modules that the module `name` imports within `tree`, also inside functions."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -56,7 +56,7 @@ IMPORTS = {name: imports(name, tree) for name, tree in TREES.items()}
 
 
 def reachable(name):
-    """Every module that importing and using `name` may bring in, ours and others'."""
+    """All modules that an import and use of `name` may load, ours and others'."""
     seen, waiting = set(), [name]
     while waiting:
         for module in IMPORTS.get(waiting.pop(), set()) - seen:
@@ -86,7 +86,7 @@ def test_the_walk_sees_the_tree():
     assert {"keras", "vim_tf.errors"} <= reachable("vim_tf.models.vit_vqgan")
 
 
-# Low to high: a package imports itself and those before it, also inside functions.
+# From low to high. A package imports only itself and those before it, also inside functions.
 ORDER = (
     *("annotations", "errors", "versions", "messages", "files", "formats", "fingerprints"),
     *("npz_files", "noise", "config", "losses", "sampling", "distribution", "data", "metrics"),
@@ -96,7 +96,7 @@ ORDER = (
 
 
 def package(name):
-    """The entry of `ORDER` that a module belongs to; None for `vim_tf` itself."""
+    """The entry of `ORDER` for a module; None for `vim_tf` itself."""
     return name.split(".")[1] if "." in name else None
 
 
@@ -136,7 +136,7 @@ def test_configs_are_read_without(name):
 
 @pytest.mark.parametrize("layer", ["models", "losses", "sampling"])
 def test_what_must_run_on_every_backend_knows_no_tensorflow(layer):
-    """Compiling differs between backends: that may import one inside a function."""
+    """Compilation differs between backends, so it may import one inside a function."""
     for name in members(f"vim_tf.{layer}"):
         top = ast.Module([node for node in TREES[name].body if is_import(node)], [])
         assert not roots(imports(name, top)) & {"tensorflow", "jax"}, name
@@ -166,7 +166,7 @@ def test_gradients_are_taken_in_trainers_only():
 
 
 def public_functions(tree, prefix=""):
-    """(name, node) of each public function and method; with __init__ and __call__."""
+    """(name, node) of each public function and method, including __init__ and __call__."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             yield from public_functions(node, f"{prefix}{node.name}.")
@@ -201,6 +201,6 @@ def test_a_file_is_short_and_named_for_what_it_holds(name):
 
 
 def test_no_module_shadows_the_standard_library():
-    """A script called tokenize.py or types.py breaks Python when run from its own folder."""
+    """A script named tokenize.py or types.py breaks Python if it runs from its own folder."""
     stems = {path.stem for path in SOURCES.values()} - {"__init__", "__main__"}
     assert not stems & sys.stdlib_module_names

@@ -1,4 +1,4 @@
-"""The benchmarks' clockwork; their figures are for docs."""
+"""The benchmarks run and measure correctly. Their figures are for docs."""
 
 import importlib
 import itertools
@@ -26,11 +26,11 @@ def contest(monkeypatch):
 
 
 def test_contestants_take_turns(contest, monkeypatch):
-    """By a clock that each call moves on by its own time."""
+    """Uses a clock that each call advances by its own time."""
     now, order = [0.0], []
 
     def make(name, times):
-        times = itertools.chain([100.0], times)  # the first call compiles, and does not count
+        times = itertools.chain([100.0], times)  # the first call compiles and does not count
 
         def call():
             order.append(name)
@@ -127,7 +127,7 @@ def test_low_precision(contest, capsys, tiny_runs, tmp_path, stage, litert):
         assert len(rough) == 1 + litert
         assert (exact == 100) == (name == "tokens")
         assert 0 < abs(exact - rough[0]) < (0.5 if name == "tokens" else 0.05) * exact
-        if litert:  # few of its layers are large enough to be rounded
+        if litert:  # few of its layers are large enough for int8
             assert rough[1] == pytest.approx(exact, abs=0.02)
 
 

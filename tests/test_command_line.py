@@ -66,7 +66,7 @@ def test_a_bucket_that_cannot_be_reached(capsys):
 
 
 def test_a_disk_that_is_full_for_h5py(capsys):
-    """Keras saves weights by h5py, whose errors may have no number."""
+    """Keras saves weights with h5py. Its errors may have no number."""
     error = OSError("Unable to write (errno = 28, error message = 'No space left on device')")
     code, text = outcome(raising(error), capsys)
     assert code == 2
@@ -97,7 +97,7 @@ def test_our_own_mistakes_keep_their_traceback(error):
 
 
 def test_a_disk_that_is_full_when_h5py_closes_a_file(capsys):
-    """h5py raises a RuntimeError then; here one of its own functions does the same."""
+    """h5py raises a RuntimeError then. Here one of its own functions raises the same."""
     code = compile("def close(): raise RuntimeError('No space left on device')", "h5f.pyx", "exec")
     inside = {"__name__": "h5py.h5f"}
     exec(code, inside)
@@ -190,5 +190,5 @@ def test_a_file_that_exists_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("below", ["", "deeper", "deeper/still"])
 def test_a_file_is_no_folder(tmp_path, below):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="which is or lies in a file; give a folder"):
+    with pytest.raises(UserError, match="which is a file or inside a file; give a folder"):
         command_line.check_new_files(tmp_path / "file" / below, ["x.png"])

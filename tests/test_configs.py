@@ -1,4 +1,4 @@
-"""Every YAML file of configs/ loads, builds and says what it takes; every knob is read."""
+"""Every YAML file of configs/ loads, builds and states its cost; the code reads every key."""
 
 import ast
 import dataclasses
@@ -27,13 +27,13 @@ CONFIGS = {name: load_config([path]) for name, path in FILES.items()}
 STAGE_1 = [name for name, config in CONFIGS.items() if isinstance(config, ViTVQGANExperiment)]
 STAGE_2 = [name for name, config in CONFIGS.items() if isinstance(config, VIMExperiment)]
 
-# Millions of parameters that the paper gives (table 2 and section 4.2), by width and blocks.
+# The paper's millions of parameters (table 2 and section 4.2), by width and blocks.
 PAPERS = {(512, 8): 32, (768, 12): 91, (1280, 32): 599, (1536, 24): 650, (2048, 36): 1697}
 
 
 @pytest.fixture(autouse=True)
 def zeros_instead_of_noise(monkeypatch):
-    """Drawing hundreds of millions of weights takes most of the time, and none is looked at."""
+    """Drawing hundreds of millions of weights would take most of the time; no test needs them."""
     monkeypatch.setattr(
         keras.initializers.TruncatedNormal,
         "__call__",
@@ -81,7 +81,7 @@ def count_vim(config, grid, codes, classes):
 
 
 def transformer_parameters(size):
-    """Attention without bias on queries, keys and values; two norms with scale and offset."""
+    """Attention has no bias on queries, keys and values. Two norms have scale and offset."""
     dim, mlp_dim = size.dim, size.mlp_dim
     attention = 3 * dim * dim + dim * dim + dim
     mlp = dim * mlp_dim + mlp_dim + mlp_dim * dim + dim
@@ -89,7 +89,7 @@ def transformer_parameters(size):
 
 
 def beside_the_papers(label, size, parameters):
-    """Prints the count, and returns its ratio to the paper's where that gives one."""
+    """Prints the count; returns its ratio to the paper's count if the paper has one."""
     papers = PAPERS.get((size.dim, size.blocks)) if "_256/" in label else None
     print(f"{label}: {parameters / 1e6:.1f}M parameters", end="")
     print(f"; the paper: {papers}M" if papers else "")
@@ -97,7 +97,7 @@ def beside_the_papers(label, size, parameters):
 
 
 def tokenizer_of(name):
-    """The stage-1 config whose run a stage-2 config reads."""
+    """The stage-1 config of the run that a stage-2 config reads."""
     run = CONFIGS[name].tokenizer.run
     assert run.startswith("runs/"), run
     return run.removeprefix("runs/")
@@ -139,7 +139,8 @@ def test_tokenizers_build(name):
         ("decoder", model.decoder, decoder),
     ):
         ratio = beside_the_papers(f"{name} {label}", size, parameters)
-        # The paper's large coder is smaller, and its small one larger, than its table's sizes give.
+        # In the paper, the large coder has fewer parameters than the sizes of its table give, and
+        # the small one has more.
         assert ratio is None or 0.75 < ratio < 1.1
         outside = parameters - transformer_parameters(size)
         assert 0 < outside
@@ -182,7 +183,7 @@ def test_discriminators_build(config, image_size):
 
 
 def read_attributes():
-    """Names of the attributes read outside of the config package, also by getattr."""
+    """Names of the attributes that code outside the config package reads, also by getattr."""
     names = set()
     for path in Path(vim_tf.__file__).parent.rglob("*.py"):
         if path.parent.name == "config":
@@ -209,12 +210,12 @@ def test_every_knob_is_read(cls):
 
 
 def unset_keys(cls, files, prefix=""):
-    """Keys of a config class that no file sets; files are their nested dicts."""
+    """Keys of a config class that no file sets. `files` are nested dicts."""
     for field in dataclasses.fields(cls):
         set_here = [file[field.name] for file in files if field.name in file]
         if dataclasses.is_dataclass(field.type):
             inner = [value for value in set_here if isinstance(value, dict)]
-            if len(inner) == len(set_here):  # otherwise the name of a preset sets all of them
+            if len(inner) == len(set_here):  # otherwise a preset's name sets all
                 yield from unset_keys(field.type, inner, f"{prefix}{field.name}.")
         elif not set_here:
             yield prefix + field.name

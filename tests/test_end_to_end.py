@@ -1,4 +1,4 @@
-"""Both stages, samples and loading, by the commands that a user types."""
+"""Both stages, samples and loading, with the commands of a user."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_from_images_to_samples(tiny_configs, tmp_path):
     tokenizer, vim, out = (tmp_path / name for name in ("vit_vqgan", "vim", "x.png"))
     first = command("train", "--config", tiny_configs["vit_vqgan"], "--workdir", tokenizer)
     assert "found CPU" in first.stderr or "GPU" in first.stderr
-    assert "starting, 6 steps of 8 images, 24 images an epoch" in first.stderr
+    assert "starting, 6 steps of 8 images, 24 images per epoch" in first.stderr
     assert "step 6/6" in first.stderr
     assert "Traceback" not in first.stderr
     assert str(tokenizer / "preset") in first.stdout

@@ -28,7 +28,7 @@ from vim_tf.runs.run import Run
 
 @pytest.fixture
 def classifier(tmp_path):
-    """(path of a proxy network, function from uint8 images to its 4 features)."""
+    """(path of a proxy network, function: uint8 images -> its 4 features)."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(4, 5, 4, activation="tanh")(inputs)
@@ -43,7 +43,7 @@ def classifier(tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    """A function (kind, run, *arguments) -> the result, written and read again."""
+    """A function (kind, run, *arguments) -> the result, read from the written file."""
 
     def run(kind, folder, *arguments, out="x.json"):
         given = [kind, "--run", folder, "--out", tmp_path / out, *arguments]
@@ -66,7 +66,7 @@ def images_of(folder, split="validation"):
 
 @pytest.fixture(scope="module")
 def own_runs(tiny_runs, tmp_path_factory):
-    """Copies of the runs, since statistics are kept in a run."""
+    """Copies of the runs, because statistics are saved in a run."""
     folder = tmp_path_factory.mktemp("own")
     return {name: shutil.copytree(path, folder / name) for name, path in tiny_runs.items()}
 
@@ -103,7 +103,7 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
 
 
 def logit_laplace(tokenizer, images):
-    """Density of a sigmoid of a Laplace variable, at pixels squeezed to [0.1,0.9], less ln 2."""
+    """Density of a sigmoid of a Laplace variable, at pixels mapped to [0.1,0.9], minus ln 2."""
     _, mean, log_scale = tokenizer.decode_distribution(tokenizer.encode(images).codes)
     mean, log_scale = np.asarray(mean, "float64"), np.asarray(log_scale, "float64")
     log_scale = -5 + np.log1p(np.exp(log_scale + 5))
@@ -262,7 +262,7 @@ def test_generation_of_samples_that_a_classifier_kept(
 def test_replicas_share_the_work(
     own_runs, run, classifier, tiny_classifier, lpips_file, kind, two_replicas, monkeypatch
 ):
-    """Batches that do not divide by two, on both; the same figures."""
+    """Two replicas share batches of odd size. The figures stay the same."""
     given = ["--n", "9", "--batch-size", "5", "--extractor", classifier[0], "--metrics", "fid,kid"]
     if kind == "reconstruction":
         given += ["--lpips", lpips_file]
@@ -276,12 +276,12 @@ def test_replicas_share_the_work(
     shared = run(kind, own_runs["vim"], *given, "--strategy", "mirrored", "--cpu-replicas", "2")
     assert asked == [{"strategy": "mirrored", "cpu_replicas": 2}]
     assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-4)
-    assert shared["images"] == alone["images"]  # their hashes, too
+    assert shared["images"] == alone["images"]  # also their hashes
 
 
 @pytest.mark.large
 def test_logical_cpus_from_the_command_line(own_runs, tmp_path):
-    """In a process of its own, whose only strategy it is."""
+    """In a separate process, because a process can have only one such strategy."""
     given = ["--run", own_runs["vit_vqgan"], "--strategy", "mirrored", "--cpu-replicas", "2"]
     command = [sys.executable, "-m", "vim_tf.evaluate", "reconstruction", *given, "--out", "x.json"]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=tmp_path)
@@ -303,7 +303,7 @@ def images_of_8_bits(own_runs):
     ("kind", "stage", "arguments", "message"),
     [
         ("generation", "vim", [], "no feature network is given"),
-        ("generation", "vim", ["--extractor", "x.pb"], "x.pb, which is not there"),
+        ("generation", "vim", ["--extractor", "x.pb"], "x.pb, which does not exist"),
         ("reconstruction", "vim", ["--metrics", "fid"], "need a network: give extractor"),
         (
             "reconstruction",
@@ -332,7 +332,7 @@ def images_of_8_bits(own_runs):
             ["CLASSIFIER", "--n", "9", "--reject", "x", "--acceptance", "0.5"],
             "reject is x, which is no classifier",
         ),
-        ("generation", "vim", ["CLASSIFIER", "--n", "9", "--reject", "x"], "go together"),
+        ("generation", "vim", ["CLASSIFIER", "--n", "9", "--reject", "x"], "give both or neither"),
         ("reconstruction", "vim", ["CLASSIFIER", "--extractor-hash", "0"], "not 0 as extractor_"),
     ],
 )

@@ -12,7 +12,7 @@ from vim_tf.fingerprints import FileTable, difference, fingerprint
 
 @pytest.fixture
 def root(tmp_path):
-    """Four files in two folders; `table` reads what is there."""
+    """Four files in two folders; `table` reads them."""
     root = tmp_path / "images"
     for name in ("cats/a.png", "cats/b.png", "dogs/a.png", "dogs/c.png"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def of(root, classes=("cats", "dogs"), read=False):
 
 
 def change(path, data, later=True):
-    """Replaces a file's content, later on or with the same time."""
+    """Replaces a file's content, with a later time or the same time."""
     found = os.stat(path)
     path.write_bytes(data)
     mtime = found.st_mtime_ns + 10**9 * later
@@ -185,7 +185,7 @@ def test_a_damaged_table_counts_as_none(root, tmp_path):
         data = bytearray(whole)
         data[rng.integers(len(data))] ^= 1 << rng.integers(8)
         path.write_bytes(data)
-        fingerprints.load(tmp_path)  # one or the other, but never an exception
+        fingerprints.load(tmp_path)  # any result, but never an exception
     path.unlink()
     assert fingerprints.load(tmp_path) == {}
 
@@ -210,7 +210,7 @@ def test_names_of_a_stranger_are_shown_short_and_escaped():
 
 @pytest.mark.large
 def test_a_million_names_are_compared_in_seconds(tmp_path):
-    """Against the same without fingerprints: stat of as many paths, which any opening takes."""
+    """Compared with stat of as many paths, which opening always needs."""
     names = [f"class_{i // 1000:04}/image_{i:07}.jpg" for i in range(1_000_000)]
     rng = np.random.default_rng(0)
     path = tmp_path / "one"

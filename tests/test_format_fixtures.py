@@ -1,4 +1,4 @@
-"""Files of each format that is still read, see `fixtures/make.py`: they open, answer and resume."""
+"""Files of each supported format, see `fixtures/make.py`: they open, answer and resume."""
 
 import importlib.util
 import os
@@ -42,7 +42,7 @@ def test_the_present_formats_have_a_fixture():
 
 @pytest.mark.parametrize("folder", FIXTURES, indirect=True)
 def test_it_answers_as_it_did(folder, script):
-    """Bits differ between processors: tokens may not, numbers by their last digits."""
+    """Tokens are equal. Numbers may differ in their last digits between processors."""
     expected = np.load(folder / "expected.npz")
     found = script.answers(folder)
     assert set(found) == set(expected)
@@ -60,7 +60,7 @@ def test_its_cache_opens(folder):
     tokenizer = open_run(folder / "vim").tokenizer
     cache = TokenCache.open(folder / "vim" / "tokens", tokenizer.model_hash(), data=data)
     assert cache.tokens["train"].shape == (2, 24, 16)
-    os.utime(folder / "images" / "train" / "red" / "3.png", ns=(1, 1))  # read again, and the same
+    os.utime(folder / "images" / "train" / "red" / "3.png", ns=(1, 1))  # has the same content
     assert open_run(folder / "vim").data.train_size == 24
 
 
@@ -68,7 +68,7 @@ def test_its_cache_opens(folder):
 @pytest.mark.parametrize("folder", FIXTURES, indirect=True)
 def test_its_runs_go_on_to_the_same_weights(folder, script):
     expected = script.weights(folder)
-    # VIM first: the tokenizer's last bits, and so its hash, may be others on another processor.
+    # VIM first: on another processor the tokenizer's last bits, and so its hash, may differ.
     for stage in reversed(script.STAGES):
         shutil.rmtree(folder / stage / "preset")
         train.main(

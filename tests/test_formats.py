@@ -44,7 +44,7 @@ def test_what_was_written_comes_back(path):
 
 
 def test_each_flipped_bit_is_found_or_changes_nothing(path):
-    """All of them, one at a time; those that are left are of spaces between the values."""
+    """Flips all bits, one at a time. Only bits of spaces between the values change nothing."""
     whole = path.read_bytes()
     found = 0
     for place in range(len(whole)):
@@ -56,7 +56,7 @@ def test_each_flipped_bit_is_found_or_changes_nothing(path):
                 assert read(path) == CONTENT
             except DamagedError:
                 found += 1
-            except UserError as error:  # of "checksum" itself, and nothing else
+            except UserError as error:  # only for "checksum" itself
                 raise AssertionError(f"{data!r}: {error}") from error
     assert found > 0.9 * 8 * (len(whole) - whole.count(b" "))
 
@@ -122,7 +122,7 @@ def test_a_missing_file_and_a_pipe_do_not_hang(path, tmp_path):
 
 def test_a_file_of_hundreds_of_megabytes_is_not_read(path, monkeypatch):
     monkeypatch.setattr(formats, "MOST_BYTES", 100)
-    refuses(path, "more than 100 bytes", UserError)
+    refuses(path, "more than the allowed 100 bytes", UserError)
 
 
 def test_numbers_of_numpy_are_no_json():

@@ -10,7 +10,7 @@ from vim_tf.generation.image_generator import ImageGenerator
 
 @pytest.fixture
 def run(tiny_runs, tmp_path):
-    """A function (*arguments) -> the image written."""
+    """A function (*arguments) -> the written image."""
 
     def run(*arguments, name="x.png"):
         out = tmp_path / name

@@ -1,6 +1,6 @@
-"""What a file that is missing from the wheel would break; `make test-wheel` runs it there.
+"""Tests that fail if a file is missing from the wheel; `make test-wheel` runs them there.
 
-It runs in a checkout, too, but for what other tests have there.
+They also run in a checkout, except those that repeat other tests there.
 """
 
 import importlib

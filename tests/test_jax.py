@@ -1,4 +1,4 @@
-"""The models on Keras' JAX backend: the same code, the same numbers, and no TensorFlow."""
+"""The models on Keras' JAX backend: the same code, the same numbers, no TensorFlow."""
 
 import os
 import subprocess
@@ -12,13 +12,13 @@ import pytest
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 
-pytestmark = pytest.mark.large  # processes of their own
+pytestmark = pytest.mark.large  # separate processes
 SCRIPT = Path(__file__).with_name("jax_run.py")
 
 
 @pytest.fixture(scope="module")
 def outputs(tiny, tmp_path_factory):
-    """{backend: {name: array}}."""
+    """The outputs {backend: {name: array}}."""
     folder = tmp_path_factory.mktemp("presets")
     keras.utils.set_random_seed(0)
     tokenizer = ViTVQGAN(tiny("vit_vqgan").model, (16, 16))
@@ -59,7 +59,7 @@ def test_tokens_are_equal(outputs, name):
 
 
 def test_the_models_import_no_tensorflow_on_jax():
-    """With TensorFlow blocked every module of models/ is imported all the same."""
+    """If TensorFlow is blocked, every module of models/ can still be imported."""
     code = (
         "import sys, pkgutil, importlib\n"
         "sys.modules['tensorflow'] = None\n"

@@ -22,7 +22,7 @@ def uniform(*shape):
 
 
 def gradients(function, *inputs):
-    """Gradients of a scalar function by its NumPy inputs, as arrays (None: no path)."""
+    """Gradients of a scalar function by its NumPy inputs, as arrays (None: no dependence)."""
     inputs = [tf.constant(x) for x in inputs]
     with tf.GradientTape() as tape:
         tape.watch(inputs)
@@ -68,7 +68,7 @@ def test_entropy_loss_equals_numpy(temperature):
 
 
 def test_entropy_loss_limits():
-    sure_and_even = -4.0 * (1 - np.eye(8, dtype="float32"))  # each latent has its own code
+    sure_and_even = -4.0 * (1 - np.eye(8, dtype="float32"))  # each latent has a different code
     np.testing.assert_allclose(losses.entropy_loss(sure_and_even, 0.01), -math.log(8), rtol=1e-5)
     collapsed = np.tile(sure_and_even[:1], (8, 1))
     np.testing.assert_allclose(losses.entropy_loss(collapsed, 0.01), 0, atol=1e-5)
@@ -123,7 +123,7 @@ def test_logit_laplace_loss_equals_numpy():
 
 @pytest.mark.parametrize(("mean", "log_scale"), [(0.0, -0.5), (1.2, -1.0), (-2.0, 0.3)])
 def test_logit_laplace_density_integrates_to_one(mean, log_scale):
-    """With ln 2 put back, over the whole interval in which the squeezed pixel could lie."""
+    """After adding ln 2, over the whole possible interval of the mapped pixel."""
 
     def density(y):
         image = np.full((1, 1, 1, 3), 2 * (y - 0.1) / 0.8 - 1, "float32")
@@ -136,7 +136,7 @@ def test_logit_laplace_density_integrates_to_one(mean, log_scale):
 
 
 def test_logit_laplace_loss_is_least_at_the_laplace_estimate():
-    """For errors e the best b is their mean absolute value; the gradient of log b is zero there."""
+    """For errors e the best b is mean |e|. There the gradient of log b is zero."""
     mean, images = normal(1, 16, 16, 3), uniform(1, 16, 16, 3)
     errors = np.abs(scipy.special.logit(0.1 + 0.8 * (images + 1) / 2) - mean)
     best = np.full(1, np.log(errors.mean()), "float32")
@@ -159,7 +159,7 @@ def test_scale_is_bounded_below_and_keeps_a_gradient():
     np.testing.assert_allclose(exact, bound, rtol=1e-3)
     off = mean + 1
     (slope,) = gradients(lambda s: losses.logit_laplace_loss(off, s, images), worst + 40)
-    assert np.all(slope < 0)  # a scale that fell too low can rise again
+    assert np.all(slope < 0)  # a scale that is too low can rise again
 
 
 def test_psnr_equals_numpy_and_is_capped():
@@ -187,7 +187,7 @@ def test_perceptual_loss_equals_numpy():
 
 
 def test_perceptual_loss_has_finite_gradients_at_dead_positions():
-    """ReLU features are zero in flat areas."""
+    """ReLU features are zero in areas of one colour."""
     (gradient,) = gradients(
         lambda a: losses.perceptual_loss([a], [normal(1, 2, 2, 4)]),
         np.zeros((1, 2, 2, 4), "float32"),
@@ -245,8 +245,8 @@ def test_adversarial_losses_have_the_right_signs(name):
     discriminator_loss, generator_loss = losses.ADVERSARIAL_LOSSES[name]
     real, fake = gradients(discriminator_loss, np.float32([0.3]), np.float32([0.3]))
     (generator,) = gradients(generator_loss, np.float32([0.3]))
-    assert real < 0 < fake  # descent raises real logits and lowers fake ones
-    assert generator < 0  # the autoencoder raises fake ones
+    assert real < 0 < fake  # descent raises logits of real images, lowers fake ones
+    assert generator < 0  # the autoencoder raises those of fake images
 
 
 def test_every_adversarial_loss_of_the_config_exists():
@@ -292,6 +292,6 @@ def test_every_loss_is_a_float32_scalar_for_bfloat16_inputs():
         assert value.dtype == "float32"
         assert value.shape == ()
         assert np.isfinite(value)
-    # Cast first, not last: means of bfloat16 values would be off by 1e-3.
+    # The cast comes first, not last: means of bfloat16 values would have errors of 1e-3.
     expected = np.mean((image[0].numpy().astype("float32") - image[1].numpy()) ** 2 / 4)
     np.testing.assert_allclose(values[3], expected, rtol=1e-5)

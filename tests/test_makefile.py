@@ -1,4 +1,4 @@
-"""`make demo` with a stand-in for Python that writes down how it was called."""
+"""`make demo` with a stand-in for Python that records its calls."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 @pytest.fixture
 def run_make(tmp_path):
-    """Runs make and returns (exit code, standard error, one list of words a Python call)."""
+    """Runs make; returns (exit code, standard error, one list of words per Python call)."""
     venv, log = tmp_path / "venv", tmp_path / "log"
     (venv / "bin").mkdir(parents=True)
     python = venv / "bin" / "python"
@@ -26,7 +26,7 @@ def run_make(tmp_path):
     python.chmod(0o755)
     (venv / ".installed").touch()
 
-    # `make test` hands its own flags down to every make below it.
+    # `make test` passes its own flags to every make that it starts.
     outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
 
     def run(*arguments, **environment):

@@ -16,9 +16,9 @@ def test_text_that_can_be_printed_stays_as_it_is(text):
         ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
         ("a\nb\r\tc", r"a\nb\r\tc"),
         ("\x00\x7f\x9b", r"\x00\x7f\x9b"),
-        ("\u202egnp.exe", r"\u202egnp.exe"),  # reads as exe.png on a terminal
+        ("\u202egnp.exe", r"\u202egnp.exe"),  # a terminal shows exe.png
         ("\u2028\ufeff", r"\u2028\ufeff"),
-        ("\udcff", r"\udcff"),  # of a file name that is no UTF-8
+        ("\udcff", r"\udcff"),  # in a file name that is no UTF-8
         ("\U000e0001", r"\U000e0001"),
     ],
 )
@@ -31,7 +31,7 @@ def test_long_text_is_cut_and_its_length_given():
     assert shorten("ab" * 14_000_000) == "ab" * 100 + "... (28,000,000 characters)"
     start = time.process_time()
     assert shorten("\x1b" * 28_000_000).endswith("... (28,000,000 characters)")
-    assert time.process_time() - start < 0.5  # what is not shown is not escaped
+    assert time.process_time() - start < 0.5  # only shown text is escaped
     assert shorten("abc", 2) == "ab... (3 characters)"
 
 

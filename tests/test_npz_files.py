@@ -76,13 +76,13 @@ def test_statistics_that_lie_are_refused_before_anything_is_read(path):
 
 
 def test_a_bomb_is_not_unpacked(path):
-    """Zeros that are all there, packed a thousandfold."""
+    """The file has all its zeros, compressed by a factor of a thousand."""
     large = bytes(8 * 20_000 * 1_000)
     write(path, zipfile.ZIP_DEFLATED, mu=header((20_000_000,), "<f8") + large, sigma=b"")
     assert os.path.getsize(path) < 2 * 10**6
     refused(lambda: FeatureStatistics.load(path), "sigma|mu of the shape")
     write(path, zipfile.ZIP_DEFLATED, arr_0=header((1, 8000, 6000, 3)) + bytes(8000 * 6000 * 3))
-    refused(lambda: open_images(path, "--a"), "images of 8,000 x 6,000 pixels; the most are 16,7")
+    refused(lambda: open_images(path, "--a"), "images of 8,000 x 6,000 pixels; at most 16,7")
 
 
 def test_pickles_are_never_read(path, tmp_path):
@@ -111,7 +111,7 @@ def test_other_members_are_refused(path):
 def test_a_pipe_is_refused(path):
     os.mkfifo(path)
     for call in (lambda: open_images(path, "--a"), lambda: FeatureStatistics.load(path)):
-        refused(call, "is not there|no regular file")
+        refused(call, "does not exist|no regular file")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""If an autoencoder of a few layers cannot learn one image by heart, something is wrong."""
+"""If an autoencoder of a few layers cannot memorise one image, something is wrong."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 @pytest.mark.large
 @pytest.mark.parametrize("output", ["rgb", "logit_laplace"])
 def test_one_emoji_to_35_db(tiny, output):
-    """By squared error alone: the logit-Laplace term would rather meet flat areas exactly."""
+    """Only with squared error, because the logit-Laplace term prefers exact areas of one colour."""
     experiment = tiny(
         "vit_vqgan",
         "data.source=emoji",

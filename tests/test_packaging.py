@@ -1,4 +1,4 @@
-"""What gets installed: the packages by name, nothing beside them, the emoji included."""
+"""Installed files: only the packages listed by name, including the emoji."""
 
 import configparser
 import re
@@ -57,7 +57,7 @@ def test_the_version_is_the_same_everywhere(setup):
 @pytest.mark.large
 @needs_sources
 def test_the_wheel_holds_vim_tf_alone(setup, tmp_path):
-    """Built as a release is: the source distribution first, the wheel from it."""
+    """Built as for a release: first the source distribution, then the wheel from it."""
     source = tmp_path / "source"
     unwanted = shutil.ignore_patterns(".*", "build", "dist", "site", "*.egg-info", "__pycache__")
 

@@ -1,4 +1,4 @@
-"""The linear probe on a tiny run: its features, its choice, its result."""
+"""The linear probe on a tiny run: its features, its choice of settings, its result."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from vim_tf.runs.trained_run import open_run
 
 @pytest.fixture(scope="module")
 def vim_run(tiny_runs, tmp_path_factory):
-    """A copy of the run, since features are kept in a run."""
+    """A copy of the run, because features are saved in a run."""
     return shutil.copytree(tiny_runs["vim"], tmp_path_factory.mktemp("probed") / "vim")
 
 
@@ -113,7 +113,7 @@ def test_features_too_large_for_float16_are_refused():
 
 
 def accuracy(fit, labels, test, test_labels, c):
-    """Scikit-learn's own answer."""
+    """Scikit-learn's own accuracy."""
     fit, test = np.asarray(fit, "float64"), np.asarray(test, "float64")
     scale = np.where(fit.std(0) > 0, fit.std(0), 1)
     model = LogisticRegression(C=c, max_iter=5000).fit((fit - fit.mean(0)) / scale, labels)
@@ -187,13 +187,13 @@ SGD = ("optimizer=sgd", "epochs=30", "warmup_epochs=2", "batch_size=8")
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.large)])
 def test_the_head_in_batches(vim_run, tmp_path, two_replicas, monkeypatch, replicas):
-    """Alone, and with replicas that share the features' images and the head's batches."""
+    """On one device, and with replicas that share the images and the head's batches."""
     given = ["--run", str(vim_run), "--head", "sgd", "--blocks", "1", "--out", str(tmp_path / "p")]
     given += ["--set", *(f"sgd.{setting}" for setting in SGD)]
     if replicas == 2:
         run = open_run(vim_run)
         alone = {split: open_features(run, split) for split in ("train", "validation")}
-        shutil.rmtree(vim_run / "features")  # open ones stay readable
+        shutil.rmtree(vim_run / "features")  # open files stay readable
         asked = []
         monkeypatch.setattr(probing, "strategy_of", lambda e: asked.append(e) or two_replicas)
         given += ["--strategy", "mirrored", "--cpu-replicas", "2"]
@@ -215,7 +215,7 @@ def test_a_config_is_probed_by_train(vim_run, tmp_path, capsys):
     assert "block 0 was chosen" in capsys.readouterr().out
     assert json.loads((tmp_path / "p" / "probe.json").read_text())["block"] == 0
     for mode in ("--describe", "--dry-run"):
-        with pytest.raises(UserError, match=f"{mode} is of trainings"):
+        with pytest.raises(UserError, match=f"{mode} is for trainings"):
             train.main(["--config", str(config), mode])
 
 

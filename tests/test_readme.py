@@ -1,4 +1,4 @@
-"""The snippets of README.md run as they stand, one after the other."""
+"""The snippets of README.md run unchanged, one after the other."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ def test_python_snippets_run(tmp_path, monkeypatch, tiny_runs):
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(snippets) >= 2
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    # The run of the command lines above the snippets; its two classes stand for the emoji's.
+    # The run of the command lines before the snippets. It has two classes instead of the emoji's.
     shutil.copytree(tiny_runs["vim"], tmp_path / "runs" / "vim")
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -37,6 +37,7 @@ def test_every_file_it_names_exists():
 
 
 def test_it_installs_the_clone_in_place():
-    # From a clone's root its own vim_tf comes first; export/ is found by an editable install only.
+    # In a clone's root, Python finds the clone's vim_tf first. Only an editable install finds
+    # export/.
     commands = re.findall(r"^pip install .*", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2 and all(" -e " in command for command in commands)

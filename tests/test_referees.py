@@ -1,6 +1,6 @@
-"""Our figures held against those of TF-GAN, tensorflow-addons and torch-fidelity.
+"""Compares our figures with those of TF-GAN, tensorflow-addons and torch-fidelity.
 
-They run in an environment of their own, see the fixture `ask`: `make test-referees`.
+These run in a separate environment, see the fixture `ask`: `make test-referees`.
 """
 
 import keras
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.large
 
 @pytest.fixture(scope="module")
 def features():
-    """Features as after a ReLU, correlated; those of samples are shifted."""
+    """Correlated features, as after a ReLU. Those of samples are shifted."""
     random = np.random.default_rng(0)
     mixing = random.normal(size=(40, 64))
 
@@ -48,7 +48,7 @@ def features():
 
 @pytest.fixture(scope="module")
 def critic():
-    """Logits of a discriminator, images, and weights of a small critic that judges them."""
+    """Logits of a discriminator, images, and weights of a small critic for them."""
     random = np.random.default_rng(1)
     return {
         "real_logits": (3 * random.normal(size=50)).astype("float32"),
@@ -97,7 +97,7 @@ def test_metrics_equal_tensorflow_gans(features, tensorflow_gan):
     assert our_fid(features) == pytest.approx(tensorflow_gan["fid"], rel=1e-5)
     mean, deviation = our_kid(features)
     assert mean == pytest.approx(tensorflow_gan["kid"], rel=1e-5)
-    # Theirs is the standard error of the mean, with the deviation divided by `subsets` less one.
+    # Theirs is the standard error of the mean, with a divisor of `subsets` - 1.
     error = deviation / np.sqrt(SUBSETS - 1)
     assert error == pytest.approx(tensorflow_gan["kid_standard_error"], rel=1e-5)
     score = our_inception_score(features, splits=1)
@@ -133,7 +133,7 @@ def test_non_saturating_losses_equal_tensorflow_gans(critic, tensorflow_gan):
 
 
 def test_hinge_losses_equal_tensorflow_gans(critic, tensorflow_gan):
-    """TF-GAN calls them Wasserstein hinge losses; they are those of arXiv 1802.05957."""
+    """TF-GAN calls the losses of arXiv 1802.05957 Wasserstein hinge losses."""
     real, fake = critic["real_logits"], critic["fake_logits"]
     discriminator = losses.hinge_discriminator_loss(real, fake)
     np.testing.assert_allclose(discriminator, tensorflow_gan["hinge_discriminator"], rtol=1e-5)
@@ -142,7 +142,7 @@ def test_hinge_losses_equal_tensorflow_gans(critic, tensorflow_gan):
 
 
 def test_r1_equals_tensorflow_gans(critic, tensorflow_gan):
-    """TF-GAN has (|g| / t - 1)^2 for a target t; t = 1 and t = 1/2 give |g|^2, which R1 is."""
+    """TF-GAN has (|g| / t - 1)^2 for a target t. From t = 1 and t = 1/2 follows |g|^2, as in R1."""
     images = tf.constant(critic["images"])
     with tf.GradientTape() as tape:
         tape.watch(images)

@@ -9,7 +9,7 @@ from vim_tf.config import loader
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run
 
-# Runs a module as `python -m` does, then says on the last line whether TensorFlow was imported.
+# Runs a module like `python -m`. The last printed line says whether TensorFlow was imported.
 WATCHED = """
 import runpy, sys
 name, sys.argv[1:] = sys.argv[1], sys.argv[2:]
@@ -33,7 +33,7 @@ def command(name, *arguments):
 
 
 def refused(name, *arguments):
-    """The one line of a command that is refused before anything slow is imported."""
+    """The one line of a command that is refused before any slow import."""
     code, output, errors, imported = command(name, *arguments)
     assert code == 2, errors
     assert output == ""
@@ -100,7 +100,7 @@ def test_the_printed_config_repeats_itself(stage, tiny_configs, tiny, tmp_path, 
 
 
 def test_a_config_error_comes_at_once(tiny_configs):
-    """Importing TensorFlow alone takes longer, on any machine."""
+    """The import of TensorFlow alone takes longer on any machine."""
     started = time.perf_counter()
     refused("train", "--config", tiny_configs["vim"], "--set", "seed=x")
     failing = time.perf_counter() - started

@@ -24,7 +24,7 @@ from vim_tf.runs.trained_run import open_run
 
 @pytest.fixture
 def run(tiny_runs, tmp_path):
-    """A function (stage, *arguments) -> {name: content} of the folder that it wrote."""
+    """A function (stage, *arguments) -> {name: content} of the written folder."""
 
     def run(stage, *arguments, out="views"):
         folder = tmp_path / out
@@ -36,7 +36,7 @@ def run(tiny_runs, tmp_path):
 
 @pytest.fixture
 def nothing_is_opened(monkeypatch):
-    """Fails where a run is opened: the mistake must have been found before."""
+    """Makes a test fail if a run is opened: the error must be found before."""
 
     def fail(*_):
         raise AssertionError("opened")
@@ -44,7 +44,7 @@ def nothing_is_opened(monkeypatch):
     monkeypatch.setattr(trained_run, "open_run", fail)
 
 
-# What it writes ---------------------------------------------------------------------------------
+# Written files ----------------------------------------------------------------------------------
 
 
 def test_a_run_of_stage_1_has_two_views(run, tmp_path, capsys):
@@ -57,7 +57,7 @@ def test_a_run_of_stage_1_has_two_views(run, tmp_path, capsys):
 
 
 def nearest_distances(folder, samples):
-    """What neighbours.json must hold, rounded."""
+    """The rounded distances that neighbours.json must have."""
     data = open_run(folder).data
     training = [to_uint8(batch["image"]) for batch in data.evaluation("train")]
     held_out, _ = spread_images(data, "validation", len(samples))
@@ -78,7 +78,7 @@ def test_a_run_of_stage_2_has_all_and_settings_reach_the_samples(run, tiny_runs,
 
     monkeypatch.setattr(ImageGenerator, "generate_batches", generate)
     for module, view in ((code_views, "view_codes"), (attention_views, "view_attention")):
-        monkeypatch.setattr(module, view, lambda *_: samples[0])  # not asked about here
+        monkeypatch.setattr(module, view, lambda *_: samples[0])  # not tested here
     given = ["--n", 5, "--seed", 3, "--temperature", 0.7, "--top-k", 9, "--top-p", 0.9]
     files = run("vim", *given, "--guidance-scale", 2, "--batch-size", 6)
     assert set(files) == {"codes.png", "attention.png", "neighbours.png", "neighbours.json"}
@@ -100,7 +100,7 @@ def test_samples_are_those_of_the_generator(run, tiny_runs):
 
 def test_only_the_views_that_are_named(run):
     assert set(run("vim", "--views", "codes")) == {"codes.png"}
-    # What lies there of other views is in nobody's way.
+    # Files of other views in the folder do not matter.
     assert set(run("vim", "--views", "attention")) == {"codes.png", "attention.png"}
 
 

@@ -19,7 +19,7 @@ from vim_tf.messages import LONGEST_MESSAGE, shorten
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
-MOVED_IMAGES = "keys of the run's data, if the images have moved: --set data.path=..."
+MOVED_IMAGES = "override keys of the run's data if the images have moved: --set data.path=..."
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EROFS: "the disk is read-only",
@@ -48,7 +48,7 @@ def add_other_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--other-images",
         action="store_true",
-        help="take images that the run was not trained on; without it they are refused",
+        help="allow images that the run was not trained on; without it they are refused",
     )
 
 
@@ -68,7 +68,7 @@ def add_strategy(parser: argparse.ArgumentParser, strategies: TypeForm = OneProc
         type=int,
         default=1,
         metavar="N",
-        help="without a GPU, mirrored shares it among N parts of the CPU (default 1)",
+        help="without a GPU, mirrored shares the work among N parts of the CPU (default 1)",
     )
 
 
@@ -94,11 +94,11 @@ def add_rejection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reject",
         metavar="CLASSIFIER",
-        help="draw more samples and keep the best of each class: a run of experiment classifier, "
-        "or a .keras file",
+        help="draw more samples and keep the best of each class, as this classifier says: a run of "
+        "experiment classifier, or a .keras file",
     )
     parser.add_argument(
-        "--acceptance", type=float, help="share that --reject keeps, for example 0.5"
+        "--acceptance", type=float, help="share of the samples that --reject keeps, for example 0.5"
     )
 
 
@@ -163,7 +163,9 @@ def check_new_files(folder: StrPath, names: Iterable[str]) -> dict[str, Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--out is {folder}, which is or lies in a file; give a folder") from None
+        raise UserError(
+            f"--out is {folder}, which is a file or inside a file; give a folder"
+        ) from None
     return paths
 
 
@@ -192,7 +194,7 @@ def _as_user_error(error: Exception) -> UserError | None:
     """Turns a library's error into a UserError if a user can fix its cause; otherwise None."""
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         where = f"{error.filename}: " if error.filename else ""
-        return UserError(f"{where}{_DISK_ERRORS[error.errno]}; free it or choose another folder")
+        return UserError(f"{where}{_DISK_ERRORS[error.errno]}; fix this or choose another folder")
     if "tensorflow" in sys.modules:
         from vim_tf.data.images import as_user_error
 
@@ -212,7 +214,7 @@ def _as_user_error(error: Exception) -> UserError | None:
     bucket = re.search(r"\b(gs|s3)://\S+", str(error))
     if bucket and type(error).__module__.startswith("tensorflow."):
         return UserError(
-            f"{shorten(bucket[0])} cannot be reached ({first_line}); look at its name, the "
+            f"{shorten(bucket[0])} cannot be reached ({first_line}); check its name, the "
             "network and the credentials"
         )
     return None

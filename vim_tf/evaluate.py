@@ -41,7 +41,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     kind.add_argument(
         "--label-mode",
         choices=("balanced", "unconditional"),
-        help="every class as often as the others, or no labels (default: balanced if it has any)",
+        help="balanced: all classes equally often; unconditional: no labels (default: balanced "
+        "if the run has labels)",
     )
     command_line.add_sampling(kind)
     command_line.add_rejection(kind)
@@ -63,7 +64,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     command_line.add_rejection(kind)
     _add_out(kind)
 
-    kind = kinds.add_parser("images", help="one set of images against another")
+    kind = kinds.add_parser("images", help="one set of images compared with another")
     kind.add_argument("--images", required=True, metavar="PATH", help="a folder or an .npz")
     kind.add_argument(
         "--reference",
@@ -89,7 +90,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--split",
         choices=("validation", "train"),
         default="validation",
-        help="of the run's images (default validation)",
+        help="part of the run's images (default validation)",
     )
     command_line.add_overrides(parser, command_line.MOVED_IMAGES)
     command_line.add_other_images(parser)
@@ -109,19 +110,20 @@ def _add_common(parser: argparse.ArgumentParser, extractor: str) -> None:
         help="feature network: classify_image_graph_def.pb of the ADM suite, or a .keras "
         f"classifier as a proxy; {extractor}",
     )
-    parser.add_argument("--extractor-hash", metavar="SHA256", help="what the file must have")
+    parser.add_argument("--extractor-hash", metavar="SHA256", help="hash that the file must have")
     parser.add_argument(
         "--resize",
         choices=("adm", "clean", "legacy"),
-        help="to the network's size (default: adm for the graph, clean for a .keras model)",
+        help="how to resize to the network's size (default: adm for the graph, clean for a "
+        ".keras model)",
     )
     parser.add_argument(
-        "--metrics", help="some of fid,sfid,is,kid,pr (default: all that the network gives)"
+        "--metrics", help="one or more of fid,sfid,is,kid,pr (default: all that the network gives)"
     )
     parser.add_argument(
         "--allow-small-n",
         action="store_true",
-        help="FID of fewer images than twice the features",
+        help="allow FID with fewer images than twice the features",
     )
 
 

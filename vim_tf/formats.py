@@ -73,7 +73,9 @@ def read_json(
     unsealed = {key: value for key, value in document.items() if key != "checksum"}
     if "checksum" in document:
         if document["checksum"] != _checksum(unsealed):
-            raise DamagedError(f"{path} is damaged: its checksum is of other content; {advice}")
+            raise DamagedError(
+                f"{path} is damaged: its checksum does not fit its content; {advice}"
+            )
         check_format(path, kind, document.get("format"), document.get("written_by"), advice)
     else:
         check_format(path, kind, document.get("format"), document.get("written_by"), advice)
@@ -140,7 +142,7 @@ def _read(path: StrPath) -> bytes:
                 raise UserError(f"{path} is no regular file; give the one that vim_tf wrote")
             data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise UserError(f"{path} has more than {MOST_BYTES:,} bytes, which no such file has")
+        raise UserError(f"{path} has more than the allowed {MOST_BYTES:,} bytes")
     return data
 
 

@@ -22,18 +22,22 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     which.add_argument(
         "--labels", help="classes by number or name, separated by commas; unconditional if absent"
     )
-    which.add_argument("--per-class", type=int, metavar="N", help="one row of N for every class")
+    which.add_argument(
+        "--per-class", type=int, metavar="N", help="one row of N images for every class"
+    )
     parser.add_argument("--n", type=int, default=16, help="number of images (default 16)")
     command_line.add_sampling(parser)
     parser.add_argument(
         "--litert",
         metavar="FILE",
-        help="sample by LiteRT, faster for few images on a CPU: generator_*.tflite of an export",
+        help="sample with LiteRT, faster for few images on a CPU: generator_*.tflite of an export",
     )
     command_line.add_rejection(parser)
     parser.add_argument("--batch-size", type=int, default=64)
     command_line.add_strategy(parser)
-    parser.add_argument("--zoom", type=int, default=2, help="size of a pixel (default 2)")
+    parser.add_argument(
+        "--zoom", type=int, default=2, help="enlarge images by this factor (default 2)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command_line.check_rejection(vars(parsed))
     if parsed.litert is not None and parsed.strategy != "one_device":
         raise UserError(
-            f"--litert uses all cores by itself, --strategy {parsed.strategy} cannot share it; "
+            f"--litert uses all cores itself, so --strategy {parsed.strategy} cannot share it; "
             "leave one of them out"
         )
     out = command_line.check_new_file(parsed.out, ".png")

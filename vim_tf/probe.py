@@ -23,15 +23,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--blocks", help="all (default), or numbers: 0,6,12; 0 is the embeddings")
     parser.add_argument("--head", help="logistic_regression (default) or sgd, for much data")
     parser.add_argument(
-        "--config", action="append", default=[], metavar="YAML", help="of experiment linear_probe"
+        "--config",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="a config of experiment linear_probe",
     )
     command_line.add_overrides(
-        parser, "keys of the experiment, or of the run's data if the images have moved: "
+        parser, "override keys of the experiment, or of the run's data if the images have moved: "
         "--set data.path=..."
     )  # fmt: skip
     command_line.add_other_images(parser)
     command_line.add_strategy(parser, Strategy)
-    parser.add_argument("--out", metavar="DIR", help="for the result (default <run>/probe)")
+    parser.add_argument("--out", metavar="DIR", help="folder for the result (default <run>/probe)")
     parser.set_defaults(strategy=None, cpu_replicas=None)  # None: the config decides
     parsed = parser.parse_args(arguments)
     parsed.command_line = sys.argv[1:] if arguments is None else list(arguments)

@@ -27,7 +27,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog="config keys:\n" + loader.config_help(),
     )
     parser.add_argument(
-        "--config", action="append", required=True, metavar="YAML", help="later files win"
+        "--config", action="append", required=True, metavar="YAML", help="keys of later files win"
     )
     command_line.add_overrides(
         parser, "override single keys, for example --set data.batch_size=64 seed=1"
@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     mode.add_argument(
         "--describe",
         action="store_true",
-        help="push one synthetic batch through and print each hop's shape, parameters and time",
+        help="run one synthetic batch and print shape, parameters and time of each part",
     )
     mode.add_argument(
         "--dry-run",
@@ -56,10 +56,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "a load, a sample",
     )
     hardware = parser.add_argument_group(
-        "hardware that is not here", "with --dry-run: nothing is run, but memory and step predicted"
+        "other hardware", "with --dry-run: predict memory and time of a step; nothing is run"
     )
-    hardware.add_argument("--flops", type=float, help="of a device a second, such as 312e12")
-    hardware.add_argument("--bandwidth", type=float, help="of its memory, bytes a second: 2e12")
+    hardware.add_argument("--flops", type=float, help="FLOP/s of one device, such as 312e12")
+    hardware.add_argument(
+        "--bandwidth", type=float, help="bytes per second of its memory, such as 2e12"
+    )
     hardware.add_argument("--devices", type=int, default=1, help="number of devices (default 1)")
     return parser.parse_args(arguments)
 
@@ -107,7 +109,7 @@ def _predict(experiment: Experiment, arguments: argparse.Namespace) -> None:
         raise UserError("--dry-run, --flops and --bandwidth go together, to predict a training")
     count_step = registry.kind_of(experiment).count_step
     if count_step is None:
-        raise UserError(f"no step of experiment {experiment.experiment} is predicted")
+        raise UserError(f"steps of experiment {experiment.experiment} cannot be predicted")
     assert not isinstance(experiment, LinearProbeExperiment)  # kind_of refused it
     hardware = arguments.flops, arguments.bandwidth, arguments.devices
     found = predict(experiment, count_step, *hardware, find_tokenizer_config(experiment))
@@ -119,8 +121,8 @@ def _probe(experiment: LinearProbeExperiment, arguments: argparse.Namespace) -> 
     for name in ("describe", "dry_run"):
         if getattr(arguments, name):
             raise UserError(
-                f"--{name.replace('_', '-')} is of trainings, and experiment linear_probe is none; "
-                "leave it out"
+                f"--{name.replace('_', '-')} is for trainings, and experiment linear_probe is "
+                "none; leave it out"
             )
     cluster.announce(experiment.strategy)
     from vim_tf.linear_probe.run import fit_probe

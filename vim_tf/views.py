@@ -32,7 +32,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--run", required=True, help="folder of a run of either stage")
     parser.add_argument("--out", required=True, help="folder for the PNG files")
     parser.add_argument(
-        "--views", help=f"some of {','.join(FILES)} (default: all that the run has)"
+        "--views", help=f"one or more of {','.join(FILES)} (default: all that the run has)"
     )
     parser.add_argument(
         "--split",

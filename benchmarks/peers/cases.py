@@ -1,7 +1,7 @@
-"""What peers do, each a function of settings -> (a call without arguments, what it says of itself).
+"""The peers' work: each case is a function of settings -> (a call without arguments, about).
 
-Weights are fresh. Each case looks at what it makes once, so that no one races an empty answer.
-They run where CUDA is on it, else on the CPU.
+`about` describes the case. Weights are fresh. Each case checks its answer once, so that an empty
+answer is never timed. Cases run on CUDA if it is there, otherwise on the CPU.
 """
 
 import importlib.metadata
@@ -12,8 +12,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTModel, logging
 from vector_quantize_pytorch import VectorQuantize
 
-# parti-pytorch wants it for data and for losses, neither of which is timed; PyPI's does not load
-# beside a torch without CUDA, and transformers would find it.
+# parti-pytorch needs torchvision only for data and losses, which are not timed. PyPI's torchvision
+# does not load with a torch without CUDA, and transformers would find it.
 MISSING = ("torchvision", *(f"torchvision.{part}" for part in ("datasets", "transforms", "utils")))
 with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in MISSING}):
     from parti_pytorch import VitVQGanVAE
@@ -41,7 +41,7 @@ def _without_gradients(function, autocast="float32"):
 
 
 def _looked_at(package, what, call, shape):
-    """A case, after its answer's shape and values were checked."""
+    """Returns the case after a check of its answer's shape and values."""
     found = call()
     if tuple(found.shape) != tuple(shape) or not bool(torch.isfinite(found.float()).all()):
         raise ValueError(f"{what} answers {tuple(found.shape)}, expected {shape} finite numbers")
@@ -94,7 +94,7 @@ def _parti(dim, blocks, heads, mlp_dim, image_size, patch_size, codes, code_dim)
         )
         .eval()
         .to(DEVICE)
-    )  # its quantizer takes float32 alone
+    )  # its quantizer takes float32 only
 
 
 def parti_tokenize(batch, image_size, precision, **sizes):
@@ -107,7 +107,7 @@ def parti_tokenize(batch, image_size, precision, **sizes):
 
 
 def parti_decode(batch, image_size, precision, **sizes):
-    """Its decoder: codes of its encoder's width -> images."""
+    """parti-pytorch's decoder: codes of its encoder's width -> images."""
     model = _parti(image_size=image_size, **sizes)
     side = image_size // sizes["patch_size"]
     codes = torch.randn(batch, sizes["dim"], side, side, device=DEVICE)
@@ -125,7 +125,7 @@ def quantize(dim, code_dim, codes, vectors):
 
 
 def sample(dim, blocks, heads, mlp_dim, codes, tokens, batch, cache, precision):
-    """GPT-2 of transformers, `generate`: draws tokens from nothing but a first one."""
+    """`generate` of transformers' GPT-2: draws tokens after a given first token."""
     config = GPT2Config(
         vocab_size=codes,
         n_positions=tokens + 1,

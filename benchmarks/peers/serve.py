@@ -1,10 +1,10 @@
-"""The peers' process: makes and runs `cases`, as lines of JSON on standard input ask for.
+"""The peers' process: makes and runs `cases`, by commands in JSON lines on standard input.
 
     {"make": "vit", "settings": {...}}   ->  {"case": 0, "about": {...}}
     {"run": 0}                           ->  {"done": 0}
     {"forget": 0}                        ->  {"done": 0}
 
-Standard output is for answers alone; whatever else is printed goes to standard error.
+Standard output has only the answers. All other output goes to standard error.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 
-import cases  # noqa: E402, its imports print
+import cases  # noqa: E402, its imports print text
 
 
 def answer(**values):

@@ -12,7 +12,7 @@ from vim_tf.errors import UserError
 
 @pytest.fixture
 def load(tmp_path):
-    """Loads YAML texts, written to a.yaml, b.yaml and so on, with overrides."""
+    """Loads YAML texts, which are written to a.yaml, b.yaml and so on, with overrides."""
 
     def load(*texts, overrides=()):
         paths = []
@@ -26,7 +26,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refuse(load, tmp_path):
-    """Expects a UserError of one line; returns it with the files' folder cut off."""
+    """Expects a UserError of one line; returns it without the path of the files' folder."""
 
     def refuse(*texts, overrides=()):
         with pytest.raises(UserError) as caught:

@@ -1,4 +1,4 @@
-"""Config files of strangers: every one is read, or refused in one short line, and at once."""
+"""Config files of strangers: each is quickly read, or refused in one short line."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from vim_tf.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 MUTATIONS = 2_000
-# Each was the start of a traceback, of a hang, or of a message of megabytes in some loader.
+# Each begins a text that gave a traceback, a hang, or a message of megabytes in some loader.
 PIECES = [
     *("&a ", "*a", "&a [*a, *a]", "<<: *a", "!!bool ", "!!timestamp ", "!!python/name:os.system "),
     *("!!binary ", "!x ", "! ", "!<", "!!set {", "!!omap [", "!!int ", "!!float "),
@@ -48,7 +48,7 @@ def mutate(text, generator):
             data[place % len(data)] ^= 1 << generator.randrange(8)
         elif kind == 1:
             data[place:place] = generator.choice(PIECES).encode()
-        elif kind == 2:  # a value of its own
+        elif kind == 2:  # a new value
             ends = [match.end() for match in re.finditer(rb"[:,[] ?", bytes(data))] or [0]
             end = generator.choice(ends)
             data[end:end] = generator.choice(PIECES).encode() + b" "
@@ -80,7 +80,7 @@ def test_a_mutated_config_is_read_or_refused_in_one_line_at_once(tmp_path, monke
             again.write_text(to_yaml(config))
             assert load_config([again]) == config, number
         assert time.process_time() - start < 2, number
-    assert MUTATIONS * 0.5 < refused < MUTATIONS * 0.98  # both ends are reached, and often
+    assert MUTATIONS * 0.5 < refused < MUTATIONS * 0.98  # both outcomes are common
 
 
 # Overrides --------------------------------------------------------------------------------------
@@ -90,10 +90,10 @@ def test_a_mutated_config_is_read_or_refused_in_one_line_at_once(tmp_path, monke
     ("override", "message"),
     [
         ("data.image_size=&a [*a]", "the anchor &a is not allowed; leave it out"),
-        ("seed=*a", "the alias *a is not allowed; write the value itself in its place"),
+        ("seed=*a", "the alias *a is not allowed; write the value itself instead"),
         ("training.jit_compile=!!bool yes", "the tag !!bool is not allowed; leave it out"),
         ("seed=!x 1", "the tag !x is not allowed; leave it out"),
-        ("seed=" + "[" * 9_000, "more than 20 sections or lists lie inside one another"),
+        ("seed=" + "[" * 9_000, "more than 20 sections or lists are nested"),
         ("seed=" + "9" * 350, f"seed is {'9' * 200}... (350 characters); it must be from -2^63 to"),
         ("seed=" + "9" * 5_000, "seed has a number of more than 4,300 digits; it must be from -2"),
         ("seed=-9223372036854775809", "seed is -9223372036854775809; it must be from -2^63 to 2^"),

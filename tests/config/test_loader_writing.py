@@ -1,4 +1,4 @@
-"""What the loader writes: resolved YAML, differences and help."""
+"""The texts that the loader writes: resolved YAML, differences and help."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ def load(tmp_path):
 
 
 def unusual_stage_1():
-    """Values far from the defaults, and strings that look like something else."""
+    """Values far from the defaults, and strings that look like other types."""
     return ViTVQGANExperiment(
         seed=-3,
         data=DataConfig(

@@ -39,7 +39,7 @@ BATCH = "at most 1,048,576 is allowed"
 BLOCKS = "at most 1,024 is allowed"
 STEPS = "at most 2,147,483,647 is allowed"
 
-# Class, field, values refused, values allowed at the very edge, what the message says.
+# Class, field, refused values, allowed values at the limit, words of the message.
 RANGES = [
     (AugmentationConfig, "min_area", [0, -0.1, 1.01], [1, 1e-6], "must be above 0 and at most 1"),
     (DataConfig, "batch_size", [0, -1], [1], ABOVE_0),
@@ -87,7 +87,7 @@ RANGES = [
     (OptimizerConfig, "final_ratio", [0, 1.1], [1, 1e-6], "it must be above 0 and at most 1"),
     (TrainingConfig, "steps", [0, -1], [1], ABOVE_0),
     (TrainingConfig, "cpu_replicas", [0, -1], [1], ABOVE_0),
-    (TrainingConfig, "cpu_replicas", [2], [], "strategy is one_device; only mirrored has more"),
+    (TrainingConfig, "cpu_replicas", [2], [], "is one_device; only strategy mirrored"),
     (TrainingConfig, "gradient_accumulation_steps", [0, -1], [1, 8], ABOVE_0),
     (TrainingConfig, "query_block", [-1], [0, 1], FROM_0),
     (TrainingConfig, "log_every", [0, -1], [1], ABOVE_0),
@@ -109,9 +109,10 @@ RANGES = [
     (SGDHeadConfig, "warmup_epochs", [90], [], "and sgd.epochs is 90; the warm-up must be shorter"),
     (LinearProbeExperiment, "validation_fraction", [0, 1], [0.5], "lie between 0 and 1"),
     (LinearProbeExperiment, "cpu_replicas", [0, -1], [1], ABOVE_0),
-    (LinearProbeExperiment, "cpu_replicas", [2], [], "strategy is one_device; only mirrored has"),
+    (LinearProbeExperiment, "cpu_replicas", [2], [], "is one_device; only strategy mirrored"),
 ]
-# Sizes that would be allocated: class, field, what else must be given, the largest, the words.
+# Sizes that would be allocated: class, field, other needed values, largest value, words of the
+# message.
 LARGEST = [
     (DataConfig, "batch_size", {}, 2**20, BATCH),
     (TransformerConfig, "blocks", {}, 1024, BLOCKS),
@@ -214,7 +215,7 @@ def test_every_number_has_its_range_tested():
         for field in dataclasses.fields(cls)
         if field.type in (int, float)
     }
-    seeds = {(cls, "seed") for cls in EXPERIMENTS.values()}  # any whole number will do
+    seeds = {(cls, "seed") for cls in EXPERIMENTS.values()}  # any whole number is allowed
     assert numbers - seeds <= {(cls, field) for cls, field, *_ in RANGES}
 
 
@@ -309,7 +310,7 @@ def test_configs_cannot_be_changed_by_accident():
 
 
 def test_sizes_are_the_papers():
-    """Table 2 and section 4.2: blocks, heads, width, MLP width, dropout."""
+    """See table 2 and section 4.2: blocks, heads, width, MLP width, dropout."""
     assert {name: dataclasses.astuple(size) for name, size in TRANSFORMER_PRESETS.items()} == {
         "small": (8, 8, 512, 2048, 0),
         "base": (12, 12, 768, 3072, 0),
@@ -320,7 +321,7 @@ def test_sizes_are_the_papers():
 
 
 def test_defaults_are_the_papers_recipe():
-    """Sections 3.3, 4.1 and 4.2."""
+    """See sections 3.3, 4.1 and 4.2."""
     stage_1, stage_2 = ViTVQGANExperiment(), VIMExperiment()
     assert stage_1.grid == (32, 32)
     assert (stage_1.model.quantizer.codes, stage_1.model.quantizer.code_dim) == (8192, 32)

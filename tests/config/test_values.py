@@ -1,4 +1,4 @@
-"""Plain values, as JSON and YAML have them, to dataclasses."""
+"""Conversion of plain values, as in JSON and YAML, to dataclasses."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ def refusal(call, *arguments):
 
 
 def saved(**changes):
-    """A `ViTVQGANConfig` as a preset's config.json has it, with changes by dotted key."""
+    """A `ViTVQGANConfig` as in a preset's config.json, with changes by dotted key."""
     content = json.loads(json.dumps(dataclasses.asdict(ViTVQGANConfig())))
     for path, value in changes.items():
         *sections, key = path.split("__")
@@ -130,7 +130,7 @@ def test_something_else_than_a_dict(values):
         (2**63 - 1, int, 2**63 - 1),
         (1, float, 1.0),
         (True, bool, True),
-        ("käse 猫 \u202f\u200d", str, "käse 猫 \u202f\u200d"),  # both occur in names of files
+        ("käse 猫 \u202f\u200d", str, "käse 猫 \u202f\u200d"),  # both occur in file names
         (None, str | None, None),
         ("a", str | None, "a"),
         ("a", Literal["a", "b"], "a"),

@@ -1,4 +1,4 @@
-"""What a YAML text may hold, and how fast what it may not hold is refused."""
+"""Allowed content of a YAML text, and the time to refuse other content."""
 
 import os
 import time
@@ -15,7 +15,7 @@ def read(text):
 
 
 def refuse(text, name="a.yaml"):
-    """Expects a UserError of one short line, within a second."""
+    """Expects a UserError of one short line within one second."""
     start = time.process_time()
     with pytest.raises(UserError) as caught:
         yaml_nodes.value(yaml_nodes.compose(text, name), "key")
@@ -58,7 +58,7 @@ def test_plain_values(text, value):
     assert (found, type(found)) == (value, type(value))
 
 
-def test_where_a_node_stands():
+def test_the_place_of_a_node():
     node = yaml_nodes.compose("a: 1\nb: 2", "a.yaml")
     assert [yaml_nodes.source(value) for _, value in node.value] == ["a.yaml:1", "a.yaml:2"]
     override = yaml_nodes.override_source("b=2")
@@ -79,7 +79,7 @@ def test_what_is_dumped_is_read_again():
     [
         ("a: &x 1", "a.yaml:1: the anchor &x is not allowed; leave it out"),
         ("a: 1\nb: &x [*x]", "a.yaml:2: the anchor &x is not allowed; leave it out"),
-        ("a: *x", "a.yaml:1: the alias *x is not allowed; write the value itself in its place"),
+        ("a: *x", "a.yaml:1: the alias *x is not allowed; write the value itself instead"),
         ("&x a: 1", "a.yaml:1: the anchor &x is not allowed"),
         ("a: 1\n<<: *x", "a.yaml:2: the alias *x is not allowed"),
         ("a: !!bool yes", "a.yaml:1: the tag !!bool is not allowed; leave it out"),
@@ -112,8 +112,8 @@ def test_what_is_dumped_is_read_again():
         (f"&{'x' * 9_000} a", "a.yaml:1: the anchor &xxx"),
         (f"!{'x' * 9_000}!y a", "a.yaml:1: not valid YAML: found undefined tag handle '!xxx"),
         ("\\\x1b[31m", "a.yaml:1: not valid YAML: the character U+001B is not allowed"),
-        (nested(21), "a.yaml:1: more than 20 sections or lists lie inside one another"),
-        ("[" * 100_000, "a.yaml:1: more than 20 sections or lists lie inside one another"),
+        (nested(21), "a.yaml:1: more than 20 sections or lists are nested"),
+        ("[" * 100_000, "a.yaml:1: more than 20 sections or lists are nested"),
         ("[\n" * 100_000, "a.yaml:21: more than 20 sections"),
         ("{a: " * 100_000, "a.yaml:1: more than 20 sections"),
         ("- " * 100_000, "a.yaml:1: more than 20 sections"),
@@ -163,11 +163,11 @@ def test_a_file_of_a_mebibyte_is_read_and_a_longer_one_is_not(file, monkeypatch)
     assert isinstance(yaml_nodes.read_file("a.yaml"), yaml.MappingNode)
     assert time.process_time() - start < 5
     file.write_text("a: 1\n".ljust(2**20 + 1, "#"))
-    monkeypatch.setattr(yaml_nodes, "compose", None)  # it is refused before it is parsed
+    monkeypatch.setattr(yaml_nodes, "compose", None)  # refused before it is parsed
     with pytest.raises(UserError) as caught:
         yaml_nodes.read_file("a.yaml")
     assert str(caught.value) == (
-        "cannot read config a.yaml: it has more than 1,048,576 bytes, which no config has"
+        "cannot read config a.yaml: it has more than the allowed 1,048,576 bytes"
     )
 
 

@@ -1,10 +1,10 @@
-"""A process of test_memory_taken: how much memory steps of a training take, beside the estimate.
+"""A process of test_memory_taken: the memory that training steps take, and the estimate.
 
 TF_ENABLE_ONEDNN_OPTS=1 python tests/costs/memory_run.py vit_vqgan 128 32 [OVERRIDE ...]
 
-The arguments are the stage, the images' side, the batch, and overrides. Prints a line of JSON.
-The memory is that of tensors, the greatest sum that TensorFlow's allocator has given out at a time
-since the model was made. The process takes more: code, graphs, and gaps between tensors.
+The arguments are the stage, the image size, the batch size, and overrides. Prints a line of JSON.
+The memory is that of tensors: the peak of TensorFlow's allocator since the model was made. The
+process takes more: code, graphs, and gaps between tensors.
 """
 
 import json
@@ -24,11 +24,11 @@ from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
 DEVICE = "CPU:0"
-STEPS = 4  # what is alive at a time differs from step to step with the order of operations
+STEPS = 4  # the peak differs from step to step with the order of operations
 
 
 def make_experiment(stage, side, batch, dim, overrides):
-    """Three blocks of 8 heads, in patches of 8 pixels."""
+    """An experiment with three blocks of 8 heads, and patches of 8 pixels."""
     size = {"blocks": 3, "heads": 8, "dim": dim, "mlp_dim": 4 * dim}
     config = {
         "experiment": stage,
@@ -36,7 +36,7 @@ def make_experiment(stage, side, batch, dim, overrides):
         "optimizer": {"warmup_steps": 0, "decay_start": 0},
     }
     if stage == "vit_vqgan":
-        # A copy: YAML writes a dict that comes twice as an alias, which configs do not allow.
+        # A copy: YAML writes a repeated dict as an alias, which configs do not allow.
         config["model"] = {"encoder": size, "decoder": {**size}, "quantizer": {"codes": 1024}}
         config["losses"] = {"perceptual": 0, "adversarial": 0}
     else:

@@ -67,7 +67,7 @@ def test_vim_parameters(conditional):
     assert counted == VIM(config, (2, 3), 17, 7).count_params()
 
 
-# Activations: what the backward pass of TensorFlow's graph takes from the forward pass -----------
+# Activations: the tensors of the forward pass that the backward pass of TensorFlow's graph uses ---
 
 ALIASES = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient"}
 NOT_KEPT = {"Const", "Placeholder", "ReadVariableOp"}
@@ -76,9 +76,9 @@ PRECISIONS = {"float32": memory.FLOAT, "mixed_bfloat16": memory.HALF}
 
 
 def kept_bytes(forward, variables, *shapes):
-    """Bytes of floats and masks that pass from forward to backward; the graph is not run.
+    """Bytes of floats and masks that the backward pass uses of the forward pass.
 
-    Not those of weights, which are cast for bfloat16, nor of numbers.
+    The graph is not run. Weights, which are cast for bfloat16, and scalars do not count.
     """
     kept = {}
 
@@ -123,7 +123,7 @@ def test_transformer_keeps(size, causal, precision):
     model.build((None, 6, 20))
     x = tf.Variable(tf.zeros([1, 6, 20], model.compute_dtype))
     kept = kept_bytes(lambda: model(x, training=True), [x, *values(model)])
-    # The input is a variable here, and a tensor in a network.
+    # The input is a variable here, but a tensor in a network.
     kept += 4 * 6 * 20
     assert memory.keep_transformer(size, 6, causal, PRECISIONS[precision])[0] == kept
 
@@ -150,7 +150,7 @@ def test_tokenizer_keeps(tiny, overrides):
     kept = kept_bytes(forward, values(trainer.model), ((8, *IMAGE_SIZE, 3), tf.float32))
     rows = memory.estimate_vit_vqgan(experiment).rows
     estimated = sum(row[0] for name, row in rows.items() if name.startswith("activations"))
-    # Entropy also keeps a few numbers a code, whatever the batch.
+    # Entropy also keeps a few numbers per code, for any batch size.
     assert estimated == pytest.approx(kept, rel=0.001 if experiment.losses.entropy else 0)
 
 
@@ -200,7 +200,7 @@ def test_vim_keeps(tiny, size):
     )
     rows = memory.estimate_vim(experiment, TOKENIZER, 2).rows
     estimated = sum(row[0] for name, row in rows.items() if name.startswith("activations"))
-    assert estimated == kept - 4 * 24 * 17  # the logits' gradient, which is gone at once
+    assert estimated == kept - 4 * 24 * 17  # the gradient of the logits, which is freed at once
 
 
 def test_what_is_computed_again_is_not_kept():
@@ -210,13 +210,13 @@ def test_what_is_computed_again_is_not_kept():
     whole, inputs, without, both = of_blocks[0]
     assert of_blocks == [(n * whole, n * inputs, n * without, n * both) for n in (1, 2, 3)]
     assert inputs == both == 4 * 300 * DROPOUT.dim
-    each = DROPOUT.heads * (4 + 4 + 1)  # of one pair: softmax, after dropout, mask
+    each = DROPOUT.heads * (4 + 4 + 1)  # for each pair: softmax, after dropout, mask
     assert whole - without == 300 * 300 * each
 
 
 @pytest.mark.parametrize("queries", [128, 50, 400])
 def test_a_blocks_gradient(queries):
-    """Its longest moment is the MLP's gradient, or the attention's, when the MLP's is done."""
+    """The peak is at the gradient of the MLP, or later, at the gradient of the attention."""
     plain, whole, some, both = memory.differentiate_block(DROPOUT, 300, query_block=queries)
     queries = min(queries, 300)
     mlp, inputs = memory.keep_mlp(DROPOUT, 300), 4 * 300 * 20
@@ -225,7 +225,7 @@ def test_a_blocks_gradient(queries):
         memory.keep_attention(DROPOUT, 300, False, n) for n in (300, 0, queries)
     )
     stretches = {128: 3, 50: 6, 300: 1}[queries]
-    rest = weights * queries // 300 + stretches * 2 * inputs  # with gradients of keys and values
+    rest = weights * queries // 300 + stretches * 2 * inputs  # with gradients of keys, values
     assert plain == weights - mlp
     assert whole == attention + weights - inputs
     assert some == max(hidden, stretch - none + rest - mlp)
@@ -294,7 +294,7 @@ def test_replicas_share_the_batch(tiny):
         assert (one.batch, four.batch) == (8, 2)
         assert four.rows["weights"] == one.rows["weights"]
         for name in one.rows:
-            # The discriminator's group is 4 images of 8, and 2 of 2; its kernels are no batch's.
+            # The discriminator's group is 4 of 8 images, or 2 of 2. Its kernels have no batch.
             if name.startswith("activations") and "R1" not in name and "discr" not in name:
                 assert np.array_equal(np.multiply(four.rows[name], 4), one.rows[name]), name
 
@@ -350,6 +350,6 @@ def test_the_table_for_a_reader():
         "4,096.0 GiB",
     ]
     text = memory.estimate_vit_vqgan(ViTVQGANExperiment(), replicas=128).format()
-    assert text.startswith("estimate, a replica of 2 images:")
+    assert text.startswith("estimate for a replica of 2 images:")
     assert "as configured, plain: " in text and "here for 128 queries" in text
     assert all(len(line) <= 100 for line in text.splitlines())

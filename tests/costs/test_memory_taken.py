@@ -1,4 +1,4 @@
-"""The estimate of memory beside what steps take, and what the switches save."""
+"""Compares the estimated memory with that of training steps; also the savings of switches."""
 
 import json
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.large  # a process each
+pytestmark = pytest.mark.large  # one process per measurement
 
 
 @pytest.fixture(scope="module")
 def measure():
     """A function (stage, side, batch, *overrides) -> {"taken": bytes, "estimated": bytes}."""
     script, done = Path(__file__).parent / "memory_run.py", {}
-    # TensorFlow counts what it gives out only with oneDNN, which is off without AVX-512.
+    # TensorFlow counts its allocations only with oneDNN, which is off without AVX-512.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"}
 
     def measure(*arguments):
@@ -44,7 +44,7 @@ GAN = "losses.adversarial=0.1", "discriminator.r1_every=1"
         ("vit_vqgan", 256, 4, (QUERY_BLOCK,)),
         ("vit_vqgan", 256, 4, (REMATERIALIZE, QUERY_BLOCK)),
         ("vit_vqgan", 256, 4, (HALF, QUERY_BLOCK)),
-        ("vit_vqgan", 64, 128, (REMATERIALIZE,)),  # few tokens: the MLP's share is larger
+        ("vit_vqgan", 64, 128, (REMATERIALIZE,)),  # with few tokens, the MLP's share is larger
         ("vit_vqgan", 64, 4, GAN),
         ("vim", 256, 4, ()),
         ("vim", 256, 4, (REMATERIALIZE,)),

@@ -1,4 +1,4 @@
-"""Counts from configs, beside those of the products in TensorFlow's graphs."""
+"""Compares counts from configs with those of the products in TensorFlow's graphs."""
 
 import math
 import subprocess
@@ -20,7 +20,10 @@ IMAGES = ((3, *IMAGE_SIZE, 3), tf.float32)
 
 
 def operations(function, *shapes):
-    """Two a multiply-add of the products and convolutions of a function's graph; it is not run."""
+    """Counts two operations per multiply-add of the products and convolutions in a graph.
+
+    The graph of the function is not run.
+    """
     specs = [tf.TensorSpec(shape, dtype) for shape, dtype in shapes]
     graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph
     total = 0

@@ -1,4 +1,4 @@
-"""Predictions for other hardware: their operations beside those of TensorFlow's training graphs."""
+"""Predictions for other hardware: their operations equal those of TensorFlow's training graphs."""
 
 import math
 import subprocess
@@ -20,7 +20,7 @@ PRODUCTS = ("MatMul", "BatchMatMulV2")
 
 
 def operations(graph):
-    """(always, under a condition): two a multiply-add of products and convolutions."""
+    """(always, under a condition): two per multiply-add of products and convolutions."""
     always = sometimes = 0
     for op in graph.get_operations():
         if op.type in PRODUCTS:
@@ -108,13 +108,13 @@ def test_the_slower_limit_is_what_a_step_takes(tiny):
 
 
 def test_the_paper_is_predicted_without_tensorflow():
-    """The command line; the paper's VIM has 6 * parameters * tokens operations an image, about."""
+    """The paper's VIM has about 6 * parameters * tokens operations per image."""
     command = [sys.executable, "-X", "importtime", "-m", "vim_tf.train", "--dry-run"]
     command += ["--config", "configs/imagenet_256/vim_base.yaml", "--devices", "8"]
     command += ["--flops", "312e12", "--bandwidth", "2e12", "--set", "tokenizer.run=null"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "tensorflow" not in done.stderr
-    assert "8 devices of 312 TFLOP/s and 2,000 GB/s; of each in a step:\n" in done.stdout
+    assert "8 devices of 312 TFLOP/s and 2,000 GB/s; per device and step:\n" in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("VIM "))
     assert float(line.split()[1]) == pytest.approx(6 * 0.65 * 1024 * 128 / 1000, rel=0.25)
     assert "450,000 steps in" in done.stdout
@@ -137,5 +137,5 @@ def test_mistakes_are_one_line(tiny_configs, arguments, message):
 
 def test_a_classifier_is_not_predicted(tiny_configs):
     given = ["--dry-run", "--flops", "1e12", "--bandwidth", "1e12"]
-    with pytest.raises(UserError, match="no step of experiment classifier is predicted"):
+    with pytest.raises(UserError, match="steps of experiment classifier cannot be predicted"):
         train.main(["--config", str(tiny_configs["classifier"]), *given])

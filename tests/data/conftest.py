@@ -1,4 +1,4 @@
-"""Image files made byte by byte, also with headers that no encoder writes."""
+"""Image files that are made byte by byte, also with headers that no encoder writes."""
 
 import io
 import struct
@@ -29,7 +29,7 @@ def segment(kind, content=b""):
 
 
 def jpeg(segments=b"", size=(8, 8), mode="RGB", **options):
-    """A JPEG file with segments in the first place."""
+    """A JPEG file that begins with these segments."""
     file = io.BytesIO()
     Image.new(mode, size).save(file, "jpeg", **options)
     return file.getvalue()[:2] + segments + file.getvalue()[2:]
@@ -42,7 +42,7 @@ def webp(size=(8, 8), mode="RGB", **options):
 
 
 def hostile_exif(entries=65_535, order=">"):
-    """EXIF of many entries, all of which point to the same bytes; the directory follows itself."""
+    """EXIF with many entries that point to the same bytes, in a directory that follows itself."""
     blob = 30_000
     start = 8 + 2 + 12 * entries + 4
     fields = [struct.pack(f"{order}HHLL", tag, 7, blob, start) for tag in range(entries)]

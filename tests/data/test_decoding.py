@@ -1,4 +1,4 @@
-"""Every kind of image file, decoded once at the start (held) and while training (read)."""
+"""All kinds of image files, decoded once at the start (held) or while training (read)."""
 
 import dataclasses
 import io
@@ -16,7 +16,7 @@ from vim_tf.data.sources import folder as folder_source
 
 
 def smooth(height=40, width=60, seed=0):
-    """An image that survives JPEG: a few random waves."""
+    """An image of a few random waves, which JPEG hardly changes."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [
@@ -86,7 +86,7 @@ class Zoo:
     decoded: dict
 
     def some(self, prefix, least):
-        """The files whose names start with `prefix`, as (path, decoded)."""
+        """The files with names that start with `prefix`, as (path, decoded)."""
         found = [name for name in self.decoded if name.startswith(prefix)]
         assert len(found) >= least
         return [(self.folder / name, self.decoded[name]) for name in found]
@@ -97,7 +97,7 @@ def zoo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
     for write in (write_formats, write_orientations, write_transparent, write_modes):
         write(folder)
-    # Twice the target is more than the images have: they are held as they are.
+    # The images are smaller than twice the target, so they are held in full size.
     config = DataConfig(source="folder", path=str(folder), image_size=(60, 60))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "read":
@@ -176,7 +176,7 @@ def test_headers_tell_the_turned_size_without_decoding(tmp_path):
     exif[0x0112] = 6
     smooth().save(tmp_path / "a.jpg", exif=exif)
     data = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(data[: data.index(b"\xff\xda")])  # up to the pixels
+    (tmp_path / "a.jpg").write_bytes(data[: data.index(b"\xff\xda")])  # without the pixels
     (tmp_path / "b.txt").write_text("no image")
     first, second = image_headers.read_headers([tmp_path / "a.jpg", tmp_path / "b.txt"])
     assert first == image_headers.Header(height=60, width=40, orientation=6, by_pillow=False)
@@ -187,14 +187,14 @@ def test_headers_tell_the_turned_size_without_decoding(tmp_path):
 
 
 def test_every_pair_of_colour_and_alpha_is_rounded_to_the_nearest():
-    """Against the definition in whole numbers; no pair lies between two values."""
+    """Compared with the definition in whole numbers; no pair is halfway between two values."""
     color, alpha = np.mgrid[0:256, 0:256]
     image = np.stack([color, 255 - color, np.zeros_like(color), alpha], -1).astype("uint8")
     numerator = image[..., :3].astype(int) * alpha[..., None] + 255 * (255 - alpha[..., None])
     assert not (2 * numerator % 255 == 0)[numerator % 255 != 0].any()
     expected = (2 * numerator + 255) // (2 * 255)
     np.testing.assert_array_equal(decoding.put_on_white(tf.constant(image)), expected)
-    # Pillow's rounding is the same on an opaque ground, and so was that of float32.
+    # Pillow's rounding on an opaque background is the same, and so was that of float32.
     opaque = Image.new("RGBA", (256, 256), "white")
     by_pillow = Image.alpha_composite(opaque, Image.fromarray(image, "RGBA")).convert("RGB")
     np.testing.assert_array_equal(by_pillow, expected)
@@ -241,7 +241,7 @@ def kinds(size):
 
 @pytest.fixture(scope="module")
 def decode():
-    """`decode_image` with a limit of 6,000 pixels, as training runs it."""
+    """`decode_image` with a limit of 6,000 pixels, run as in training."""
     graph = tf.function(
         lambda data: decoding.decode_image(data, max_pixels=6_000),
         input_signature=[tf.TensorSpec([], tf.string)],
@@ -282,7 +282,7 @@ def test_a_reduction_that_was_asked_for_stays(decode):
 
 
 def test_a_png_whose_header_comes_second_is_refused(decode, files):
-    """libpng takes the size of the IHDR chunk wherever it is."""
+    """libpng reads the size from the IHDR chunk at any place in the file."""
     small = files.png_chunk(b"abCd", struct.pack(">II", 5, 5) + b"\x08\2\0\0\0")
     data = files.png(300, 200, first=small)
     assert tf.io.decode_png(data).shape == (300, 200, 3)
@@ -291,7 +291,7 @@ def test_a_png_whose_header_comes_second_is_refused(decode, files):
 
 
 def test_a_header_that_states_more_than_there_is_fails(decode):
-    """Within the limit, the decoder finds it."""
+    """If the stated size is within the limit, the decoder finds the error."""
     data = bytearray(encode((10, 10), "PNG"))
     data[16:24] = struct.pack(">II", 70, 80)
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -300,7 +300,7 @@ def test_a_header_that_states_more_than_there_is_fails(decode):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_only_the_first_frame_is_decoded(decode, kind):
-    """What follows it may be damaged."""
+    """The rest of the file may be damaged."""
     rng = np.random.default_rng(0)
     frames = [Image.fromarray(rng.integers(0, 256, (50, 60, 3), "uint8")) for _ in range(3)]
     file = io.BytesIO()
@@ -315,7 +315,7 @@ def test_only_the_first_frame_is_decoded(decode, kind):
 
 
 def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
-    """Each of 50 bytes has a decoder go over all pixels: 500 seconds for a megabyte."""
+    """Each scan of 50 bytes makes a decoder go over all pixels: 500 seconds for a megabyte."""
     data = encode((60, 50), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     few, many = (data[:-2] + last * times + data[-2:] for times in (90, 95))
@@ -323,7 +323,7 @@ def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
         assert image_headers.decode_with_pillow(accepted).shape == (50, 60, 3)
     with pytest.raises(OSError, match="a JPEG of more than 100 scans"):
         image_headers.decode_with_pillow(many)
-    # Small ones are soon decoded whatever they hold.
+    # Small images are decoded quickly, whatever the number of scans.
     assert decode(many).shape == (50, 60, 3)
     monkeypatch.setattr(decoding, "_SMALL", 2_999)
     assert decoding.decode_image(tf.constant(few)).shape == (50, 60, 3)

@@ -1,4 +1,4 @@
-"""EXIF orientation, against Pillow, and on files that are damaged in every byte."""
+"""EXIF orientation, compared with Pillow, also on files with damage at each byte."""
 
 import io
 import struct
@@ -61,17 +61,17 @@ def test_without_a_word_of_it(orientation):
     assert orientation(b"\xff\xd8\xff") == 1
 
 
-def test_behind_other_segments(orientation):
-    """Cameras write JFIF first, and profiles may come in between."""
+def test_exif_after_other_segments(orientation):
+    """Cameras write JFIF first, and profiles may follow before EXIF."""
     data = jpeg(tags={ExifTags.Base.Orientation: 6})
     segment = b"\xff\xe2" + (2 + 60_000).to_bytes(2, "big") + bytes(60_000)
     comment = b"\xff\xfe" + (2 + 5).to_bytes(2, "big") + b"hello"
     assert orientation(data[:2] + segment + comment + data[2:]) == 6
     assert orientation(data[:2] + segment * 255 + data[2:]) == 6  # the longest colour profile
-    assert orientation(data[:2] + comment * 999 + data[2:]) == 1  # beyond what is searched
+    assert orientation(data[:2] + comment * 999 + data[2:]) == 1  # beyond the searched bytes
 
 
-def test_an_exif_segment_behind_the_pixels_is_not_looked_for(orientation):
+def test_an_exif_segment_after_the_pixels_is_ignored(orientation):
     data = jpeg(tags={ExifTags.Base.Orientation: 6})
     quantization = plain().index(b"\xff\xdb")
     assert orientation(plain()[quantization:] + data[2:]) == 1
@@ -89,7 +89,7 @@ def test_damaged_bytes_give_an_orientation_all_the_same(orientation):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_hostile_exif_is_read_quickly(orientation, files, order):
-    """65,535 entries that all point to one place, and a directory that follows itself."""
+    """It has 65,535 entries that all point to one place, in a directory that follows itself."""
     exif = files.hostile_exif(order=order)
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
     data = files.jpeg(b"".join(files.segment(0xE1, part) for part in parts))

@@ -9,7 +9,7 @@ MASK = 2**64 - 1
 
 
 def splitmix64(state):
-    """The generator as its authors publish it, in Python's integers."""
+    """The generator as its authors published it, in Python integers."""
     z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
     return z ^ (z >> 31)
@@ -35,7 +35,7 @@ def test_draws_are_uniform_and_the_same_one_by_one_and_in_a_batch(seed):
     assert draws.shape == (4000, 5)
     assert draws.min() >= 0 and draws.max() < 1
     counts = np.histogram(draws, 20, (0, 1))[0]
-    assert np.abs(counts / draws.size - 0.05).max() < 0.005  # 4.6 deviations
+    assert np.abs(counts / draws.size - 0.05).max() < 0.005  # 4.6 standard deviations
     assert np.abs(np.corrcoef(draws.T) - np.eye(5)).max() < 0.07
     assert np.abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.07
     alone = hashing.draw_uniform(5, seed, tf.constant(2, tf.int64), tf.constant(17, tf.int64))
@@ -70,8 +70,8 @@ def test_every_place_of_a_shuffled_epoch_gets_every_image_alike():
 
 
 def test_hashes_of_names_never_change():
-    # FarmHash Fingerprint64, the same in every release and on every machine: were these to
-    # move, images would change sides between training and validation.
+    # FarmHash Fingerprint64 is the same in every release and on every machine. If these values
+    # changed, images would move between training and validation.
     names = ["a.png", "dogs/1.jpg", "1F44B"]
     expected = [tf.fingerprint([name]).numpy().view("<u8")[0, 0] % 2**30 for name in names]
     assert hashing.hash_names(tf.constant(names)).numpy().tolist() == expected

@@ -1,4 +1,4 @@
-"""Which files are refused by their header, and how quickly; Pillow's pixels tile by tile."""
+"""Files that are refused by their header, and how quickly; Pillow's pixels tile by tile."""
 
 import io
 import time
@@ -100,7 +100,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("transparency", [None, 3])
 def test_tiles_give_the_pixels_of_the_whole(monkeypatch, mode, transparency):
-    """The reference is Pillow's own, on the whole image."""
+    """The reference is Pillow's own result on the whole image."""
     rng = np.random.default_rng(0)
     if mode == "I;16":
         image = Image.fromarray(rng.integers(0, 2**16, (37, 50), "uint16"))
@@ -148,7 +148,7 @@ def hostile(files):
     exif = files.hostile_exif()
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
     bare = files.jpeg()
-    bare = bare[:2] + bare[20:]  # without JFIF, whose resolution Pillow would take
+    bare = bare[:2] + bare[20:]  # without JFIF, because Pillow would take its resolution
     bomb = zlib.compress(bytes(100_000_000), 9)
     return {
         "PNG, EXIF in a circle": files.png(8, 8, more=files.png_chunk(b"eXIf", exif)),
@@ -165,7 +165,7 @@ def hostile(files):
     }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, on odd metadata
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of odd metadata
 def test_hostile_metadata_end_quickly(read_header, files):
     for name, data in hostile(files).items():
         start = time.process_time()

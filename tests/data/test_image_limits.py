@@ -68,7 +68,7 @@ def run(*arguments):
 def test_decoding_takes_no_more_than_the_stated_bytes_a_pixel(by):
     for kind, found in run(by).items():
         assert found["pixels"] > 0.99 * LEAST
-        # The result alone has 3 bytes a pixel.
+        # The result alone has 3 bytes per pixel.
         assert 3 <= found["grown"] / found["pixels"] <= BYTES_PER_PIXEL, kind
 
 

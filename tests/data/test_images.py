@@ -11,7 +11,7 @@ from PIL import Image
 from vim_tf.config.sections import AugmentationConfig, DataConfig
 from vim_tf.data import images, splits
 
-COUNT = 40  # images, of which the colour tells which one it is
+COUNT = 40  # images; the colour shows the number of the image
 
 
 def write_idx(folder, pixels=None):
@@ -27,7 +27,7 @@ def write_folder(folder):
     for number in range(COUNT):
         path = folder / f"class{number % 4}" / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
-        # Not one size: these are loaded one by one.
+        # Two sizes, so that these are loaded one by one.
         Image.new("RGB", (6 + number % 2, 6), (number * 5,) * 3).save(path)
 
 
@@ -60,13 +60,13 @@ def numbers_of(batches):
 
 @dataclasses.dataclass
 class Reading:
-    """What one kind of source gives; read once, since building a pipeline takes a second."""
+    """The data of one kind of source, read once, since building a pipeline takes a second."""
 
     kind: str
     path: pathlib.Path
     data: images.ImageData
     train: list  # batches of three epochs
-    stored: list  # evaluation's batches of 4 of the training images
+    stored: list  # the training images in evaluation's batches of 4
     held_out: list
 
 
@@ -164,7 +164,7 @@ def test_emoji_passes_are_augmented_differently_each_time():
     np.testing.assert_array_equal(passes[0], passes[2])
     for one, other in ((passes[0], passes[1]), (passes[0], stored)):
         assert (np.abs(one - other).max((1, 2, 3)) > 0.01).mean() > 0.95
-    # The same images in the same order: nearer to their own original than to the next.
+    # The same images in the same order: each is nearer to its own original than to the next one.
     near = np.abs(passes[0] - stored).mean((1, 2, 3))
     far = np.abs(passes[0] - np.roll(stored, 1, 0)).mean((1, 2, 3))
     assert (near < far).mean() > 0.9

@@ -1,4 +1,4 @@
-"""Against files that Pillow wrote, and on files whose markers lie."""
+"""JPEG markers of files that Pillow wrote, and of files with false markers."""
 
 import io
 import time
@@ -28,7 +28,7 @@ def is_buffered():
     )
 
     def agreed(data):
-        """The two ways to the answer give the same one."""
+        """Both implementations give the same answer; returns it."""
         found = bool(graph(tf.constant(data)))
         assert jpeg_markers.is_file_buffered(data) == found
         return found
@@ -52,7 +52,7 @@ def test_the_first_of_two_and_none(find, files):
     assert find(b"") == find(b"\xff\xd8\xff") == [0, 0, 0]
 
 
-def test_nothing_is_looked_for_behind_the_first_scan(find, files):
+def test_nothing_after_the_first_scan_is_read(find, files):
     data = files.jpeg()
     assert find(data + files.segment(0xE1, b"Exif\0\0")) == find(data)
 

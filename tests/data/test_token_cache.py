@@ -57,7 +57,7 @@ def unroll(parts):
 
 @pytest.mark.parametrize("codes", [CODES, 65_536, 65_537])
 def test_reads_what_was_written(tmp_path, codes, monkeypatch):
-    monkeypatch.setattr(token_cache, "SHARD_IMAGES", 3)  # batches of 4 straddle shards
+    monkeypatch.setattr(token_cache, "SHARD_IMAGES", 3)  # batches of 4 cross the ends of shards
     tokens, labels, held_out = write(tmp_path / "cache", codes=codes)
     cache = TokenCache.open(tmp_path / "cache", HASH)
     np.testing.assert_array_equal(cache.tokens["train"], tokens)
@@ -92,7 +92,7 @@ def test_evaluation_gives_each_image_once_in_order(tmp_path):
 
 
 def find(tokens, row):
-    """(pass, image) of a row of tokens."""
+    """Finds the (pass, image) of a row of tokens."""
     ((one, image),) = np.argwhere(np.all(tokens == row, axis=-1))
     return int(one), int(image)
 
@@ -100,7 +100,7 @@ def find(tokens, row):
 def test_each_image_comes_once_an_epoch_and_once_a_pass(tmp_path):
     tokens, labels, _ = write(tmp_path / "cache", images=10, passes=3)
     cache = TokenCache.open(tmp_path / "cache", HASH)
-    # 4 does not divide 10: batches straddle epochs.
+    # 4 does not divide 10: batches cross the ends of epochs.
     drawn = unroll(take(cache.train(seed=5, batch_size=4), 15))
     places = [find(tokens, row) for row in drawn["token"]]
     epochs = [places[start : start + 10] for start in range(0, 60, 10)]
@@ -220,7 +220,7 @@ def test_a_place_where_no_folder_can_be_made(tmp_path):
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
-    # Linux' device that is always full; records are buffered until the file closes.
+    # Linux' device that is always full. Records are buffered until the file is closed.
     real = tf.io.TFRecordWriter
     monkeypatch.setattr(token_cache.tf.io, "TFRecordWriter", lambda path: real("/dev/full"))
     with pytest.raises(UserError, match="cannot be written .*make room") as caught:

@@ -1,4 +1,4 @@
-"""Token caches of other tokenizers, other images and strangers, and damaged ones."""
+"""Refused token caches: of other tokenizers, of other images, of strangers, and damaged ones."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_refuses_the_tokens_of_another_tokenizer(tmp_path):
 
 def test_refuses_other_options(tmp_path):
     write(tmp_path / "cache")
-    options = make_header()["options"]  # a tuple in it
+    options = make_header()["options"]  # it contains a tuple
     TokenCache.open(tmp_path / "cache", HASH, options)
     with pytest.raises(UserError, match=r"with image_size \[16, 24\], and now it is \[32, 24\]"):
         TokenCache.open(tmp_path / "cache", HASH, {**options, "image_size": (32, 24)})
@@ -89,14 +89,14 @@ def test_refuses_a_damaged_header(tmp_path, text):
 
 
 def seal(folder, change):
-    """Changes the header and seals it again, as a stranger would."""
+    """Changes the header and updates its checksum, as a stranger would."""
     content = formats.read_json(folder / "header.json", "token cache", "")
     change(content)
     (folder / "header.json").write_text(formats.to_json("token cache", content))
 
 
 def seal_shard(folder, path):
-    """Puts the present hash of a shard into the header."""
+    """Writes the current hash of a shard into the header."""
 
     def change(content):
         for passes in content["shards"].values():
@@ -125,7 +125,7 @@ def seal_shard(folder, path):
     ],
 )
 def test_a_header_of_a_stranger_allocates_nothing(tmp_path, changes):
-    """Signed as good headers are, but with sizes or types that were never written."""
+    """The checksum is right, but the header has sizes or types that are never written."""
     write(tmp_path / "cache")
     seal(tmp_path / "cache", lambda content: content.update(changes))
     with pytest.raises(UserError, match="is damaged|too small|tokens") as caught:

@@ -28,7 +28,7 @@ def pillow_window(image, window, size):
 
 
 def run_in_dataset(function, *arguments):
-    """Runs a transform where training runs it: in the graph of a tf.data map, shapes unknown."""
+    """Runs a transform as in training: in the graph of a tf.data map, with unknown shapes."""
     spec = [tf.TensorSpec([None, None, 3], tf.uint8)] + [
         tf.TensorSpec(np.shape(argument), tf.float32) for argument in arguments[1:]
     ]
@@ -88,7 +88,7 @@ def test_evaluation_resizes_the_shorter_side_and_cuts_the_centre(shape, size):
 
 
 @pytest.mark.parametrize("shape", [(3, 500), (1, 800), (20, 300)])
-@pytest.mark.parametrize("left", [0.0, 100.3, 1.0])  # 1: as far to the right as it fits
+@pytest.mark.parametrize("left", [0.0, 100.3, 1.0])  # 1 means as far to the right as it fits
 def test_a_long_image_is_resized_as_pillow_does(monkeypatch, shape, left):
     image, size = random_image(*shape), (16, 24)
     width = shape[0] * 1.5
@@ -138,17 +138,17 @@ def test_random_resized_windows_are_of_the_promised_area_and_aspect(shape, size)
     assert aspect.min() >= 0.75 - 1e-4 and aspect.max() <= 4 / 3 + 1e-4
     area = height * width / (shape[0] * shape[1])
     share = (area >= 0.5 - 1e-4).mean()
-    widest = min(shape[0] * 0.75 * size[1] / size[0], shape[1])  # of the tallest shape allowed
+    widest = min(shape[0] * 0.75 * size[1] / size[0], shape[1])  # for the tallest allowed shape
     possible = widest * min(widest / (0.75 * size[1] / size[0]), shape[0])
-    if possible < 0.5 * shape[0] * shape[1]:  # 2:1 from an upright image: only the fallback
+    if possible < 0.5 * shape[0] * shape[1]:  # 2:1 from an upright image: always the fallback
         assert share == 0 and np.ptp(area) < 1e-4
     else:
-        assert share > 0.95  # the rest found no fitting try among ten
+        assert share > 0.95  # for the rest, none of ten tries fitted
     if shape == (50, 50) and size == (32, 32):
         assert share == 1.0
         assert aspect.std() > 0.1 and area.max() > 0.95
         assert aspect.min() < 0.8 and aspect.max() > 1.25
-        # Uniform over the places that are left.
+        # Uniform over the possible places.
         spare = top / np.maximum(50 - height, 1e-6)
         assert np.abs(np.histogram(spare, 5, (0, 1))[0] / len(spare) - 0.2).max() < 0.03
 

@@ -1,4 +1,4 @@
-"""Several workers on this machine."""
+"""A fixture for two workers on this machine."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import pytest
 
 
 def _free_ports(count):
-    """Not of those that the system gives to connections, such as the first worker's."""
+    """Free ports outside the range that the system gives to connections, such as a worker's."""
     found = set()
     while len(found) < count:
         port = random.SystemRandom().randint(15_000, 30_000)
@@ -22,7 +22,7 @@ def _free_ports(count):
 
 @pytest.fixture(scope="session")
 def two_workers():
-    """A function () -> the environments of two processes that TF_CONFIG makes one cluster."""
+    """A function () -> the environments of two processes, with a TF_CONFIG for one cluster."""
 
     def environments():
         addresses = [f"localhost:{port}" for port in _free_ports(2)]

@@ -1,4 +1,4 @@
-"""A process of test_replicas_agree: twenty steps of one stage in one of `WAYS`, into an .npz.
+"""A process of test_replicas_agree: runs 20 steps of a stage in one of `WAYS`; writes an .npz.
 
 python tests/distribution/replica_run.py vit_vqgan "4 replicas" out.npz [sum|clip_first]
 """
@@ -20,15 +20,16 @@ from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
 from vim_tf.training_loop.loop import TrainLoop
 
 STEPS, BATCH = 20, 16
-# With seed 0 the sign of one activation before a ReLU depends on the order of a sum, at step 17 of
-# the classifier: until there the weights agree to 2e-6, after it to 3e-3. With this seed none does.
+# With seed 0, at step 17 of the classifier, the sign of one activation before a ReLU depends on the
+# order of a sum. Before that step the weights agree to 2e-6, after it to 3e-3. This seed has no
+# such activation.
 SEED = 2
 RATE = {"learning_rate": 1e-3, "schedule": "constant", "warmup_steps": 0, "decay_start": 0}
-RATE |= {"clip_norm": 0.05}  # below every norm, so that it acts
-# All that draws, counts or looks at more than one row.
+RATE |= {"clip_norm": 0.05}  # below every norm, so that every step is clipped
+# Everything that draws, counts or uses more than one row.
 EVERYTHING = {
     "vit_vqgan": {
-        # At the usual temperature, 0.01, the last bits of a sum decide what the next step does.
+        # At the usual temperature, 0.01, the next step depends on the last bits of a sum.
         "losses": {"perceptual": 0, "entropy": 0.1, "entropy_temperature": 1.0},
         "model": {
             "patch_size": 4,
@@ -53,9 +54,9 @@ WAYS = {
     "one replica": {},
     "2 replicas": {"strategy": "mirrored", "cpu_replicas": 2},
     "4 replicas": {"strategy": "mirrored", "cpu_replicas": 4},
-    "two workers": {"strategy": "multi_worker"},  # this is one of those that TF_CONFIG names
+    "two workers": {"strategy": "multi_worker"},  # this process is one of those in TF_CONFIG
     "less memory": {"rematerialize": True, "query_block": 5},
-    # Both without the entropy term, which parts of a batch cannot have.
+    # Both without the entropy term, which does not work with parts of a batch.
     "whole batches": {},
     "parts on 2 replicas": {
         "gradient_accumulation_steps": 2,
@@ -83,7 +84,7 @@ def make_experiment(stage, way, folder):
 
 
 def make_dataset(stage, worker, workers):
-    """Twenty batches, each another one; of each the rows of a worker."""
+    """Twenty different batches; of each, the rows of this worker."""
     rng = np.random.default_rng(0)
     data = {"label": rng.integers(0, 2, STEPS * BATCH).astype("int32")}
     if stage == "vim":
@@ -98,7 +99,7 @@ def make_dataset(stage, worker, workers):
 
 
 def make_trainer(stage, experiment, folder):
-    """Inside of the strategy's scope."""
+    """Call it inside the strategy's scope."""
     keras.utils.set_random_seed(SEED)
     if stage == "vit_vqgan":
         made = vit_vqgan_trainer.ViTVQGANTrainer(experiment)
@@ -134,7 +135,7 @@ def mutate(mutant):
 
 
 def main(stage, way, out, mutant=None):
-    """Trains and writes everything."""
+    """Trains and writes the results."""
     folder = out.parent
     experiment = make_experiment(stage, way, folder)
     strategy = strategy_of(experiment.training)

@@ -19,7 +19,7 @@ def test_workers_in_their_order():
 
 
 def test_a_job_of_its_own_for_the_chief():
-    """As managed services name it; then workers count from behind the chief, and others wait."""
+    """Managed services name it so. Then workers are numbered after the chief, and others wait."""
     jobs = {"worker": TWO, "chief": ["c:3"], "evaluator": ["d:4"]}
     assert read_cluster(environment(jobs, "chief")) == Cluster(("c:3", "a:1", "b:2"), 0)
     assert read_cluster(environment(jobs, "worker", 1)) == Cluster(("c:3", "a:1", "b:2"), 2)
@@ -30,9 +30,9 @@ def test_a_job_of_its_own_for_the_chief():
     [
         ({}, "TF_CONFIG is not set"),
         ({"TF_CONFIG": ""}, "TF_CONFIG is not set"),
-        ({"TF_CONFIG": "{"}, "TF_CONFIG is {, which has another form"),
-        ({"TF_CONFIG": "[]"}, "TF_CONFIG is [], which has another form"),
-        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "which has another form"),
+        ({"TF_CONFIG": "{"}, "TF_CONFIG is {, which has the wrong form"),
+        ({"TF_CONFIG": "[]"}, "TF_CONFIG is [], which has the wrong form"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "which has the wrong form"),
         (environment({"worker": TWO}, index=2), "the task worker 2, and the cluster has worker 0"),
         (environment({"worker": TWO}, index=-1), "the task worker -1"),
         (environment({"worker": TWO}, "chief"), "the task chief 0"),

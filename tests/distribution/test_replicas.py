@@ -8,7 +8,7 @@ from vim_tf.distribution.replicas import assign_everywhere, over_replicas, share
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 def test_replicas_share_rows(count, two_replicas):
-    """Uneven numbers, fewer rows than replicas, arguments that are not there, nested answers."""
+    """Uneven numbers, fewer rows than replicas, arguments that are None, nested answers."""
     rows = np.arange(2 * count, dtype="float32").reshape(count, 2)
     shares = []
 
@@ -30,7 +30,7 @@ def test_replicas_share_rows(count, two_replicas):
             answer = shared(rows, tf.constant(factors), None)
             np.testing.assert_array_equal(answer["product"], 3 * rows * factors[:, None])
     half = -(-count // 2)
-    assert shares == [count, half, half]  # traced once each
+    assert shares == [count, half, half]  # each is traced once
     assert list(answer["by"][0]) == [0] * half + [1] * (count - half)
 
 

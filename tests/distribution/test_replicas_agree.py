@@ -1,8 +1,8 @@
 """One, two and four replicas, two processes, and parts of batches train the same model.
 
-With all that draws, counts or looks at more than one row: dropout, label drop, R1, minibatch
-deviation, revival of codes, the entropy of their use. At a constant learning rate: under the
-paper's warm-up nothing would have moved enough to tell.
+The training has everything that draws, counts or uses more than one row: dropout, label drop, R1,
+minibatch deviation, revival of codes, the entropy of their use. The learning rate is constant:
+during the paper's warm-up, weights would change too little for a comparison.
 """
 
 import subprocess
@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.large  # a process for each number of replicas
+pytestmark = pytest.mark.large  # one process per number of replicas
 SCRIPT = Path(__file__).parent / "replica_run.py"
 
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory, two_workers):
-    """A function (stage, way, *mutant) -> {name: array} of what a training came to."""
+    """A function (stage, way, *mutant) -> {name: array}: the results of a training."""
     folder, done = tmp_path_factory.mktemp("replicas"), {}
 
     def train(*arguments):
@@ -33,7 +33,7 @@ def train(tmp_path_factory, two_workers):
                     [*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True
                 )
                 runs.append(run)
-            said = [run.communicate()[1][-3000:] for run in runs]  # of all, before one is judged
+            said = [run.communicate()[1][-3000:] for run in runs]  # of all, before any is checked
             assert not any(run.returncode for run in runs), "\n\n".join(said)
             first, *others = [dict(np.load(out)) for out in outs]
             for other in others:
@@ -46,12 +46,12 @@ def train(tmp_path_factory, two_workers):
 
 
 def parts(found, kind):
-    """{name: float64 array} of one kind."""
+    """{name: float64 array} of one kind of result."""
     return {k: v.astype("float64") for k, v in found.items() if k.startswith(f"{kind}/")}
 
 
 def apart(a, b):
-    """Distance of all arrays together, as a share of the first ones' length."""
+    """Distance of all arrays together, divided by the norm of the first ones."""
     distance = sum(np.sum((a[name] - b[name]) ** 2) for name in a)
     return np.sqrt(distance / sum(np.sum(value**2) for value in a.values()))
 
@@ -74,7 +74,7 @@ CASES = [
     (stage, *ways)
     for stage in ("vit_vqgan", "vim", "classifier")
     for ways in WAYS
-    # A classifier has no transformer, and says so; of the rest one stage of each is enough.
+    # A classifier has no transformer, and says so. For the other ways one stage each is enough.
     if stage == "vit_vqgan" or "replicas" in ways[0] or (stage, ways[0]) == ("vim", "two workers")
 ]
 
@@ -101,8 +101,8 @@ def test_the_same_model(train, stage, way, plain):
     assert min(moves.values()) > 0
 
 
-def test_a_sum_in_the_place_of_the_mean_would_be_seen(train):
-    """In the norm alone: clipped, and by Adam, gradients of any length move the weights alike."""
+def test_a_sum_instead_of_the_mean_would_be_seen(train):
+    """Only the norm shows it: with clipping and Adam the length of gradients has no effect."""
     right, wrong = train("vim", "one replica"), train("vim", "2 replicas", "sum")
     assert wrong["log/gradient_norm"] > 1.5 * right["log/gradient_norm"]
 

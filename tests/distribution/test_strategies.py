@@ -29,7 +29,7 @@ def test_determinism_is_asked_for(monkeypatch):
 
 
 def test_mirrored_takes_logical_cpus(monkeypatch):
-    """What it is built on; a second MirroredStrategy in this process would break the first."""
+    """Checks its arguments only: a second MirroredStrategy would break that of this process."""
     asked = []
     monkeypatch.setattr(
         tf.distribute, "MirroredStrategy", lambda devices=None: asked.append(devices)
@@ -42,7 +42,7 @@ def test_mirrored_takes_logical_cpus(monkeypatch):
 
 
 def test_a_tpu_takes_its_name(monkeypatch):
-    """What it is built on; there is none here."""
+    """Checks its arguments only: there is no TPU here."""
     resolvers = tf.distribute.cluster_resolver.TPUClusterResolver
     monkeypatch.setattr(resolvers, "connect", staticmethod(lambda name: ("resolver", name)))
     monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda resolver: ("strategy", resolver))
@@ -60,7 +60,7 @@ def test_a_tpu_takes_its_name(monkeypatch):
     ],
 )
 def test_a_tpu_that_is_not_there(monkeypatch, error):
-    """The errors that TensorFlow raises here for local, a name, and none."""
+    """TensorFlow raises these errors here for local, a name, and none."""
 
     def connect(name):
         raise error
@@ -95,7 +95,7 @@ def test_a_gpu_is_called_by_its_name(monkeypatch):
 
 
 def test_the_absence_of_a_gpu_is_said(monkeypatch):
-    """On macOS too, where nobody knows which cores a process may use."""
+    """On macOS too, where the cores of a process are not known."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     line = describe_devices(tf.distribute.get_strategy())

@@ -1,4 +1,4 @@
-"""Two processes that train one model on loopback: what one writes, kills, signals, mistakes."""
+"""Two processes train one model on loopback: files of one, kills, signals, wrong settings."""
 
 import json
 import shutil
@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from vim_tf.runs.run import Run
 
-pytestmark = pytest.mark.large  # two processes a run
+pytestmark = pytest.mark.large  # two processes per run
 
 STEPS = 40
 SETTINGS = ["training.strategy=multi_worker", f"training.steps={STEPS}", "training.log_every=1"]
 SETTINGS += ["training.checkpoint_every=10", "training.evaluate_every=20"]
-# The discriminator takes long to compile, and test_replicas_agree has it.
+# No discriminator: it takes long to compile, and test_replicas_agree tests it.
 MORE = {"vit_vqgan": ["losses.adversarial=0"], "vim": []}
 
 
@@ -83,7 +83,7 @@ def test_a_killed_worker_and_a_signal_to_one_change_nothing(start, stage, tmp_pa
     begun = time.monotonic()
     (code, said), _ = finish([chief, other])
     assert code == 75, said[-3000:]
-    assert "another worker is gone" in said.splitlines()[-1]
+    assert "another worker has stopped" in said.splitlines()[-1]
     assert time.monotonic() - begun < 60
     assert Run(parts).checkpoint_dir.joinpath("step_00000010").exists()
 
@@ -107,7 +107,7 @@ def test_a_killed_worker_and_a_signal_to_one_change_nothing(start, stage, tmp_pa
     lines = Run(whole).read_metrics()
     assert [line["step"] for line in lines if line["kind"] == "train"] == [*range(1, STEPS + 1)]
     text = Run(whole).metrics_path.read_text()
-    assert text.count("\n") == len(lines)  # one worker wrote
+    assert text.count("\n") == len(lines)  # only one worker wrote
     assert len(list(Run(whole).tensorboard_dir.iterdir())) == 1
     assert Run(whole).preset_dir.exists() and Run(whole).best_preset_dir.exists()
 
@@ -115,13 +115,13 @@ def test_a_killed_worker_and_a_signal_to_one_change_nothing(start, stage, tmp_pa
 def test_workers_must_be_given_the_same(start, tmp_path):
     (code, said), (other_code, other_said) = finish(start("vim", tmp_path / "run", "seed=5"))
     assert (code, other_code) == (2, 2)
-    assert "error: the config of 1 of 2 workers is not that of the chief" in said
-    assert "error: the config of this worker is not that of the chief" in other_said
+    assert "error: the config of 1 of 2 workers differs from that of the chief" in said
+    assert "error: the config of this worker differs from that of the chief" in other_said
     assert "Traceback" not in said + other_said
 
 
 def test_an_address_that_is_taken(two_workers, tiny_configs, tmp_path):
-    """One line of ours; TensorFlow's own come before it."""
+    """We print one line; TensorFlow's own lines come before it."""
     environment = two_workers()[0]
     command = [sys.executable, "-m", "vim_tf.train", "--config", tiny_configs["vit_vqgan"]]
     command += ["--workdir", tmp_path / "run", "--set", "training.strategy=multi_worker"]
@@ -138,7 +138,7 @@ def test_an_address_that_is_taken(two_workers, tiny_configs, tmp_path):
 
 # The probe --------------------------------------------------------------------------------------
 
-# Batches of four images, so that both have some.
+# Batches of four images, so that both workers have some.
 PROBE = """
 from vim_tf import command_line, probe
 from vim_tf.linear_probe import features as probe_features
@@ -153,7 +153,7 @@ HEADS["sgd"] += ["sgd.batch_size=8", "sgd.learning_rate=1.0"]
 
 
 def run_together(commands):
-    """What each of the commands, (words, environment), says on standard output."""
+    """Runs the commands (words, environment) together; returns the standard output of each."""
     processes = [
         subprocess.Popen(
             [*map(str, words)],
@@ -172,7 +172,7 @@ def run_together(commands):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_workers_probe_as_one_does(two_workers, tiny_runs, tmp_path, head):
-    """A share of the features each, all in their place; the same head; one result."""
+    """Each computes a share of the features, in the right order. Head and result are equal."""
     features, results = [], []
     for how, environments in (("one_device", [None]), ("multi_worker", two_workers())):
         run, out = tmp_path / how, tmp_path / f"{how}_out"
@@ -186,7 +186,7 @@ def test_workers_probe_as_one_does(two_workers, tiny_runs, tmp_path, head):
         features.append({path.relative_to(run): np.load(path) for path in files})
     alone, together = features
     assert set(alone) == set(together)
-    assert len(alone) == 2 * 5  # splits; two blocks, tokenizer, pixels, labels
+    assert len(alone) == 2 * 5  # splits * (two blocks, tokenizer, pixels, labels)
     for name, values in alone.items():
         np.testing.assert_allclose(together[name], values, atol=2e-3, err_msg=str(name))
     for key in ("features", "block", "test", "pictures", "models"):

@@ -1,4 +1,4 @@
-"""A process alone, and two replicas of one, are one worker; two: test_two_workers.py."""
+"""One process is one worker, also with two replicas. For two workers: test_two_workers.py."""
 
 import pytest
 import tensorflow as tf
@@ -28,7 +28,7 @@ def test_a_process_is_one_worker(kind, two_replicas):
 def test_only_a_worker_that_is_gone_is_called_so():
     workers = Workers(tf.distribute.get_strategy())
     gone = tf.errors.UnavailableError(None, None, "Collective ops is aborted by: Connection reset")
-    with pytest.raises(Interrupted, match="another worker is gone") as told, workers.watched():
+    with pytest.raises(Interrupted, match="another worker has stopped") as told, workers.watched():
         raise gone
     assert told.value.__cause__ is gone
     with pytest.raises(tf.errors.UnavailableError, match="elsewhere"), workers.watched():

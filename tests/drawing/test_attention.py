@@ -1,4 +1,4 @@
-"""Maps of attention, held against softmax(Q K^T / sqrt d) computed from the layers' weights."""
+"""Attention maps, compared with softmax(Q K^T / sqrt d) computed from the layers' weights."""
 
 import types
 
@@ -46,7 +46,7 @@ def vim():
 
 
 def numpy_maps(x, transformer, causal):
-    """Each block's attention weights for x [N,D], mean over heads: [blocks,N,N]."""
+    """The attention weights of each block for x [N,D], mean over heads: [blocks,N,N]."""
     maps, length = [], len(x)
     for block in transformer.blocks:
         norm = block.attention_norm
@@ -84,7 +84,7 @@ def test_vim_looks_at_the_label_and_the_tokens_before(vim, label):
             weights = expected[block, place]
             assert shares[block, i] == pytest.approx(weights[0], rel=1e-3)
             flat = maps[block, i].ravel()
-            # Slot j + 1 holds token j: drawn at place j.
+            # Slot j + 1 holds token j, which is drawn at position j.
             np.testing.assert_allclose(flat[:place], weights[1 : place + 1], rtol=1e-3, atol=1e-6)
             assert np.all(flat[place:] == 0)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)) + shares, 1, rtol=1e-5)
@@ -191,7 +191,7 @@ def test_images_stand_above_their_maps(make_run, monkeypatch, with_vim):
         assert captions[columns].startswith("block 1") and captions[-1].startswith("block 2")
     if with_vim:
         cells, captions, columns = grids[0]
-        # What a place does not see, itself and all after it, is its image, but faint.
+        # A position does not see itself and later ones: there the image is drawn faint.
         zoom = cells.shape[1] // 8
         for j, place in enumerate(places):
             faint = (204 + 0.2 * shown[0]).round().astype("uint8")

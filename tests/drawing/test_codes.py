@@ -1,4 +1,4 @@
-"""Patches of codes, held against a plain loop over all patches."""
+"""Patches of codes, compared with a plain loop over all patches."""
 
 import types
 
@@ -17,7 +17,7 @@ CODES, SIZE, GRID = 7, 2, (3, 4)
 
 
 def make_images(n=9, codes=CODES - 1):
-    """Random images and tokens; the last code is used by none."""
+    """Random images and tokens. No token has the last code."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (n, 6, 8, 3), "uint8")  # below OUTSIDE
     return images, rng.integers(codes, size=(n, 12)).astype("int32")
@@ -49,7 +49,7 @@ def test_counts_and_means_are_those_of_a_plain_loop(splits):
 @pytest.mark.parametrize("n", [2, 9])
 def test_examples_are_patches_of_the_code_in_different_images(n):
     images, tokens = make_images(n)
-    tokens[:, 5:] = 1  # several in one image
+    tokens[:, 5:] = 1  # several patches in one image
     patches = gather(images, tokens, [1])
     border = ((0, 0), (SIZE, SIZE), (SIZE, SIZE), (0, 0))
     padded = np.pad(images, border, constant_values=OUTSIDE)
@@ -85,7 +85,7 @@ def test_every_image_of_a_code_is_equally_likely_an_example():
         patches = CodePatches(1, 2, (1, 1), seed)
         patches.add(images, np.zeros((pixels, 1), "int32"))
         hits[patches.examples[0, :, 2, 2, 0]] += 1
-    expected = repeats * EXAMPLES / pixels  # 100, deviation 9
+    expected = repeats * EXAMPLES / pixels  # 100, standard deviation 9
     assert hits.sum() == repeats * EXAMPLES
     assert np.all(np.abs(hits - expected) < 40)
 
@@ -129,7 +129,7 @@ def run(tiny_images):
         source="folder", path=f"{tiny_images}/train", image_size=(16, 16), batch_size=8,
         validation_path=f"{tiny_images}/validation",
     )  # fmt: skip
-    keras.utils.set_random_seed(2)  # with some weights fewer than four codes are used
+    keras.utils.set_random_seed(2)  # with some other weights, fewer than four codes are used
     return types.SimpleNamespace(
         tokenizer=ViTVQGAN(config, (16, 16)), data=make_image_dataset(data, seed=0)
     )
@@ -162,7 +162,7 @@ def test_the_most_used_codes_come_first(run, monkeypatch, split):
         assert share == f"{count / tokens.size:.2%}"
     assert f"3 of {np.sum(counts > 0)} codes" in drawn["lines"][0]
     assert f"{tokens.size} patches of {split} images" in drawn["lines"][0]
-    # The first square of a strip is the mean patch; 12 pixels are drawn as 36.
+    # The first square of a strip is the mean patch. 12 pixels are drawn as 36.
     first = int(drawn["captions"][0].split(":")[0])
     patches = to_uint8(images).reshape(-1, 4, 4, 4, 4, 3).swapaxes(2, 3).reshape(-1, 4, 4, 3)
     mean = patches[tokens.ravel() == first].mean(axis=0).round()

@@ -32,7 +32,7 @@ def test_the_probe_is_drawn_by_block(tmp_path):
     pixels = np.asarray(Image.open(tmp_path / "x.png"))[..., :3].astype(int)
     first, second = (np.abs(pixels - c).max(-1) < 30 for c in ((31, 119, 180), (255, 127, 14)))
     (rows, columns), (star, _) = first.nonzero(), second.nonzero()
-    # The blocks' line rises from the left to the right; the star of the test is a little lower.
+    # The line of the blocks rises from left to right. The star of the test is a little lower.
     left = rows[columns < pixels.shape[1] / 4].max()
     assert rows.min() < star.min() < left
     assert left - rows.min() > 0.5 * len(pixels)

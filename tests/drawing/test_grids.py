@@ -7,7 +7,7 @@ from vim_tf.drawing.grids import GAP
 
 
 def make_images(n, height=3, width=4):
-    """No pixel is white, and no two are alike."""
+    """Images without white pixels, and without two equal pixels."""
     count = n * height * width * 3
     return np.arange(count).reshape(n, height, width, 3).astype("uint8") % 250
 
@@ -61,7 +61,7 @@ def test_a_row_a_class_with_its_name(zoom):
     np.testing.assert_array_equal(image[:, margin:], grid)
     row = zoom * (16 + GAP)
     ink = [np.argwhere(part[:, :margin].min(-1) < 128) for part in (image[:row], image[row:])]
-    for part in ink:  # text, and not cut off at the right
+    for part in ink:  # there is text, and its right end is not cut off
         assert len(part)
         assert part[:, 1].max() < margin - 1
     assert ink[0][:, 1].max() < ink[1][:, 1].max()
@@ -127,7 +127,7 @@ def test_a_heat_map_is_bright_where_the_heat_is():
     assert np.all(cells == cells[:, :1, :, :1])  # one colour each
     light = cells[:, 0, :, 0].sum(-1, dtype=int)
     assert light[0, 2] > light[0, 1] > light[0, 0] == light[1, 0]
-    # Only shares of the highest value matter, and nothing at all is drawn as 0.
+    # Only shares of the highest value matter. A map without any heat is drawn as 0.
     np.testing.assert_array_equal(grids.heat_map(image, heat * 9, zoom=2), drawn)
     assert len(np.unique(grids.heat_map(image, heat * 0))) <= 3
 

@@ -1,4 +1,4 @@
-"""Nearest training images, held against scikit-learn's brute force."""
+"""Nearest training images, compared with scikit-learn's brute force."""
 
 import types
 
@@ -46,7 +46,7 @@ def test_distance_is_root_mean_square_a_pixel_value():
 def test_a_stream_of_fewer_images_gives_fewer():
     pool = random_images(1, 0)
     found, distances = nearest_images(random_images(2, 1), [pool], count=3)
-    assert distances.shape == (2, 2)  # it and its mirror image
+    assert distances.shape == (2, 2)  # the image and its mirror image
     assert np.all(np.diff(distances) >= 0)
     assert found.shape == (2, 2, 4, 6, 3)
 
@@ -77,7 +77,7 @@ def all_images(data, split):
 
 @pytest.fixture
 def view(data, monkeypatch):
-    """A function (samples) -> (image, report), of a model that generates just those."""
+    """A function (samples) -> (image, report) for a model that generates exactly these samples."""
 
     def view(samples):
         class Generator:
@@ -116,9 +116,7 @@ def test_copies_of_held_out_images_are_not_suspicious(data, view):
     assert report["samples_nearer_than_any_held_out"] == 0
 
 
-def test_the_sheet_shows_each_sample_beside_its_neighbours_the_nearest_first(
-    data, view, monkeypatch
-):
+def test_the_sheet_shows_each_sample_and_its_neighbours_the_nearest_first(data, view, monkeypatch):
     drawn = {}
 
     def note_grid(strips, captions, columns):
@@ -132,7 +130,7 @@ def test_the_sheet_shows_each_sample_beside_its_neighbours_the_nearest_first(
     assert drawn["captions"][0] == "distance 0.0" and len(drawn["captions"]) == 2
     gap, side = neighbours.grids.GAP * 4, 16 * 4  # 16 pixels are drawn as 64
     assert drawn["strips"].shape == (2, side + 2 * gap, 4 * (side + gap) + gap, 3)
-    for i in range(2):  # the copy, and what it is one of
+    for i in range(2):  # the copy, and its original
         left = gap + i * (side + gap)
         cell = drawn["strips"][0, gap : gap + side, left : left + side]
         np.testing.assert_array_equal(cell[::4, ::4], training[2])

@@ -12,7 +12,7 @@ from vim_tf.drawing.spread_images import spread_images
     [(1, [0]), (2, [0, 5]), (4, [0, 3, 5, 8]), (10, range(10)), (99, range(10))],
 )
 def test_they_come_from_all_over_the_split(tiny_images, count, places):
-    """Stored by class, the first five would all be blue."""
+    """Images are stored by class, so the first five would all be blue."""
     config = DataConfig(
         source="folder", path=f"{tiny_images}/train", image_size=(16, 16), batch_size=4,
         validation_path=f"{tiny_images}/validation",

@@ -1,4 +1,4 @@
-"""A small random graph with the tensor names and the old operations of the FID Inception."""
+"""A small random graph with the tensor names and old operations of the FID Inception."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ import tensorflow as tf
 
 @pytest.fixture(scope="session")
 def write_frozen_graph():
-    """The function below; a test directory cannot be imported from."""
+    """Gives tests the function below, as they cannot import from a test directory."""
     return make_frozen_graph
 
 
 def make_frozen_graph(path, dim=6, spatial=8, classes=5, size=(35, 31), scaled=False):
     """Writes a graph with the names of the FID Inception and returns its GraphDef.
 
-    The real weights are nobody's to give away, so their graph stands here in small: a JPEG decoder
-    in front, shapes written down for one image, the batch normalisation that TensorFlow dropped
-    in version 9, its check for NaN, and a logits matrix behind a reshape to one row.
+    We may not distribute the real weights, so this is a small copy of their graph: a JPEG
+    decoder in front, shapes for one image, the batch normalisation that TensorFlow dropped in
+    version 9, its check for NaN, and a logits matrix after a reshape to one row.
     """
     rng = np.random.default_rng(0)
     raw, v1 = tf.raw_ops, tf.compat.v1

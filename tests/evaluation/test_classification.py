@@ -1,4 +1,4 @@
-"""`evaluate classification`: samples judged by a classifier, and learnt from."""
+"""`evaluate classification`: a classifier predicts samples, and another is trained on them."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def test_accuracies_are_those_of_the_classifier(run, tiny_runs, tiny_classifier)
     assert result["model_index"][0]["results"][0]["dataset"] == {"type": "folder", "name": "train"}
 
 
-def test_of_a_file_nobody_knows_how_it_was_trained(run, tmp_path):
+def test_the_training_of_a_file_is_not_known(run, tmp_path):
     keras.Sequential(
         [keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
     ).save(tmp_path / "colours.keras")
@@ -77,7 +77,7 @@ def test_of_a_file_nobody_knows_how_it_was_trained(run, tmp_path):
 @pytest.mark.large
 @pytest.mark.parametrize("labels_are", ["right", "swapped"])
 def test_the_score_is_of_what_samples_teach(tiny_runs, tiny_classifier, labels_are):
-    """Samples as red and blue as the images; then those with the labels the wrong way round."""
+    """Samples are as red and blue as the images. The second time their labels are swapped."""
     rng = np.random.default_rng(0)
     labels = np.arange(200, dtype="int32") % 2
     samples = rng.integers(0, 120, (200, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
@@ -113,7 +113,7 @@ def test_hits_are_counted_by_class(tiny_classifier):
     [
         ("vit_vqgan", [], "run of stage 1, which generates nothing"),
         ("vim", ["--n", "0"], "--n is 0; it must be 1 or more"),
-        ("vim", ["--acceptance", "0.5"], "they go together"),
+        ("vim", ["--acceptance", "0.5"], "give both or neither"),
         ("vim", ["--n", "2", "--top-p", "0"], "top_p is 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`evaluate images` with a small frozen graph: every figure against its definition."""
+"""`evaluate images` with a small frozen graph: every figure is compared with its definition."""
 
 import hashlib
 import json
@@ -83,7 +83,7 @@ def test_the_protocol(scene):
     assert result["settings"]["kid"] == {"subsets": 100, "subset_size": 14, "seed": 2020}
     assert result["settings"]["inception_score_splits"] == 10
     assert result["versions"].keys() >= {"vim_tf", "python", "tensorflow", "keras", "numpy"}
-    assert "model_index" not in result  # no model is judged
+    assert "model_index" not in result  # no model is evaluated
     row = result["markdown"]
     for part in ("FID[net] ", "29 npz, 20 x 24", f"proxy network net.pb (SHA-256 {file_hash[:12]}"):
         assert part in row
@@ -116,7 +116,7 @@ def test_metrics_are_chosen(scene):
 
 def test_too_few_images_are_refused_and_why(scene):
     np.savez(scene / "few.npz", make_images(0, 11))
-    with pytest.raises(UserError, match="fid of 11 images with 6 features: .* 12, .*1911.07023"):
+    with pytest.raises(UserError, match="fid of 11 images with 6 features .* 12: .*1911.07023"):
         run(scene, a="few.npz")
     with pytest.raises(UserError, match="sfid of 11 reference images with 14 features"):
         run(scene, "--metrics", "sfid", b="few.npz")
@@ -171,7 +171,7 @@ def test_folders_are_cropped_to_one_size(scene):
 
 
 def spy(monkeypatch):
-    """Counts the images that go through the network."""
+    """Counts the images that the network gets."""
     seen = []
     take_in = compute_metrics._take_in
 
@@ -190,7 +190,7 @@ def kept_files(scene):
     return sorted(scene.glob("*.statistics-*"))
 
 
-def test_statistics_are_kept_beside_the_reference(scene, monkeypatch, capsys):
+def test_statistics_are_kept_next_to_the_reference(scene, monkeypatch, capsys):
     seen = spy(monkeypatch)
     first = run(scene, *STATISTICS)
     assert sum(seen) == 62
@@ -232,7 +232,7 @@ def test_statistics_without_the_spatial_ones_are_completed(scene):
     assert "mu_s" in np.load(kept)
 
 
-def test_a_reference_that_cannot_be_written_beside_is_no_error(scene, monkeypatch, capsys):
+def test_a_reference_in_a_read_only_folder_is_no_error(scene, monkeypatch, capsys):
     def refuse(path, data):
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -258,7 +258,7 @@ def test_kept_statistics_are_a_reference_in_the_format_of_adm(scene):
     assert result["missing"] == dict.fromkeys(missing, reason)
     assert result["reference"]["sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
     assert result["reference"]["count"] == 32
-    # The ADM suite's own files: no count, and images for precision and recall.
+    # The ADM suite's own files have no count, and have images for precision and recall.
     np.savez(scene / "adm.npz", arr_0=make_images(1, 32), **adm)
     result = run(scene, b="adm.npz", out="z.json")
     assert result["figures"] == pytest.approx(expected, rel=1e-9)
@@ -269,7 +269,7 @@ def test_kept_statistics_are_a_reference_in_the_format_of_adm(scene):
 
 
 def rewrite(path, **changes):
-    """Changes arrays of an .npz; None leaves one out."""
+    """Changes arrays of an .npz; None removes an array."""
     with np.load(path) as arrays:
         arrays = dict(arrays) | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -291,7 +291,7 @@ def test_statistics_of_another_format_are_made_anew(scene, monkeypatch, changes,
     rewrite(kept, **changes, mu=np.ones(6))
     with pytest.raises(UserError, match=f"reference .*{kept.name} has {found}.*: make it again"):
         run(scene, b=kept.name, out="y.json")
-    # As kept ones they are not there; a newer version has another name for its own.
+    # They do not count as kept statistics. A newer version uses another name for its own.
     assert run(scene, *STATISTICS, out="z.json")["figures"] == expected
     monkeypatch.setitem(formats.NUMBERS, "statistics", 99)
     assert run(scene, *STATISTICS, out="w.json")["figures"] == expected

@@ -10,7 +10,7 @@ from vim_tf.evaluation import graph_checks, inception_graph
 from vim_tf.evaluation.features import open_extractor
 from vim_tf.evaluation.resizing import resize_clean
 
-SIZE = (35, 31)  # that the graph resizes to
+SIZE = (35, 31)  # the graph resizes to this size
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def images():
 
 
 def run_as_in_2015(graph, entry, images):
-    """The untouched graph in a session, one image at a time: pooled, spatial, logits."""
+    """Runs the original graph in a session, one image at a time: pooled, spatial, logits."""
     answers = []
     with tf.Graph().as_default() as building, tf.compat.v1.Session() as session:
         pixels = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
@@ -52,7 +52,7 @@ def test_the_graph_answers_as_in_2015(write_frozen_graph, tmp_path, images, mode
 
 
 def test_the_graph_knows_no_batch_size(write_frozen_graph, tmp_path):
-    """Its file says one image everywhere, which TensorFlow must not believe."""
+    """Its file has shapes for one image everywhere, which TensorFlow must ignore."""
     path = tmp_path / "net.pb"
     write_frozen_graph(path)
     graph = graph_checks.read_graph(path.read_bytes(), "x")
@@ -74,7 +74,7 @@ def test_modes_differ(write_frozen_graph, tmp_path, images):
 def test_only_the_real_sizes_are_called_by_no_name(write_frozen_graph, tmp_path):
     write_frozen_graph(tmp_path / "tiny.pb")
     assert open_extractor(tmp_path / "tiny.pb").name == "tiny"
-    # 68 / 4 = 17 places a side.
+    # 68 / 4 = 17 positions per side.
     write_frozen_graph(tmp_path / "net.pb", dim=2048, classes=1008, size=(68, 68))
     extractor = open_extractor(tmp_path / "net.pb")
     assert extractor.name == ""
@@ -99,7 +99,7 @@ def test_weights_that_are_missing_are_said_to_be(tmp_path):
 def test_other_files_are_refused(write_frozen_graph, tmp_path):
     for name, content, message in (
         ("a.pb", b"no graph", "is no TensorFlow graph"),
-        ("b.pb", b"", "another graph, without ExpandDims"),
+        ("b.pb", b"", "another graph: it has no ExpandDims"),
         ("c.h5", b"", "must end in .pb or .keras"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Graphs that do more than a feature network: each is refused by name, and nothing is run."""
+"""Graphs that do more than a feature network: each is refused by name, and nothing runs."""
 
 import os
 import time
@@ -17,7 +17,7 @@ FLOAT, STRING = tf.float32.as_datatype_enum, tf.string.as_datatype_enum
 
 @pytest.fixture
 def net(tmp_path, write_frozen_graph):
-    """(path of a graph that passes, the graph)."""
+    """(path of a valid graph, the graph)."""
     path = tmp_path / "net.pb"
     return path, write_frozen_graph(path)
 
@@ -39,11 +39,11 @@ def add_constant(graph, name, value):
     node.attr["dtype"].type = node.attr["value"].tensor.dtype
 
 
-# What a graph does --------------------------------------------------------------------------------
+# Operations ---------------------------------------------------------------------------------------
 
 
 def write_attack(path, graph, target):
-    """Adds WriteFile before the first layer; loading it wrote a module over argparse."""
+    """Adds WriteFile before the first layer; loading it once replaced the module argparse."""
     add_constant(graph, "target", str(target).encode())
     add_constant(graph, "code", b"print('not argparse')")
     graph.node.add(name="attack", op="WriteFile", input=["target", "code"])
@@ -56,7 +56,7 @@ def test_a_graph_that_writes_a_module_is_refused(net, monkeypatch):
     folder = path.parent
     monkeypatch.chdir(folder)
     write_attack(path, graph, folder / "argparse.py")
-    # That it is an attack: TensorFlow itself does what the graph says.
+    # Shows that it is an attack: TensorFlow itself runs the operation.
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.import_graph_def(graph, name="")
         session.run("attack")
@@ -97,20 +97,22 @@ def test_functions_are_refused(net):
 
 
 def test_what_lies_before_the_input_is_not_needed(net):
-    """DecodeJpeg passes as long as nothing of it is computed."""
+    """DecodeJpeg passes, because it is never computed."""
     path, graph = net
     node_of(graph, "Sub").input[0] = "ExpandDims_1"
     graph.node.add().CopyFrom(node_of(graph, "ExpandDims"))
     graph.node[-1].name = "ExpandDims_1"
     path.write_bytes(graph.SerializeToString())
-    refused(path, r"DecodeJpeg \(DecodeJpeg\) is needed for pool_3, past the input ExpandDims")
+    refused(
+        path, r"DecodeJpeg \(DecodeJpeg\) is needed for pool_3 and bypasses the input ExpandDims"
+    )
 
 
 def test_a_batch_norm_in_training_is_refused(net):
     path, graph = net
     node_of(graph, "mixed_6/conv/batchnorm").op = "FusedBatchNormV3"
     path.write_bytes(graph.SerializeToString())
-    refused(path, "is there to be trained; give a frozen graph")
+    refused(path, "is in training mode; give a frozen graph")
 
 
 # Nodes --------------------------------------------------------------------------------------------
@@ -167,12 +169,12 @@ def other_batch_norm(graph):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (twice, "is there twice"),
-        (missing, r'node Sub \(Sub\) takes "nowhere", which is not there'),
-        (circle, "goes in a circle at node "),
+        (twice, "occurs twice"),
+        (missing, r'node Sub \(Sub\) takes "nowhere", which does not exist'),
+        (circle, "has a cycle at node "),
         (computed_size, "pool_3/_reshape .*must take its size or axis from a constant"),
-        (name_of_megabytes, "x characters|no name of a node"),
-        (name_with_codes, r"called .x.*31m.; that is no name of a node"),
+        (name_of_megabytes, "x characters|no valid name"),
+        (name_with_codes, r"called .x.*31m.; that is no valid name"),
         (attributes, "has more than 1,000 inputs or attributes"),
         (function_attribute, "has an attribute f that is not allowed"),
         (strides, "has an attribute strides that is not allowed"),
@@ -196,11 +198,11 @@ def test_a_damaged_graph_is_refused(net):
 
 
 def test_small_fields_do_not_become_many_objects(net):
-    """Two bytes each, which take a hundred once parsed."""
+    """Each has two bytes, but takes a hundred after parsing."""
     path, _ = net
     path.write_bytes(b"\x0a\x00" * 2**24)
     start = time.time()
-    refused(path, "no name of a node|more than 5,000 nodes")
+    refused(path, "no valid name|more than 5,000 nodes")
     assert time.time() - start < 5
 
 
@@ -218,7 +220,9 @@ def test_a_constant_must_hold_its_values(net):
         for size in sizes:
             tensor.tensor_shape.dim.add(size=size)
         path.write_bytes(graph.SerializeToString())
-        refused(path, r"softmax/weights \(Const\) has the shape \[.*\] and 1 values; they must fit")
+        refused(
+            path, r"softmax/weights \(Const\) has the shape \[.*\] and 1 values; both must agree"
+        )
     tensor.tensor_shape.dim[0].size = -5
     path.write_bytes(graph.SerializeToString())
     refused(path, r"has the shape \[-5")
@@ -250,7 +254,7 @@ def add(graph, op, name, *sources):
 
 
 def outer_sum(graph):
-    """[n,1] + [1,n]: n is 3,255, so the sum has ten million elements; then once more."""
+    """[n,1] + [1,n], twice: n is 3,255, so the sum has ten million elements."""
     for source, name in (("Sub", "outer"), ("outer", "more")):
         reshape(graph, source, [-1, 1], f"{name}/column")
         reshape(graph, source, [1, -1], f"{name}/row")
@@ -291,9 +295,12 @@ def squared_batch(graph):
     ("make", "message"),
     [
         (outer_sum, r"more \(AddV2\) gives \[10595025, 10595025\] for one image"),
-        (large_window, "multiplications for one image; the most are"),
-        (mixed_images, r"mixes images: mixed gives \[1, 35, 31, 3\] for one and \[1, 70, 31, 3\]"),
-        (squared_batch, r"mixes images: turned gives \[1, 1\] for one and \[1, 2\] for two"),
+        (large_window, "multiplications for one image; at most"),
+        (
+            mixed_images,
+            r"mixes images: mixed gives \[1, 35, 31, 3\] for one image and \[1, 70, 31, 3\]",
+        ),
+        (squared_batch, r"mixes images: turned gives \[1, 1\] for one image and \[1, 2\] for two"),
     ],
 )
 def test_memory_and_work_are_known_before_anything_runs(net, make, message):
@@ -315,7 +322,7 @@ def test_images_go_to_the_resize_alone(net):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (np.array([2049, 9], "int32"), r"resizes to \[2049, 9\] pixels; the most is 2,048"),
+        (np.array([2049, 9], "int32"), r"resizes to \[2049, 9\] pixels; at most 2,048"),
         (np.array([0, 9], "int32"), r"ResizeBilinear/size is \[0 9\]"),
         (np.array([9], "int32"), r"ResizeBilinear/size is \[9\]"),
         (np.array([9.0, 9.0], "float32"), r"ResizeBilinear/size is \[9. 9.\]"),
@@ -334,7 +341,7 @@ def test_logits_must_come_from_a_matrix(net):
     path, graph = net
     node_of(graph, "softmax/logits/MatMul").attr["transpose_b"].b = True
     path.write_bytes(graph.SerializeToString())
-    refused(path, "softmax/logits/MatMul multiplies by no matrix")
+    refused(path, "softmax/logits/MatMul does not multiply by a matrix")
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -351,7 +358,7 @@ def test_a_pipe_is_refused(tmp_path):
 def test_files_above_512_mib_are_not_read(tmp_path):
     for name in ("net.pb", "net.keras"):
         with open(tmp_path / name, "wb") as file:
-            file.truncate(2**29 + 1)  # without taking room on the disk
+            file.truncate(2**29 + 1)  # without using space on the disk
         refused(tmp_path / name, "has 536,870,913 bytes; a network may have 512 MiB")
 
 
@@ -370,7 +377,7 @@ def test_logits_must_not_come_from_the_images(net):
     path, graph = net
     node_of(graph, "softmax/logits/MatMul").input[1] = "Sub"
     path.write_bytes(graph.SerializeToString())
-    refused(path, "makes the matrix of softmax/logits/MatMul from the images")
+    refused(path, "computes the matrix of softmax/logits/MatMul from the images")
 
 
 def test_a_damaged_matrix_is_refused(net):

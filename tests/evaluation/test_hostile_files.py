@@ -1,4 +1,4 @@
-"""Files that evaluation reads, damaged at random: none ends in a traceback, an abort or a wait."""
+"""Randomly damaged files that evaluation reads: no traceback, no abort, no hang."""
 
 import gzip
 import importlib.util
@@ -33,14 +33,14 @@ spec = importlib.util.spec_from_file_location(
 mutations = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(mutations)
 
-SECONDS = 60  # that a file may take
-MEMORY = 2**20  # KiB more than the file that is whole
+SECONDS = 60  # allowed time per file
+MEMORY = 2**20  # allowed KiB above the undamaged file
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (3, 12, 10, 3), "uint8")
 
 
 def try_all(path, data, change, read, count):
-    """Reads changed copies of a file, and checks what comes of it."""
+    """Reads changed copies of a file, and checks the outcome."""
     path.write_bytes(data)
     read(path)
     files = {folder: sorted(os.listdir(folder)) for folder in (path.parent, os.getcwd())}
@@ -63,7 +63,7 @@ def try_all(path, data, change, read, count):
 
 
 def change_member(data, rng, name=None, change=mutations.mutate):
-    """Changes one member of a zip archive and packs it anew, with a checksum that fits."""
+    """Changes one member of a zip archive, and packs it again with the right checksum."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {member.filename: archive.read(member) for member in archive.infolist()}
     name = name or rng.choice(sorted(members))
@@ -165,7 +165,7 @@ def test_graphs(tmp_path, monkeypatch, write_frozen_graph, change, count):
 @pytest.mark.parametrize(
     ("change", "count"), [(mutations.mutate, 60), (change_config, 150), (change_weights, 100)]
 )
-@pytest.mark.filterwarnings("ignore")  # of Keras, about odd configs
+@pytest.mark.filterwarnings("ignore")  # Keras warns of odd configs
 def test_keras_archives(tmp_path, monkeypatch, change, count):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "net.keras"
@@ -182,7 +182,7 @@ def test_keras_archives(tmp_path, monkeypatch, change, count):
 
 @pytest.mark.large
 def test_weights_of_lpips(tmp_path, monkeypatch):
-    # The small ones alone: most of 59 MB would be changed where nothing can go wrong.
+    # Only the small ones: most changes in 59 MB would have no effect.
     small = {name: shape for name, shape in lpips._shapes().items() if np.prod(shape) < 3000}
     monkeypatch.setattr(lpips, "_shapes", lambda: small)
     data = save({name: np.ones(shape, "float32") for name, shape in small.items()})

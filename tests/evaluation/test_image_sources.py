@@ -43,7 +43,7 @@ def test_a_folder_in_the_order_of_its_paths(folder):
 
 def test_images_are_turned_and_put_on_white(folder):
     turn = Image.Exif()
-    turn[0x0112] = 6  # to be turned by a quarter, clockwise
+    turn[0x0112] = 6  # must be turned clockwise by 90 degrees
     image = make_images(1, 16, 12)[0]
     Image.fromarray(image).save(folder / "a" / "0.png", exif=turn)
     clear = np.zeros((12, 16, 4), "uint8")
@@ -76,14 +76,14 @@ def test_non_images_and_damaged_ones_are_named(folder):
 def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="images is .*, and no images are in it"):
         open_images(tmp_path, "images")
-    with pytest.raises(UserError, match="images is .*/x, which is not there"):
+    with pytest.raises(UserError, match="images is .*/x, which does not exist"):
         open_images(tmp_path / "x", "images")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_an_npz_is_read_in_pieces(tmp_path, save, monkeypatch):
     save(tmp_path / "x.npz", make_images())
-    # Neither asks NumPy for the array as a whole.
+    # Neither format lets NumPy load the whole array.
     monkeypatch.setattr(np, "load", None)
     source = open_images(tmp_path / "x.npz", "images")
     assert source.count == 5

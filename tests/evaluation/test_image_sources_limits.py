@@ -1,4 +1,4 @@
-"""Images that state more pixels than evaluation decodes."""
+"""Images with more stated pixels than evaluation decodes."""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Keras model files that do more than classify, or ask for more than they hold."""
+"""Keras model files that do more than classify, or describe more than they contain."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from vim_tf.evaluation.features import open_extractor
 
 @pytest.fixture
 def path(tmp_path):
-    """A file of a classifier that passes."""
+    """A valid file of a classifier."""
     return save(tmp_path / "net.keras")
 
 
@@ -46,7 +46,7 @@ def write(path, members, compression=zipfile.ZIP_STORED):
 
 @contextlib.contextmanager
 def changed(path, name="config.json"):
-    """Gives the config, or the weights as an open h5py.File, to be changed."""
+    """Opens the config, or the weights as an h5py.File, for changes."""
     members = read(path)
     if name == "config.json":
         content = json.loads(members[name])
@@ -81,7 +81,9 @@ def test_a_lambda_is_refused_by_name(tmp_path):
     layer = keras.layers.Lambda(lambda x: run.append(1) or x, output_shape=(12, 10, 3))
     path = save(tmp_path / "net.keras", layer)
     run.clear()
-    refused(path, '"Lambda" of "keras.layers", which is not among the .* nothing of it was loaded')
+    refused(
+        path, '"Lambda" of "keras.layers", which is not among the .* nothing of the file was loaded'
+    )
     assert not run
 
 
@@ -110,7 +112,7 @@ def test_other_layers_are_refused_by_name(path, entry, message):
 
 
 def test_a_layer_of_no_module_is_refused(path):
-    """Keras reads it in its old format, by other rules."""
+    """Keras would read it by the rules of its old format."""
     with changed(path) as config:
         del dense(config)["module"]
     refused(path, '"Dense" of null')
@@ -146,7 +148,7 @@ def test_weights_in_another_file_are_refused(path, tmp_path):
 
 
 def test_what_was_hashed_is_what_is_loaded(path, monkeypatch):
-    """A file that is replaced after it was read cannot matter."""
+    """A replacement of the file after it was read has no effect."""
     expected = open_extractor(path)
     load = keras.saving.load_model
 
@@ -181,7 +183,9 @@ def test_other_members_are_refused(path):
 def test_archives_that_grow_are_refused(path):
     members = read(path)
     write(path, members | {"model.weights.h5": bytes(2**22)}, zipfile.ZIP_DEFLATED)
-    refused(path, "model.weights.h5 grows to 4,194,304 bytes, more than 100 times what is stored")
+    refused(
+        path, "model.weights.h5 unpacks to 4,194,304 bytes, more than 100 times its stored size"
+    )
     write(path, members | {"config.json": bytes(range(256)) * 2**14 + b"x"})
     refused(path, "config.json of more than 4 MiB")
     write(path, {f"{i}": b"" for i in range(200)})
@@ -216,10 +220,10 @@ def test_other_configs_are_refused(path, config, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("units", 10**13, "units of 10000000000000; the most is 1,048,576"),
-        ("units", 10**4000, "units of 1000.*characters.; the most is"),
-        ("units", 1e300, r"units of 1e\+300; the most is"),
-        ("units", 2**20, "describes layers of 3,145,728 weights or more, and holds 31"),
+        ("units", 10**13, "units of 10000000000000; at most 1,048,576"),
+        ("units", 10**4000, "units of 1000.*characters.; at most"),
+        ("units", 1e300, r"units of 1e\+300; at most"),
+        ("units", 2**20, "describes layers of 3,145,728 weights or more, but holds 31"),
     ],
 )
 def test_sizes_are_known_before_they_are_allocated(path, key, value, message):
@@ -237,7 +241,7 @@ def test_a_build_config_allocates_nothing(path):
 
 def test_weights_that_are_missing_are_no_zeros(path):
     with changed(path, "model.weights.h5") as file:
-        # The number of weights is right.
+        # The number of weights is still right.
         file["other"] = np.zeros(12)
         del file["layers/dense/vars/0"]
     refused(path, "cannot be loaded as a Keras model")
@@ -254,7 +258,7 @@ def test_models_within_models_are_counted(tmp_path):
     inputs = keras.Input((8, 8, 4))
     x = model(keras.layers.GlobalAveragePooling2D()(inputs))
     keras.Model(inputs, keras.layers.Dense(2)(x)).save(tmp_path / "net.keras")
-    refused(tmp_path / "net.keras", "calls [0-9]+,[0-9]+ layers; the most is 5,000")
+    refused(tmp_path / "net.keras", "calls [0-9]+,[0-9]+ layers; at most 5,000")
 
 
 def test_images_that_grow_are_refused(tmp_path):
@@ -316,13 +320,13 @@ def test_nothing_remains_on_the_disk(path, tmp_path, monkeypatch):
     assert keras_archive.MEMBERS == set(read(path))
 
 
-def test_a_model_in_the_place_of_an_activation_is_refused(path):
-    """Its layers would not be counted, and may be read by the rules of an old format."""
+def test_a_model_instead_of_an_activation_is_refused(path):
+    """Its layers would not be counted, and might be read by the rules of an old format."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
     entry = keras.saving.serialize_keras_object(model)
     with changed(path) as config:
         dense(config)["config"]["activation"] = entry
-    refused(path, "has a model as activation, where no layer can be")
+    refused(path, "has a model as activation; no layer can be there")
 
 
 def test_the_names_are_those_of_keras():

@@ -17,7 +17,7 @@ def images():
 
 
 def save_classifier(path, size=(12, 10), activation=None, softmax_layer=False):
-    """Saves mean colour -> 4 features -> 3 classes; returns its weights."""
+    """Saves a model mean colour -> 4 features -> 3 classes; returns its weights."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((*size, 3))
     x = keras.layers.GlobalAveragePooling2D()(inputs)
@@ -49,7 +49,7 @@ def test_a_classifier_is_a_proxy(tmp_path, images, activation, mode, resize):
 def test_a_softmax_layer_gives_probabilities(tmp_path, images):
     *_, last, last_bias = save_classifier(tmp_path / "net.keras", softmax_layer=True)
     found = open_classifier(tmp_path / "net.keras", "--reject")(images)
-    # What goes into the last layer are the logits.
+    # The inputs of the last layer are the logits.
     np.testing.assert_allclose(found.probabilities, softmax(found.pooled, axis=1), rtol=1e-4)
 
 
@@ -97,7 +97,7 @@ def test_a_run_is_a_classifier(tiny_classifier, inside):
     assert found.sha256 == model.model_hash()
 
 
-def test_what_it_is_called_by_is_what_it_was(tiny_classifier, tmp_path):
+def test_names_and_hashes_of_a_file_and_a_run(tiny_classifier, tmp_path):
     save_classifier(tmp_path / "net.keras")
     assert open_extractor(tmp_path / "net.keras").sha256 == hash_file(tmp_path / "net.keras")
     assert open_extractor(tiny_classifier).name == "tiny"
@@ -117,7 +117,7 @@ def test_what_is_no_classifier_is_refused(tiny_runs, tmp_path):
 
 
 def test_classes_must_be_the_models(tiny_classifier, tmp_path):
-    save_classifier(tmp_path / "net.keras")  # of 3 classes, whose names it does not say
+    save_classifier(tmp_path / "net.keras")  # of 3 classes, without class names
     file, run = (open_classifier(p, "--reject") for p in (tmp_path / "net.keras", tiny_classifier))
     file.check_classes("abc", "--reject")
     run.check_classes(("blue", "red"), "--reject")

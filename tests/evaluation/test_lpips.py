@@ -23,7 +23,7 @@ def make_pair(count=2, height=35, width=18):
 
 
 def definition(a, b, tensors):
-    """One image, block by block, in PyTorch's layout and float64."""
+    """LPIPS of one image, block by block, in PyTorch's layout and float64."""
     given = {name: value.astype("float64") for name, value in tensors.items()}
     shift, scale = (given[f"scaling_layer.{name}"][0] for name in ("shift", "scale"))
     a, b = ((image.transpose(2, 0, 1) - shift) / scale for image in (a, b))  # [3,H,W]
@@ -48,7 +48,7 @@ def convolve(x, kernel, bias):
 
 
 def halve(x):
-    """The largest of each 2 x 2; a last odd row or column is left out."""
+    """The largest of each 2 x 2. An odd last row or column is left out."""
     height, width = (side // 2 for side in x.shape[1:])
     x = x[:, : 2 * height, : 2 * width]
     return x.reshape(len(x), height, 2, width, 2).max((2, 4))
@@ -61,12 +61,12 @@ def test_lpips_is_its_definition(distances, lpips_tensors):
 
 
 def test_equal_images_are_at_distance_0_even_where_nothing_is_seen(lpips_tensors, tmp_path):
-    """A position whose channels are all 0 has no direction; it counts as equal, not as NaN."""
+    """A position with only zeros in its channels has no direction. It counts as equal, not NaN."""
     blind = {**lpips_tensors, "net.slice5.28.bias": np.full(512, -1e9, "float32")}
     save_file(blind, tmp_path / "blind.safetensors")
     distances = open_lpips(tmp_path / "blind.safetensors")
     a, b = make_pair()
-    # Threads may share sums out in another way from one image to the next: not quite 0, 1e-13.
+    # Threads may split the sums of two equal images differently: it can be 1e-13 instead of 0.
     np.testing.assert_allclose(distances(a, a), 0, atol=1e-10)
     (tmp_path / "blind.safetensors").unlink()
     expected = definition(a[0], b[0], blind)
@@ -126,7 +126,7 @@ def test_other_shapes_are_refused(distances):
 
 @pytest.fixture
 def write(tmp_path, lpips_tensors):
-    """A function (changes by name, None leaves out) -> path of a file, small where it can be."""
+    """A function (changes by name, None removes) -> path of a file, as small as possible."""
 
     def write(changes):
         small = {name: np.zeros(1, "float32") for name in lpips_tensors}
@@ -148,7 +148,7 @@ SHIFT = "scaling_layer.shift"
         ({"lin4.model.1.weight": None}, "holds other weights, without lin4.model.1.weight"),
         ({SHIFT: np.zeros((1, 4, 1, 1), "float32")}, r"F32 \[1, 4, 1, 1\], not F32 \[1, 3, 1, 1\]"),
         ({SHIFT: np.zeros((1, 3, 1, 1), "float16")}, r"scaling_layer.shift is F16 \[1, 3, 1, 1\]"),
-        # The first that does not fit: AlexNet has 11 x 11 there.
+        # The first weight that does not fit: AlexNet has 11 x 11 there.
         (
             {"net.slice1.0.weight": np.zeros((64, 3, 11, 11), "float32")},
             r"net.slice1.0.weight is F32 \[64, 3, 11, 11\], not F32 \[64, 3, 3, 3\]",

@@ -18,7 +18,7 @@ def test_a_file_is_read_and_hashed(tmp_path):
         read_network(path, "--net", "0" + "x" * 2999)
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path):
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, message in (
         ("nowhere", "nowhere cannot be read .No such file"),

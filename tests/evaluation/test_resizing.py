@@ -9,7 +9,7 @@ def make_images(height, width, count=2):
 
 
 def lerp_matrix(new, old):
-    """[new,old]: TensorFlow 1's bilinear weights: the source of i is i * old / new."""
+    """TensorFlow 1's bilinear weights [new,old]: the source of i is i * old / new."""
     matrix = np.zeros((new, old))
     for i in range(new):
         place = i * old / new
@@ -27,7 +27,7 @@ def cubic(x):
 
 
 def antialiased_matrix(new, old):
-    """[new,old]: the kernel around half-pixel centres, widened by the scale where it shrinks."""
+    """The kernel [new,old] around half-pixel centres, widened by the scale if the image shrinks."""
     scale = max(old / new, 1)
     centres = (np.arange(new) + 0.5) * old / new
     weights = cubic((np.arange(old) + 0.5 - centres[:, None]) / scale)

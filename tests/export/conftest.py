@@ -1,4 +1,4 @@
-"""A tiny exported model, what Keras answers to a batch of each signature, and a stand-in server."""
+"""A tiny exported model, Keras' answers for a batch of each signature, and a stand-in server."""
 
 import importlib.util
 import io
@@ -18,7 +18,7 @@ from vim_tf.export.serving.signatures import Signatures
 from vim_tf.runs.trained_run import open_run
 
 HERE = Path(__file__).parent
-# Rows of unlike settings; the last is refused.
+# Rows with different settings. The last is refused.
 GENERATE = {
     "label": np.array([0, 1, 1, 0, 1, 2], "int32"),
     "seed": np.array([1, -5, 2**32 - 1, 7, 1, 3], "int64"),
@@ -37,7 +37,7 @@ def served_run(tiny_runs):
 
 @pytest.fixture(scope="session")
 def export_dir(served_run, tmp_path_factory):
-    """A folder as the export command leaves it: vim/1 with warm-up records, and serving/."""
+    """A folder as the export command makes it: vim/1 with warm-up records, and serving/."""
     folder = tmp_path_factory.mktemp("export")
     signatures = Signatures(served_run.tokenizer, served_run.vim)
     saved_model.write_saved_model(signatures, served_run, folder / "vim" / "1")
@@ -48,7 +48,7 @@ def export_dir(served_run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cases(served_run):
-    """{signature: (inputs, Keras' outputs)} of arrays; some rows are refused."""
+    """{signature: (inputs, Keras' outputs)} as arrays. Some rows are refused."""
     tokenizer, vim = served_run.tokenizer, served_run.vim
     pixels = served_run.images(4)
     files = np.array([*map(to_png, pixels), b"no image"], object)
@@ -61,7 +61,7 @@ def cases(served_run):
     settings = {name: good[name] for name in ("temperature", "top_k", "top_p")}
 
     def answer(errors, **outputs):
-        """Pads with placeholders of refused rows."""
+        """Inserts the placeholders of refused rows."""
         refused = {"tokens": -1, "images": 0, "features": 0, "image_bytes": b""}
         outputs["error"] = np.array([b"" for _ in next(iter(outputs.values()))], object)
         for error in errors:
@@ -99,7 +99,7 @@ def cases(served_run):
 
 @pytest.fixture(scope="session")
 def assert_answers():
-    """Holds {output: values} against Keras' outputs, of all rows or of some."""
+    """Compares {output: values} with Keras' outputs, for all rows or for some."""
 
     def check(actual, expected, rows=slice(None)):
         assert set(actual) == set(expected)
@@ -124,7 +124,7 @@ def assert_answers():
 
 
 def assert_pixels(actual, expected):
-    """One grey level apart at most, where rounding falls the other way."""
+    """At most one grey level of difference, from rounding."""
     actual = np.asarray(actual)
     assert actual.shape == expected.shape
     assert np.abs(actual.astype("int32") - expected).max() <= 1
@@ -146,7 +146,10 @@ def from_png(data):
 
 @pytest.fixture(scope="session")
 def start_server():
-    """A function (export folder) -> the stand-in's {"grpc", "rest", "pid"}, stopped at the end."""
+    """A function (export folder) -> {"grpc", "rest", "pid"} of a stand-in server.
+
+    All servers are stopped at the end.
+    """
     processes = []
 
     def start(folder):
@@ -155,7 +158,7 @@ def start_server():
             list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         processes.append(process)
-        line = process.stdout.readline()  # empty if it died
+        line = process.stdout.readline()  # empty if the server died
         assert line, "the stand-in server did not start"
         ports = json.loads(line)
         return SimpleNamespace(
@@ -186,7 +189,7 @@ def client():
 
 @pytest.fixture(scope="session")
 def tensor_files():
-    """The module loaders/tensor_files.py, which the loading programs use too."""
+    """The module loaders/tensor_files.py, which the loading programs also use."""
     path = HERE / "loaders" / "tensor_files.py"
     spec = importlib.util.spec_from_file_location("tensor_files", path)
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""`python -m vim_tf.export` as a whole; what it makes is tested beside each format."""
+"""`python -m vim_tf.export` as a whole. Other tests check the files of each format."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def export(run, out, *more):
 
 @pytest.fixture(scope="module")
 def exported(tiny_runs, tmp_path_factory):
-    """The SavedModel of the tiny VIM, twice."""
+    """The SavedModel of the tiny VIM, exported twice."""
     out = tmp_path_factory.mktemp("export") / "out"
     export(tiny_runs["vim"], out)
     first = {path: path.read_bytes() for path in (out / "vim" / "1").rglob("*") if path.is_file()}
@@ -93,7 +93,7 @@ def test_stage_1_and_half_a_training_are_said(tiny_runs, tmp_path, capsys):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     export(run, tmp_path / "out")
     errors = capsys.readouterr().err
-    assert f"{run} is only half trained: its weights are those of step 6 of 12" in errors
+    assert f"{run} is not fully trained: its weights are those of step 6 of 12" in errors
     assert f"{run} is a run of stage 1: only the tokenizer's signatures are exported" in errors
     answers = tf.saved_model.load(str(tmp_path / "out" / "vim" / "1")).signatures
     expected = {"tokenize", "tokenize_bytes", "decode", "decode_bytes", "reconstruct"}
@@ -119,7 +119,7 @@ def test_an_export_that_breaks_off_leaves_nothing(tiny_runs, tmp_path, monkeypat
         (["--max-pixels", "0"], "--max-pixels is 0; it must be 1 or more"),
         (["--embed-block", "9"], "embed_block is 9; this model has blocks 1 to 1"),
         (["--set", "seed=1"], "override seed=1 would change the trained model"),
-        (["--set", "data.path=/nowhere"], "data.path is /nowhere, which is not there"),
+        (["--set", "data.path=/nowhere"], "data.path is /nowhere, which does not exist"),
     ],
 )
 def test_bad_options(tiny_runs, tmp_path, more, message):

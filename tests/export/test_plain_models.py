@@ -26,7 +26,7 @@ def edge(run, tmp_path_factory):
 
 
 def make_run(**changes):
-    """A model with no weight at its initial zero or one, so that each of them counts."""
+    """A run without weights at their initial zero or one, so that each weight has an effect."""
     size = TransformerConfig(blocks=2, heads=2, dim=16, mlp_dim=32)
     quantizer = QuantizerConfig(codes=16, code_dim=4, l2_normalize=changes.pop("l2", True))
     config = ViTVQGANConfig(
@@ -66,7 +66,7 @@ def test_every_weight_counts_in_every_variant(changes, tmp_path):
     rng = np.random.default_rng(1)
     tokens = rng.integers(0, 16, (5, 6)).astype("int32")
     expected = run.tokenizer.decode_tokens(tokens)
-    assert np.mean(np.abs(expected) < 1) > 0.1  # not all of it clipped
+    assert np.mean(np.abs(expected) < 1) > 0.1  # not all values are clipped
     actual = edge["decode"](tokens=tf.constant(tokens))["images"]
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     images = rng.uniform(-1, 1, (50, 8, 12, 3)).astype("float32")
@@ -76,7 +76,7 @@ def test_every_weight_counts_in_every_variant(changes, tmp_path):
 
 
 def test_the_norm_is_the_layer_norm():
-    """The definition in float64: (x - mean) / sqrt(variance + epsilon) * gamma + beta."""
+    """By the definition in float64: (x - mean) / sqrt(variance + epsilon) * gamma + beta."""
     rng = np.random.default_rng(0)
     layer = keras.layers.LayerNormalization(epsilon=1e-2)
     layer.build((None, 3, 8))
@@ -89,7 +89,7 @@ def test_the_norm_is_the_layer_norm():
 
 
 def test_the_decoder_computes_no_shapes(run, tmp_path):
-    """What Keras' own layers would bring in: a shape each product, a minus each norm."""
+    """Keras' own layers would add a shape for each product, and a minus for each norm."""
     plain_models.write_decoder(run.tokenizer, tmp_path / "decoder")
     decode = tf.saved_model.load(str(tmp_path / "decoder")).signatures["decode"]
     graph = decode.graph.as_graph_def()
@@ -119,7 +119,7 @@ def test_the_keras_model_is_as_before(tmp_path, monkeypatch, fails):
         monkeypatch.setattr(run.tokenizer.decoder.head, "call", lambda x: 1 / 0)
     layers = list(plain_models._walk(run.tokenizer))
     dense = sum(type(layer) is keras.layers.Dense for layer in layers)
-    assert dense == 2 * (2 * 4 + 3) + 1  # twice two blocks, embedding and head; the projection
+    assert dense == 2 * (2 * 4 + 3) + 1  # twice two blocks, embedding, head; one projection
     attributes = [set(vars(layer)) for layer in layers]
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         plain_models.write_edge_model(run.tokenizer, tmp_path / "edge")

@@ -56,7 +56,7 @@ def test_nothing_is_in_place_before_it_is_published(tmp_path):
     release = Release(tmp_path)
     stage(release, "saved_model", "half")
     assert not (tmp_path / "vim").exists()
-    # TF Serving looks for folders whose names are integers.
+    # TF Serving looks for folders with integer names.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [
         "reports"
     ]

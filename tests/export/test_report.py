@@ -19,7 +19,7 @@ from vim_tf.export.report import (
 def test_images_are_compared_in_the_unit_range():
     a = np.zeros((2, 4, 4, 3), "float32")
     b = a.copy()
-    b[0, 0, 0, 0] = 0.5  # of [-1,1]: a quarter of [0,1]
+    b[0, 0, 0, 0] = 0.5  # in [-1,1]: a quarter of it in [0,1]
     values = compare_images(a, b)
     assert values["max_error"] == 0.25
     assert values["psnr"] == pytest.approx(10 * math.log10(1 / (0.25**2 / b.size)))

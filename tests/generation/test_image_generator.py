@@ -36,7 +36,7 @@ def test_an_image_does_not_depend_on_its_batch(generator, images, batch_size):
     again = generator.generate(
         LABELS, seed=3, batch_size=batch_size, callback=lambda *done: calls.append(done)
     )
-    # Equal tokens; pixels may round differently where XLA orders sums differently.
+    # Equal tokens. Pixels may round differently, as XLA may order sums differently.
     assert np.abs(again.astype(int) - images).max() <= 1
     assert np.mean(again == images) > 0.99
     expected = [(3, 7), (6, 7), (7, 7)] if batch_size == 3 else [(7, 7)]
@@ -82,7 +82,7 @@ def test_labels_are_one_or_a_list(generator, labels, n, expected):
         ({"seed": 2**32}, f"^seed is {2**32}; it must be from {-(2**31)} to {2**32 - 1}$"),
     ],
 )
-def test_what_is_refused(generator, given, message):
+def test_bad_settings_are_refused(generator, given, message):
     with pytest.raises(UserError, match=message):
         generator.generate(**given)
 
@@ -92,7 +92,7 @@ def test_without_anything_one_image_comes(generator):
 
 
 def test_a_last_batch_that_is_smaller_compiles_nothing(tiny_runs, monkeypatch):
-    """Each number of rows is traced once; 20, 21 and 22 images come in batches of 8."""
+    """Each number of rows is traced once. 20, 21 and 22 images are made in batches of 8."""
     generator, traced = ImageGenerator.load(tiny_runs["vim"]), []
     for model, name in ((generator.vim, "sample_tokens"), (generator.tokenizer, "decode_tokens")):
         original = getattr(model, name)
@@ -139,7 +139,7 @@ def test_a_saved_generator_gives_the_same(generator, images, tmp_path):
     assert again.class_names == ("blue", "red")
     assert again.vim.metadata["steps"] == 6
     np.testing.assert_array_equal(again.generate(LABELS, seed=3), images)
-    # Without names, as VIM.save_to_preset alone leaves it, classes are called by number.
+    # Without names, as in a preset from VIM.save_to_preset alone, classes have numbers.
     generator.vim.save_to_preset(tmp_path / "preset")
     assert ImageGenerator.load(tmp_path / "preset").class_names == ("0", "1")
 

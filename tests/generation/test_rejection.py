@@ -11,7 +11,7 @@ from vim_tf.generation.rejection import accept
 
 
 class Numbered:
-    """Sample i is the number i; its image, too."""
+    """A generator. Sample i is the number i, and so is its image."""
 
     class_names = ("a", "b", "c")
     vim = SimpleNamespace(codes=1000)
@@ -26,7 +26,7 @@ class Numbered:
 
 
 class Judge:
-    """Gives every number a probability of each label."""
+    """A classifier that gives every number a probability of each label."""
 
     def __init__(self):
         self.probabilities = np.random.default_rng(0).uniform(size=(1000, 3))
@@ -53,7 +53,7 @@ def test_the_best_of_each_class_are_kept(acceptance, drawn, batch_size):
         candidates = np.flatnonzero(generator.drawn == label)
         order = np.argsort(-judge.probabilities[candidates, label])
         best = candidates[order[: labels.count(label)]]
-        # In the places of the label, in the order in which they were drawn.
+        # They are in the positions of the label, in the order of drawing.
         assert list(kept[np.array(labels) == label]) == sorted(best)
     assert accepted.probability == pytest.approx(judge.probabilities[kept, labels].mean())
     everything = judge.probabilities[np.arange(accepted.candidates), generator.drawn]
@@ -100,7 +100,7 @@ def test_kept_samples_are_drawn(run, tiny_runs, tiny_classifier, capsys, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--labels", "0"], "they go together"),
+        (["--labels", "0"], "give both or neither"),
         (["--labels", "0", "--acceptance", "0"], "acceptance is 0.0; it must be above 0"),
         (["--labels", "0", "--acceptance", "1.5"], "acceptance is 1.5; it must be above 0"),
         (["--acceptance", "0.5"], "give --labels or --per-class"),
@@ -113,7 +113,7 @@ def test_mistakes(run, arguments, message):
 
 def test_acceptance_alone_is_refused(tiny_runs, tmp_path):
     given = ["--run", str(tiny_runs["vim"]), "--out", str(tmp_path / "x.png")]
-    with pytest.raises(UserError, match="they go together"):
+    with pytest.raises(UserError, match="give both or neither"):
         generate.main([*given, "--acceptance", "0.5"])
 
 

@@ -21,13 +21,13 @@ def make_variables(random, dtype="float32"):
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_twenty_steps_equal_the_papers_algorithm(decay):
-    """Algorithm 1 of arXiv 1708.03888 in float64, the rate another one at each step."""
+    """Algorithm 1 of arXiv 1708.03888 in float64, with a different learning rate at each step."""
     random = np.random.default_rng(0)
     variables = make_variables(random)
     weights = {name: np.array(v.numpy(), "float64") for name, v in variables.items()}
     velocities = dict.fromkeys(weights, 0.0)
     optimizer = LARS(
-        WarmupDecay(10.0, 20, 20, 0, 1.0, "constant"),  # 0.5 more at each step, from 0 on
+        WarmupDecay(10.0, 20, 20, 0, 1.0, "constant"),  # from 0, plus 0.5 at each step
         momentum=0.8,
         trust_coefficient=0.02,
         weight_decay=decay,
@@ -56,7 +56,7 @@ def test_the_step_does_not_depend_on_the_scale_of_the_gradient():
         optimizer.build([kernel])
         optimizer.apply([keras.ops.convert_to_tensor([[scale, 0.0], [0.0, 0.0]])])
         moved.append(1 - kernel.numpy())
-    # The length of the weights is 2, and the trust coefficient of the paper 0.001.
+    # The norm of the weights is 2, and the paper's trust coefficient is 0.001.
     np.testing.assert_allclose(moved, [[[0.002, 0], [0, 0]]] * 2, rtol=1e-4, atol=1e-9)
 
 

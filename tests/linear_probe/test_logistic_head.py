@@ -9,7 +9,7 @@ from vim_tf.linear_probe.logistic_head import solve
 
 @pytest.fixture(scope="module")
 def data():
-    """Three classes that overlap; a feature of another scale, and one that says nothing."""
+    """Three classes that overlap. One feature has another scale, and one is constant."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400)
     features = rng.normal(size=(400, 4)) + np.eye(3, 4)[labels]
@@ -19,7 +19,7 @@ def data():
 
 
 def test_solutions_are_minima_of_the_penalised_likelihood(data):
-    """Of sum of -log p + |W|^2 / 2C over standardised features, found by SciPy in float64."""
+    """SciPy minimises sum of -log p + |W|^2 / 2C over standardised features, in float64."""
     features, labels = data
     deviation = np.where(features.std(0) > 0, features.std(0), 1)
     x = (features - features.mean(0)) / deviation

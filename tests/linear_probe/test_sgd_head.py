@@ -7,7 +7,7 @@ from vim_tf.errors import UserError
 from vim_tf.linear_probe import sgd_head
 from vim_tf.linear_probe.sgd_head import predict, train_head
 
-# Few steps on little data: the rate of the literature is for thousands of steps.
+# For few steps on little data. The learning rate of the literature is for thousands of steps.
 QUICK = {
     "lars": SGDHeadConfig("lars", learning_rate=10.0, batch_size=500, epochs=30, warmup_epochs=3),
     "sgd": SGDHeadConfig("sgd", learning_rate=0.1, batch_size=500, epochs=30, warmup_epochs=3),
@@ -15,7 +15,7 @@ QUICK = {
 
 
 def gaussians(count, distance, seed=0, classes=4, dim=12):
-    """Features [count,dim] float32 around a point for each class, correlated, and labels."""
+    """Correlated features [count,dim] float32 around a point for each class, and labels."""
     random = np.random.default_rng(seed)
     centres = distance * random.normal(size=(classes, dim))
     mixing = 3 * np.eye(dim) + 1.5 * random.normal(size=(dim, dim))
@@ -25,7 +25,7 @@ def gaussians(count, distance, seed=0, classes=4, dim=12):
 
 
 class Recorded:
-    """Rows of an array on disk, as far as `train_head` knows, and a note of each reading."""
+    """Behaves like an array on disk for `train_head`, and records each read."""
 
     def __init__(self, array):
         self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, []
@@ -46,7 +46,7 @@ class Recorded:
 @pytest.mark.parametrize("optimizer", ["lars", "sgd"])
 @pytest.mark.parametrize(("distance", "least", "most"), [(1.0, 0.94, 0.96), (0.4, 0.59, 0.63)])
 def test_as_good_as_logistic_regression(optimizer, distance, least, most):
-    """On held-out rows of classes that are well apart, and of such as overlap."""
+    """On held-out rows, for classes that are well separated and for classes that overlap."""
     features, labels = gaussians(12_000, distance)
     train, held_out = slice(0, 4000), slice(4000, None)
     mean, deviation = features[train].mean(0), features[train].std(0)
@@ -64,7 +64,7 @@ def test_as_good_as_logistic_regression(optimizer, distance, least, most):
     [("sgd", 16_384, 100), ("lars", 16_384, 100), ("lars", 40, 40)],
 )
 def test_training_equals_numpy(optimizer, batch_size, used):
-    """Norm, cross-entropy, warm-up, cosine, momentum and the rate of the batch as it was cut."""
+    """Norm, cross-entropy, warm-up, cosine, momentum, and the rate for the reduced batch size."""
     features, labels = gaussians(100, 0.5)
     config = SGDHeadConfig(optimizer, 3.0, batch_size, epochs=5, warmup_epochs=2)
     still = SGDHeadConfig("sgd", 1e-30, batch_size, epochs=1, warmup_epochs=0)
@@ -98,11 +98,11 @@ def test_training_equals_numpy(optimizer, batch_size, used):
 
 
 def test_the_norm_is_left_with_the_statistics_of_all_features(monkeypatch):
-    """After three steps, with a mean far from 0, and read in blocks of which the last is short."""
+    """After three steps, with a mean far from 0, read in blocks of which the last is short."""
     monkeypatch.setattr(sgd_head, "ROWS", 32)
     features, labels = gaussians(100, 0.5)
     features += 1000
-    features[:, 3] = 0.1  # a unit that is dead
+    features[:, 3] = 0.1  # a dead unit
     config = SGDHeadConfig("sgd", 0.1, 64, epochs=3, warmup_epochs=0)
     head = train_head(features, labels, 4, config, seed=0)
     exact = features.astype("float64")
@@ -117,7 +117,7 @@ def test_the_norm_is_left_with_the_statistics_of_all_features(monkeypatch):
     assert np.issubdtype(found.dtype, np.integer)
 
 
-@pytest.mark.parametrize("batch_size", [64, 300])  # with one batch an epoch, order has no effect
+@pytest.mark.parametrize("batch_size", [64, 300])  # with one batch per epoch, order has no effect
 def test_the_weights_are_a_function_of_the_seed(batch_size):
     features, labels = gaussians(300, 0.5)
     config = SGDHeadConfig("lars", 1.0, batch_size, epochs=3, warmup_epochs=1)
@@ -140,7 +140,7 @@ def test_each_epoch_has_an_order_of_its_own_without_repetition():
     for epoch in orders[0]:
         assert len(set(epoch)) == 90
     assert len({frozenset(epoch[:30]) for epoch in orders[0]}) == 8
-    assert set(orders[0].flat) == set(range(100))  # the ten left over are not always the same
+    assert set(orders[0].flat) == set(range(100))  # the ten unused rows are not always the same
     np.testing.assert_array_equal(orders[0], orders[1])
     assert np.any(orders[0] != orders[2])
 
@@ -163,7 +163,7 @@ def test_a_file_of_float16_is_read_in_parts(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd"])
 def test_replicas_train_the_same_head(optimizer, two_replicas):
-    """Norm over whole batches, with means that are far from 0; a last batch that is odd."""
+    """The norm is over whole batches, with means far from 0. The last batch is odd."""
     features, labels = gaussians(101, 0.5)
     features += 1000
     config = SGDHeadConfig(optimizer, 3.0, batch_size=102, epochs=10, warmup_epochs=2)

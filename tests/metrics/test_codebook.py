@@ -6,7 +6,7 @@ from vim_tf.metrics.codebook import codebook_usage
 
 def test_usage_is_the_mean_over_full_batches():
     tokens = np.array([[0, 0], [1, 1], [2, 3], [2, 3], [4, 4]])
-    # Batches of 2 images: {0, 1} and {2, 3} of 8 codes; the fifth image fills no batch.
+    # Batches of 2 images have codes {0, 1} and {2, 3} of 8. The fifth image fills no batch.
     result = codebook_usage(tokens, codes=8, batch=2)
     assert result["usage"] == pytest.approx(2 / 8)
     assert result["dead_codes"] == 3

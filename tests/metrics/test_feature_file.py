@@ -44,10 +44,10 @@ def test_nothing_is_a_set_without_rows():
 
 
 def open_files(folder):
-    """Number of files of a folder that are open, those without a name included."""
+    """The number of open files in a folder, including those without a name."""
     count = 0
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # that of the listing is closed by now
+        with contextlib.suppress(OSError):  # the file of the listing is closed by now
             count += os.readlink(f"/proc/self/fd/{name}").startswith(str(folder))
     return count
 
@@ -58,9 +58,9 @@ def test_nothing_is_left(tmp_path):
     with FeatureSpool(5, tmp_path) as spool:
         spool.append(ROWS)
         rows = spool.finish()
-        assert not list(tmp_path.iterdir())  # so not even a kill leaves a file
+        assert not list(tmp_path.iterdir())  # so even a kill leaves no file
         assert open_files(tmp_path) > 0
-    np.testing.assert_array_equal(rows, ROWS)  # a map outlives its spool
+    np.testing.assert_array_equal(rows, ROWS)  # the map is valid after the spool is closed
     forgotten = FeatureSpool(5, tmp_path)
     forgotten.append(ROWS)
     del rows, spool, forgotten

@@ -11,7 +11,7 @@ DIM = 24
 
 
 def make_features(seed, rows=500, dim=DIM, rank=None, mean=0.0):
-    """Correlated features whose variances span a factor of about 100."""
+    """Correlated features with variances that differ by a factor of about 100."""
     random = np.random.default_rng(seed)
     rank = rank or dim
     mixing = random.normal(size=(rank, dim)) * np.linspace(0.3, 3, rank)[:, None]
@@ -26,7 +26,7 @@ def gather(features, *bounds):
 
 
 def scipy_distance(a, b):
-    """The definition, with SciPy's square root of the product, whose trace may be complex."""
+    """The definition, with SciPy's square root of the product. Its trace may be complex."""
     covariances = [np.cov(features, rowvar=False) for features in (a, b)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SciPy warns of singular matrices
@@ -50,7 +50,7 @@ def test_moments_equal_numpy(rows, mean):
 
 
 def test_large_means_cost_no_digits():
-    """Around 1e8 squares need all of float64's digits; 1 is added and taken off exactly."""
+    """Squares of values near 1e8 need all digits of float64. Adding 1 is exact."""
     features = np.random.default_rng(0).integers(0, 2, (600, DIM)).astype("float64")
     expected = np.cov(features, rowvar=False)
     covariance = gather(features + 1e8, 100, 250).covariance
@@ -193,7 +193,7 @@ def test_distance_equals_scipy(dim):
 
 @pytest.mark.parametrize(("rows", "rank"), [(400, 40), (30, 64), (2, 64)])
 def test_distance_of_singular_covariances_equals_scipy(rows, rank):
-    """Fewer images than features, or features that depend on each other."""
+    """There are fewer images than features, or features depend on each other."""
     a, b = make_features(0, rows, 64, rank), make_features(1, 300, 64, rank, mean=0.5)
     distance = frechet_distance(gather(a), gather(b))
     assert distance == pytest.approx(scipy_distance(a, b), rel=1e-5)

@@ -18,7 +18,7 @@ def make_pair(kind, height=14, width=17, noise=0.02):
 
 
 def definition(a, b):
-    """One image, window by window, channel by channel."""
+    """SSIM of one image, window by window, channel by channel."""
     weights = np.array(
         [[np.exp(-(y * y + x * x) / 4.5) for x in range(-5, 6)] for y in range(-5, 6)]
     )

@@ -15,7 +15,7 @@ def make_logits(seed, rows):
 
 
 def definition(probabilities):
-    """exp of the mean KL divergence, by SciPy's entropy."""
+    """exp of the mean KL divergence, with SciPy's entropy."""
     p = probabilities.astype("float64")
     return np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
 

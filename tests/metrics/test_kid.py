@@ -8,7 +8,7 @@ RNG = np.random.default_rng(0)
 
 
 def definition(a, b):
-    """Two sums over pairs of different rows and one over all, term by term."""
+    """Two sums over pairs of different rows, and one over all pairs, term by term."""
     kernel = lambda x, y: (float(x @ y) / len(x) + 1) ** 3  # noqa: E731
     a, b = a.astype("float64"), b.astype("float64")
     m, n = len(a), len(b)
@@ -45,7 +45,7 @@ def test_subsets_have_no_row_twice_and_differ():
 
 
 def test_kid_is_unbiased():
-    """Of two samples of one distribution: 0 within its error, though subsets are small."""
+    """Two samples of one distribution give 0 within the error, even with small subsets."""
     a, b = RNG.normal(size=(4000, 4)), RNG.normal(size=(4000, 4))
     mean, deviation = kid(a, b, subsets=200, subset_size=20, seed=0)
     assert abs(mean) < 4 * deviation / np.sqrt(200)

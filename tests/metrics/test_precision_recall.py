@@ -16,7 +16,7 @@ def radius(point, others, k):
 
 
 def covered(points, manifold, k):
-    """Share of points within some ball; each ball reaches to the k-th of the other rows."""
+    """Share of points inside any ball. A ball reaches to the k-th nearest of the other rows."""
     radii = [radius(row, np.delete(manifold, i, 0), k) for i, row in enumerate(manifold)]
     inside = [
         any(np.linalg.norm(point - row) <= r for row, r in zip(manifold, radii, strict=True))
@@ -46,14 +46,14 @@ def test_limits():
     reference, samples = make_sets(0)
     assert precision_recall(reference, reference[::-1]) == (1, 1)
     assert precision_recall(reference, samples + 100) == (0, 0)
-    # One good image over and over: it is real, and covers nothing.
+    # Copies of one good image: precision 1, but it covers nothing.
     assert precision_recall(reference, np.tile(reference.mean(0), (30, 1))) == (1, 0)
 
 
 @pytest.mark.parametrize("block", [7, 2048])
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_are_found_whatever_the_rounding(seed, block, monkeypatch):
-    """Balls of radius 0: of images that the reference holds four times."""
+    """Balls have radius 0, because the reference has each image four times."""
     monkeypatch.setattr(module, "BLOCK", block)
     distinct = 3 * np.random.default_rng(seed).normal(size=(20, 300)) + 5
     reference = np.tile(distinct, (4, 1))

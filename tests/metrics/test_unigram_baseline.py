@@ -14,7 +14,7 @@ def brute_force(train, held_out, codes, smoothing):
 
 
 def make_tokens(seed, images, codes=7, length=5):
-    # Each position prefers another code: pooling the positions would be another model.
+    # Each position prefers a different code. Pooled positions would be another model.
     random = np.random.default_rng(seed)
     preferred = np.arange(length) % codes
     drawn = random.integers(codes, size=(images, length))

@@ -17,7 +17,7 @@ def test_a_logit_for_each_class_from_the_mean_of_the_last_stage():
     model = make(stages=2)
     logits = np.asarray(model(IMAGES))
     assert logits.shape == (3, 5)
-    # Both halve once: features of twice the width, which go into the last layer.
+    # Both halve the image once: the features before the last layer have twice the width.
     assert model.layers[-1].input.shape == (None, 16)
     kernel, bias = model.layers[-1].get_weights()
     features = keras.Model(model.input, model.layers[-1].input)(IMAGES)
@@ -43,13 +43,3 @@ def test_dropout_acts_in_training_alone():
     np.testing.assert_array_equal(model(IMAGES), model(IMAGES))
     model = make(dropout=0)
     np.testing.assert_allclose(model(IMAGES, training=True), model(IMAGES), rtol=1e-5, atol=1e-6)
-
-
-def test_presets_and_keras_files_bring_it_back(tmp_path):
-    model = make(stages=2, blocks=2)
-    model.save_to_preset(tmp_path / "preset", {"class_names": list("abcde")})
-    model.save(tmp_path / "x.keras")
-    preset = Classifier.from_preset(tmp_path / "preset")
-    for other in (preset, keras.saving.load_model(tmp_path / "x.keras", compile=False)):
-        np.testing.assert_array_equal(other(IMAGES), model(IMAGES))
-    assert preset.metadata["class_names"] == list("abcde")

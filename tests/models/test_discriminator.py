@@ -47,11 +47,11 @@ def test_channels_grow_as_images_shrink():
     model = Discriminator(DiscriminatorConfig(channels=24, base_channels=256), (32, 64))
     model.build()
     widths = [block.first.features for block in model.blocks] + [model.hidden.features]
-    assert widths == [256 // 64, 256 // 32, 256 // 16, 24]  # 256 // 8 is capped
+    assert widths == [256 // 64, 256 // 32, 256 // 16, 24]  # 256 // 8, but capped
 
 
 def test_papers_size():
-    """256 x 256, 64 channels at the top: counted by hand from the paper's layers."""
+    """Counted by hand from the paper's layers: 256 x 256, 64 channels at the top."""
     widths = [64, 128, 256, 512, 512, 512, 512]
     count = 3 * 64 + 64
     for fine, coarse in zip(widths[:-1], widths[1:], strict=True):
@@ -117,9 +117,9 @@ def test_initial_outputs_have_variance_one(kernel_size):
     x = normal(*shape, seed=1)
     outputs = layer(x).numpy()
     if kernel_size:
-        outputs = outputs[:, 1:-1, 1:-1]  # zeros surround the border
+        outputs = outputs[:, 1:-1, 1:-1]  # padded zeros change the border
     assert np.var(outputs) == pytest.approx(1, abs=0.05)
-    # sqrt(2) undoes what the leaky ReLU takes from the mean square.
+    # The leaky ReLU reduces the mean square, and sqrt(2) restores it.
     layer.activate = True
     assert np.mean(np.square(layer(x))) == pytest.approx(1.04, abs=0.12)
 
@@ -137,7 +137,7 @@ def test_dense_layer_equals_numpy():
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("size", [(8, 8), (9, 7)])
 def test_downsampling_convolution_equals_numpy(size, kernel_size):
-    """Blur at full size, convolve, keep every second pixel; tap by tap."""
+    """Blur at full size, convolve, keep every second pixel, all tap by tap."""
     layer = Equalized(2, kernel_size, downsample=True, activate=False, use_bias=False)
     x = normal(2, *size, 3)
     layer.build(x.shape)
@@ -155,7 +155,7 @@ def test_downsampling_convolution_equals_numpy(size, kernel_size):
 
 
 def test_downsampling_keeps_images_centred():
-    """A mirrored image gives the mirrored, not a shifted, feature map."""
+    """A mirrored image gives the mirrored feature map, without a shift."""
     for kernel_size in (1, 3):
         layer = Equalized(2, kernel_size, downsample=True)
         x = normal(1, 8, 8, 3)
@@ -188,7 +188,7 @@ def test_a_logit_depends_on_its_group_and_on_no_other():
 
 
 def test_r1_has_right_second_order_gradients():
-    """Of the squared length of d logit / d image by a weight, against finite differences."""
+    """Gradients of |d logit / d image|^2 by a weight are compared with finite differences."""
     keras.utils.set_random_seed(0)
     model = Discriminator(DiscriminatorConfig(channels=4, base_channels=32), (8, 8))
     model.build()
@@ -207,7 +207,7 @@ def test_r1_has_right_second_order_gradients():
     gradients = tape.gradient(value, [kernel.value for kernel in kernels])
     assert len(kernels) == 7
     for kernel, gradient in zip(kernels, gradients, strict=True):
-        # Along the gradient itself; the penalty is piecewise smooth, so small steps are safe.
+        # Along the gradient itself. The penalty is piecewise smooth, so small steps are safe.
         direction = gradient / tf.norm(gradient)
         start = kernel.numpy()
         values = []
@@ -220,7 +220,7 @@ def test_r1_has_right_second_order_gradients():
 
 
 def test_learns_to_tell_two_sets_apart():
-    """Real: smooth images. Fake: the same with a faint checkerboard. Adam at 2e-3, R1 on."""
+    """Real images are smooth. Fake ones also have a faint checkerboard. Adam at 2e-3, with R1."""
     keras.utils.set_random_seed(0)
     model = Discriminator(TINY, (12, 12))
     model.build()

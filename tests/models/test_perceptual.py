@@ -25,7 +25,7 @@ def vgg():
 
 @pytest.fixture(scope="module")
 def weights_file(vgg, tmp_path_factory):
-    """Random weights in the layout of keras.applications' own file, written by h5py alone."""
+    """Random weights in the layout of keras.applications' own file, written only with h5py."""
     path = tmp_path_factory.mktemp("vgg") / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in vgg.layers]
@@ -74,7 +74,7 @@ def test_small_sides_are_enlarged_to_32(features):
     images = make_images(2, 16, 40, 3)
     outputs = features(images)
     assert outputs[0].shape == (2, 32, 40, 64)
-    # Bilinear with half-pixel centres, doubling: 1/4 of the farther and 3/4 of the nearer row.
+    # Bilinear doubling with half-pixel centres: 1/4 of the farther and 3/4 of the nearer row.
     padded = np.pad(images, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
     enlarged = np.zeros((2, 32, 40, 3), "float32")
     enlarged[:, 0::2] = 0.25 * padded[:, :-2] + 0.75 * padded[:, 1:-1]

@@ -1,4 +1,4 @@
-"""Training in bfloat16, next to the same training in float32."""
+"""Training in bfloat16, compared with the same training in float32."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
 STAGES = ["vit_vqgan", "vim", "classifier"]
 MORE = {
-    "vit_vqgan": ["losses.adversarial=0"],  # the discriminator computes in float32 in any case
+    "vit_vqgan": ["losses.adversarial=0"],  # the discriminator always computes in float32
     "vim": ["model.transformer.dropout=0", "model.label_drop=0"],
     "classifier": ["model.dropout=0"],
 }
@@ -62,7 +62,7 @@ def test_gradients_are_those_of_float32_but_for_rounding(make, stage, jit_compil
         found.append((np.concatenate([np.ravel(gradient) for gradient in flat]), logs))
     (expected, expected_logs), (actual, logs) = found
     cosine = actual @ expected / np.linalg.norm(actual) / np.linalg.norm(expected)
-    assert 0.99 < cosine < 1 - 1e-7  # near, and yet another computation
+    assert 0.99 < cosine < 1 - 1e-7  # close, but not the same computation
     name = {"vit_vqgan": "total", "vim": "nats", "classifier": "cross_entropy"}[stage]
     np.testing.assert_allclose(logs[name], expected_logs[name], rtol=0.02)
 

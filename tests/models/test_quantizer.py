@@ -24,7 +24,7 @@ def make_quantizer(**changes):
 
 @pytest.mark.parametrize("normalized", [True, False])
 def test_latents_get_their_nearest_code(normalized):
-    keras.utils.set_random_seed(2)  # with some weights most latents have the same code
+    keras.utils.set_random_seed(2)  # with some other weights, most latents have the same code
     quantizer = make_quantizer(l2_normalize=normalized, initial_scale=2.0)
     features = normal(4, 7, 5)
     output = quantizer(features)
@@ -40,14 +40,14 @@ def test_latents_get_their_nearest_code(normalized):
     np.testing.assert_allclose(output.latents, latents, atol=1e-5)
     np.testing.assert_allclose(output.codes, book[tokens], atol=1e-5)
     np.testing.assert_array_equal(quantizer.lookup(output.tokens), output.codes)
-    # Affinity is the negative squared distance but for a constant of each latent.
+    # Affinity is the negative squared distance, up to a constant for each latent.
     difference = np.asarray(quantizer.affinity(output.latents)) + distances
     np.testing.assert_allclose(difference, difference[..., :1] + 0 * difference, atol=1e-4)
 
 
 @pytest.mark.parametrize("block", [4, 5, 16])
 def test_codes_in_blocks_are_the_same_choice(monkeypatch, block):
-    """In blocks that divide the codes, where of equal ones the first is taken, and that do not."""
+    """Block sizes that divide the number of codes or not. Of equal codes the first is taken."""
     layer = make_quantizer(codes=16)
     layer.codebook.assign(np.tile(layer.codebook[:8], (2, 1)))
     features = normal(2, 50, 5)
@@ -103,7 +103,7 @@ def test_rotation_trick_turns_the_gradient_back(normalized):
         np.reshape(to_latents, (-1, 3)),
         strict=True,
     ):
-        # The rotation from e to q in their plane, by Rodrigues' formula.
+        # Rodrigues' formula for the rotation from e to q in their plane.
         axis = np.cross(unit(e), unit(q))
         cosine = unit(e) @ unit(q)
         cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
@@ -111,7 +111,7 @@ def test_rotation_trick_turns_the_gradient_back(normalized):
         scale = np.linalg.norm(q) / np.linalg.norm(e)
         np.testing.assert_allclose(scale * rotation @ e, q, atol=1e-6)
         np.testing.assert_allclose(result, scale * rotation.T @ g, atol=1e-4)
-        # What was the angle between gradient and code is now that between gradient and latent.
+        # The angle between gradient and code becomes the angle between gradient and latent.
         np.testing.assert_allclose(result @ unit(e), scale * g @ unit(q), atol=1e-4)
         np.testing.assert_allclose(np.linalg.norm(result), scale * np.linalg.norm(g), rtol=1e-4)
 
@@ -155,7 +155,7 @@ def test_a_latent_of_zeros_has_finite_gradients():
 
 
 def test_float32_whatever_the_compute_dtype():
-    """Codes that bfloat16 cannot tell apart."""
+    """The codes differ too little for bfloat16."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         quantizer = make_quantizer(l2_normalize=False)

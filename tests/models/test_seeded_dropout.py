@@ -64,7 +64,7 @@ def test_without_keys_each_call_draws_anew():
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_the_share_is_the_rate_and_the_mean_stays(rate):
-    """At each place over rows, and at each row over places; neighbours do not know each other."""
+    """For each position over rows, and for each row over positions. Neighbours are independent."""
     x = np.ones((2000, 50), "float32")
     with row_keys(mix(np.arange(2000, dtype="uint32"))):
         y = np.asarray(RowDropout(rate, salt=3)(x, training=True))
@@ -110,13 +110,13 @@ def numpy_mix(x):
 
 
 def keys_of(seed, steps, rows=1):
-    """The keys of all steps, [steps, rows]."""
+    """The keys [steps, rows] of all steps."""
     keys = [step_keys(seed, np.int64(step), np.arange(rows, dtype="int32")) for step in steps]
     return np.stack([np.asarray(key) for key in keys])
 
 
 def test_no_two_seeds_share_a_stretch_of_steps():
-    """Of seeds near each other, of negative and of long ones; nor is one shifted by some steps."""
+    """Seeds that are near each other, negative or long; also with a shift by some steps."""
     seeds = [*range(24), -1, -2, 1_000_003, 2_000_006, 2**31, 2**32, 2**32 + 1, 2**63 - 1]
     keys = {seed: keys_of(seed, range(60))[:, 0] for seed in seeds}
     owners = {}
@@ -125,7 +125,7 @@ def test_no_two_seeds_share_a_stretch_of_steps():
             pair = tuple(stretch[step : step + 2])
             assert owners.setdefault(pair, (seed, step)) == (seed, step)
     values = np.concatenate(list(keys.values()))
-    assert len(np.unique(values)) >= len(values) - 1  # 2,000 of 2^32: one pair may be equal
+    assert len(np.unique(values)) >= len(values) - 1  # 2,000 keys of 2^32: one pair may be equal
 
 
 def test_rows_of_a_step_are_not_those_of_another_shifted():
@@ -135,7 +135,7 @@ def test_rows_of_a_step_are_not_those_of_another_shifted():
 
 
 def test_keys_are_the_written_hash():
-    """The same in NumPy, without wrapping by a library."""
+    """They equal the same hash in NumPy, with explicit wrapping."""
     with np.errstate(over="ignore"):
 
         def hashed(x, salt):

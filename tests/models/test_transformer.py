@@ -13,7 +13,7 @@ INPUT = np.random.default_rng(0).normal(size=(2, 7, 12)).astype("float32")
 
 
 def randomize(layer, seed=1):
-    """Gives every weight a random value: biases of 0 and scales of 1 would hide mistakes."""
+    """Gives every weight a random value, because biases of 0 and scales of 1 would hide errors."""
     random = np.random.default_rng(seed)
     for weight in layer.trainable_variables:
         weight.assign(random.normal(size=weight.shape) * 0.5 + ("gamma" in weight.path))
@@ -93,7 +93,7 @@ def numpy_attention_weights(x, attention, causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_weights_match_the_definition(causal):
-    transformer = make_transformer(causal, dropout=0.5)  # which does not act on them
+    transformer = make_transformer(causal, dropout=0.5)  # dropout does not act on them
     x = INPUT.astype("float64")
     found = [np.asarray(weights) for weights in transformer.attention_weights(INPUT)]
     assert len(found) == 2
@@ -111,7 +111,7 @@ def test_attention_weights_match_the_definition(causal):
         x = numpy_block(x, block, causal)
 
 
-# Who sees whom ----------------------------------------------------------------------------------
+# Visible positions ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -132,7 +132,7 @@ def test_what_a_position_depends_on(causal):
 def test_steps_equal_the_whole():
     block = make_transformer(causal=True).blocks[0]
     expected = block(INPUT).numpy()
-    # Whatever lies in the cache at later positions is not read.
+    # Values in the cache at later positions are not read.
     cache = tuple(part + 1e3 for part in block.init_cache(2, 7))
     for position in range(7):
         y, cache = block.step(INPUT[:, position : position + 1], cache, np.int32(position))
@@ -170,12 +170,12 @@ def test_dropout_has_three_places(place):
     }
     for name, places in dropouts.items():
         for dropout in places:
-            dropout.rate = 1 - 1e-9 if name == place else 0.0  # all is dropped there
+            dropout.rate = 1 - 1e-9 if name == place else 0.0  # everything is dropped there
     dropped = block(INPUT, training=True).numpy()
     if place == "residual":
         expected = INPUT
     else:
-        # Only the bias of what comes after is left, as if its kernel were zero.
+        # Only the bias of the next layer is left, as if its kernel were zero.
         after = block.attention.projection if place == "attention" else block.mlp_out
         after.kernel.assign(after.kernel * 0)
         expected = block(INPUT, training=False).numpy()
@@ -211,7 +211,7 @@ def test_initial_kernels_have_the_deviation_of_their_fan_in():
         (block.mlp_in, 64),
         (block.mlp_out, 256),
     ):
-        # Keras' TruncatedNormal cuts at two deviations, which leaves 0.88 of the deviation.
+        # Keras' TruncatedNormal cuts at two deviations, which reduces the deviation to 0.88.
         deviation = np.std(dense.kernel.numpy()) * np.sqrt(fan_in)
         assert deviation == pytest.approx(0.88, abs=0.03)
     assert np.any(block.mlp_in.kernel[:, :64] != block.attention.projection.kernel)
@@ -240,9 +240,9 @@ def test_every_weight_gets_a_gradient():
 
 
 def gradients(transformer, x):
-    """Of the input and of all weights, with dropout; and the output."""
+    """The output, and the gradients of the input and of all weights, with dropout."""
     weights = [variable.value for variable in transformer.trainable_variables]
-    with row_keys(np.arange(x.shape[0], dtype="uint32")):  # also of what is computed again
+    with row_keys(np.arange(x.shape[0], dtype="uint32")):  # also for recomputed blocks
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = transformer(x, training=True)

@@ -15,7 +15,7 @@ LABELS = np.array([0, 3, 1], "int32")
 
 
 def make_vim(grid=GRID, codes=CODES, classes=CLASSES, seed=1, **config):
-    """A model with weights large enough that tokens and labels matter."""
+    """A model with weights so large that tokens and labels have an effect."""
     transformer = TransformerConfig(**{"blocks": 1, "heads": 2, "dim": 16, "mlp_dim": 24, **config})
     model = VIM(VIMConfig(transformer=transformer), grid, codes, classes)
     random = np.random.default_rng(seed)
@@ -156,7 +156,7 @@ def test_steps_with_the_cache_equal_the_whole(deep):
 
 
 def decode_greedily(forward, labels, scale=1.0):
-    """Argmax of the whole forward pass, six times, without cache or sampling."""
+    """Takes the argmax of the whole forward pass, six times, without cache or sampling."""
     labels, tokens = tf.constant(labels), np.zeros((len(labels), 6), "int32")
     null = tf.fill(labels.shape, CLASSES)
     for position in range(6):
@@ -196,7 +196,7 @@ def test_samples_have_the_models_distribution():
     share = np.exp(
         log_share[np.arange(9), 0, pairs[:, 0]] + log_share[np.arange(9), 1, pairs[:, 1]]
     )
-    share /= share.sum()  # 1 but for rounding, which SciPy minds
+    share /= share.sum()  # 1 up to rounding, as SciPy is strict
     tokens = model.generate(1, seed=5, n=20_000, temperature=1.5).numpy()
     counts = np.bincount(tokens[:, 0] * 3 + tokens[:, 1], minlength=9)
     assert stats.chisquare(counts, 20_000 * share).pvalue > 0.01
@@ -205,7 +205,7 @@ def test_samples_have_the_models_distribution():
 # Rows -------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_the_same_alone_and_beside_others(model):
+def test_a_row_is_the_same_alone_and_with_others(model):
     rows = {
         "labels": np.array([0, 1, 2, 3, 0]),
         "seed": np.array([7, 7, -1, 2**32 - 1, 8]),
@@ -248,7 +248,7 @@ def test_a_row_is_the_same_in_any_batch_at_full_size():
 
 def test_seeds(model):
     first = model.generate(2, seed=1, n=16).numpy()
-    assert len(np.unique(first, axis=0)) > 12  # one seed, yet each row its own
+    assert len(np.unique(first, axis=0)) > 12  # one seed, but each row differs
     np.testing.assert_array_equal(model.generate(2, seed=1, n=16), first)
     np.testing.assert_array_equal(model.generate(2, seed=sampling.row_seeds(1, 16)), first)
     assert np.any(model.generate(2, seed=2, n=16).numpy() != first)
@@ -317,7 +317,7 @@ def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
     assert traces[4:] == [3]
 
 
-# What cannot be asked for -----------------------------------------------------------------------
+# Wrong arguments --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

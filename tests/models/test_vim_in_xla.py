@@ -1,4 +1,4 @@
-"""Generation compiled with XLA, against that of TensorFlow's own graph."""
+"""Generation compiled with XLA, compared with that of TensorFlow's own graph."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ LABELS = np.array([0, 3, 1], "int32")
 
 @pytest.fixture(scope="module")
 def make():
-    """A function () -> a model of 6 tokens with weights large enough that the cache matters."""
+    """A function () -> a model of 6 tokens, with weights so large that the cache has an effect."""
     config = VIMConfig(TransformerConfig(blocks=2, heads=2, dim=16, mlp_dim=24))
 
     def make():
@@ -24,7 +24,7 @@ def make():
 
 
 def test_xla_draws_the_same(make, two_replicas, monkeypatch):
-    """By another way into the cache; in one call, by rows of the grid, and on two replicas."""
+    """XLA writes the cache in another way. In one call, by rows of the grid, on two replicas."""
     plain = make()
     monkeypatch.setattr(vim, "XLA_WORK", 0)
     fast = make()

@@ -1,4 +1,4 @@
-"""Steps of VIM whose cache is kept by somebody else, as LiteRT's users do."""
+"""Steps of VIM with a cache that the caller keeps, as with LiteRT."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ LABELS = np.array([0, 3, 1], "int32")
 
 
 def test_steps_that_only_read_the_cache_equal_the_whole():
-    """Whatever lies in it from the position on."""
+    """The values in the cache from the position on have no effect."""
     model = VIM(VIMConfig(TransformerConfig(blocks=3, heads=2, dim=16, mlp_dim=24)), (2, 3), 11, 4)
     random = np.random.default_rng(1)
     for weight in model.trainable_variables:

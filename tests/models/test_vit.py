@@ -63,14 +63,14 @@ def test_positions_of_the_same_grid_are_copied():
 
 
 def test_resized_positions_keep_what_varies_along_rows_and_along_columns():
-    """One channel grows down the rows, another along the columns, one is constant."""
+    """One channel grows along the rows, another along the columns, and one is constant."""
     old, new = build_positions((8, 4)), build_positions((16, 12))
     rows, columns = np.meshgrid(np.arange(8), np.arange(4), indexing="ij")
     old.table.assign(np.stack([rows, columns, 0 * rows + 5, 0 * rows], -1).reshape(32, 4))
     new.copy_resized(old)
     table = new.table.numpy().reshape(16, 12, 4)
-    # Centres of pixels: place i of n new ones lies at (i + 1/2) m / n - 1/2 of m old ones.
-    inner = slice(4, -4)  # the border repeats the outermost rows
+    # Pixel centres: position i of n new ones is at (i + 1/2) m / n - 1/2 of m old ones.
+    inner = slice(4, -4)  # the border repeats the outer rows
     np.testing.assert_allclose(
         table[inner, inner, 0],
         np.broadcast_to(((np.arange(16) + 0.5) / 2 - 0.5)[inner, None], (8, 4)),
@@ -118,7 +118,7 @@ def test_every_patch_sees_every_other():
 
 @pytest.mark.parametrize("channels", [3, 6])
 def test_decoder_puts_each_patch_in_its_place(channels):
-    """Without attention's output a patch depends on its own code only."""
+    """Without the output of attention, a patch depends only on its own code."""
     decoder = ViTDecoder(TINY, 4, (2, 3), "learned", code_dim=5, channels=channels)
     codes = normal(2, 6, 5)
     images = np.asarray(decoder(codes))

@@ -30,7 +30,7 @@ def test_weights_of_keras_pass_and_are_counted(path):
 
 
 def make_links(path, kind):
-    """A file whose dataset lies elsewhere, in another file or behind another name."""
+    """A file with a dataset that is stored in another file or under another name."""
     other = path.with_name("other.h5")
     with h5py.File(other, "w") as file:
         file["x"] = np.arange(4.0)
@@ -54,7 +54,7 @@ def make_links(path, kind):
 @pytest.mark.parametrize(
     "kind", ["ExternalLink", "SoftLink", "a virtual dataset", "a dataset in another file"]
 )
-def test_what_leads_out_of_the_file_is_refused(path, kind):
+def test_links_out_of_the_file_are_refused(path, kind):
     make_links(path, kind)
     refused(path, f"{kind} at /layers/dense/vars/0; .* save the weights")
 
@@ -96,14 +96,14 @@ def test_circles_and_depth_end(path):
     ("value", "kind"),
     [("text", "object"), (np.zeros(2, "V2"), r"\|V2"), (h5py.Empty("f4"), "float32")],
 )
-def test_what_is_no_number_is_refused(path, value, kind):
+def test_values_that_are_no_numbers_are_refused(path, value, kind):
     with h5py.File(path, "w") as file:
         file["vars/0"] = value
     refused(path, f"values of the type {kind} at /vars/0")
 
 
 def test_the_text_that_keras_would_read_is_refused(path):
-    """Damaged text of variable length keeps the HDF5 library busy for ever."""
+    """Damaged text of variable length makes the HDF5 library hang."""
     with h5py.File(path, "w") as file:
         file["vars/0"] = np.zeros(3)
         file["vars/0"].attrs["dtype"] = "bfloat16"

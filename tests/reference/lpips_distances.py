@@ -1,7 +1,7 @@
 """The distances of the authors' LPIPS: `lpips_distances.py INPUTS.npz OUTPUTS.npz`.
 
-The inputs are weights and images. The weights are also written into a file, as docs/evaluation.md
-says; the answer holds its path.
+The inputs are weights and images. The weights are also written to a file in the way of
+docs/evaluation.md. The answer has its path.
 """
 
 import sys
@@ -38,9 +38,9 @@ inputs, outputs = sys.argv[1:]
 given = {name: torch.from_numpy(value) for name, value in np.load(inputs).items()}
 images = [given.pop(name).permute(0, 3, 1, 2) for name in ("a", "b")]
 net = lpips.LPIPS(net="vgg")
-# The package has its last layers twice, lin0 and lins.0.
+# The package has its last layers twice, as lin0 and as lins.0.
 twice = {f"lins.{name[3:]}": value for name, value in given.items() if name.startswith("lin")}
-net.load_state_dict(given | twice)  # raises if a name is missing or left over
+net.load_state_dict(given | twice)  # raises if a name is missing or unknown
 with torch.no_grad():
     distances = net(*images)  # [B,1,1,1]
 path = Path(outputs).with_name("lpips_vgg.safetensors")

@@ -1,4 +1,4 @@
-"""Weights along the steps of tensorflow-addons' optimizers, and their moving average.
+"""Weights at the steps of tensorflow-addons' optimizers, and their moving average.
 
 `tensorflow_addons_steps.py INPUTS.npz OUTPUTS.npz`
 """
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its word that it has ended
+    warnings.simplefilter("ignore")  # it warns that its development has ended
     import tensorflow_addons as tfa
 
 inputs, outputs = sys.argv[1:]

@@ -14,7 +14,7 @@ real, fake = given["real_logits"], given["fake_logits"]
 
 
 def penalty(target):
-    """TF-GAN's mean of (length of the gradient / target - 1)^2, at the real images themselves."""
+    """TF-GAN's mean of (norm of the gradient / target - 1)^2, at the real images themselves."""
 
     def critic(images, _):
         flat = tf.reshape(images, (len(given["images"]), -1))

@@ -1,4 +1,4 @@
-"""torch-fidelity's figures of features: `torch_fidelity_metrics.py INPUTS.npz OUTPUTS.npz`."""
+"""torch-fidelity's metrics of features: `torch_fidelity_metrics.py INPUTS.npz OUTPUTS.npz`."""
 
 import sys
 

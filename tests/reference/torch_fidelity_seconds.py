@@ -15,7 +15,7 @@ reference = {name: value for name, value in np.load(reference).items() if name !
 start = time.perf_counter()
 moments = fid.fid_features_to_statistics(rows)
 middle = time.perf_counter()
-# Its means of float32 features are float32, which its own check then refuses beside float64.
+# Its means of float32 features are float32. Its own check refuses them together with float64.
 moments["mu"] = moments["mu"].astype("float64")
 distance = fid.fid_statistics_to_metric(moments, reference, False)
 end = time.perf_counter()

@@ -1,7 +1,7 @@
 """Imports torch-fidelity without torchvision.
 
-Only its built-in data sets and networks need it. torchvision imports beside the very build of torch
-that it was made for, and pip does not always find such a pair.
+Only its built-in data sets and networks need it. torchvision can be imported only with the build of
+torch that it was made for, and pip does not always find such a pair.
 """
 
 import sys

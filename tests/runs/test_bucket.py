@@ -1,4 +1,4 @@
-"""Runs in a bucket, here TensorFlow's file system in memory, equal those on a disk."""
+"""Runs in a bucket equal those on a disk. Here the bucket is TensorFlow's file system in memory."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from vim_tf.runs.trained_run import open_run
 
 
 def files(folder):
-    """Names below it. A listing in memory also has the ends of names that its name begins."""
+    """File names in a folder. In memory, a listing also has parts of names with the same prefix."""
     found = set()
     for parent, _, names in tf.io.gfile.walk(folder):
         inside = parent.removeprefix(folder).strip("/")

@@ -1,4 +1,4 @@
-"""What was made from images is never used with others: caches, runs, presets, features, tokenizers.
+"""Caches, runs, presets, features, tokenizers are used only with the images of their making.
 
 Each test changes copies of the images and of the tiny runs, and gives the same command again.
 """
@@ -22,7 +22,7 @@ from vim_tf.runs.trained_run import open_run
 
 @pytest.fixture
 def world(tiny_runs, tiny_classifier, tiny_images, tmp_path):
-    """Copies of the images and of the runs, which were trained on images at another path."""
+    """Copies of the images and the runs, which were trained on images at another path."""
     images = tmp_path / "images"
     shutil.copytree(tiny_images, images)
     runs = {"classifier": tiny_classifier, **tiny_runs}
@@ -40,13 +40,13 @@ def _move(folder, old, new):
 
 
 def again(folder, *overrides):
-    """Gives the command of a run once more."""
+    """Starts the command of a run again."""
     config = folder / "config.yaml"
     train.main(["--config", str(config), "--workdir", str(folder), "--set", "seed=0", *overrides])
 
 
 def start_over(folder, steps=3):
-    """Makes a run one that was stopped early, so that it has something left to do."""
+    """Changes a finished run to one that was stopped early, so that it can resume."""
     for path in folder.glob("checkpoints/step_*"):
         if int(path.name[5:]) > steps:
             shutil.rmtree(path)
@@ -63,14 +63,14 @@ def add_class(world):
 
 
 def replace_by_noise(world, keep_times=False):
-    """Other pixels under the same names, in files of the same size."""
+    """Writes other pixels under the same names, in files of the same size."""
     rng = np.random.default_rng(1)
     for path in sorted(world.images.rglob("*.png")):
         size, mtime = path.stat().st_size, path.stat().st_mtime_ns
         pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
         assert path.stat().st_size <= size
-        path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # PNG ends before that
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # the PNG ends before these bytes
         os.utime(path, ns=(mtime, mtime) if keep_times else (mtime + 10**9, mtime + 10**9))
 
 
@@ -110,7 +110,7 @@ def test_a_run_does_not_go_on_with_other_images(world, stage, change, capsys):
 @pytest.mark.large
 @pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
 def test_a_run_goes_on_with_the_same_images(world, stage, capsys):
-    """Elsewhere, and with other times."""
+    """The images are at another path and have other times."""
     folder = getattr(world, stage)
     touch(world)
     start_over(folder)
@@ -147,7 +147,7 @@ def test_a_shared_cache_does_not_serve_renamed_classes(world, tmp_path):
 
 
 def test_views_and_figures_of_a_run_are_of_its_images(world):
-    """The images that a run is opened with are those of its training."""
+    """A run is opened only with the images of its training."""
     assert open_run(world.vim).data.train_size == 24
     touch(world)
     assert open_run(world.vim).data.train_size == 24
@@ -187,7 +187,7 @@ def test_a_preset_with_another_tokenizer_inside_is_refused(world):
 
 
 def test_a_run_of_an_earlier_format_is_refused(world):
-    """As runs were before they said their format."""
+    """The run is from a version before runs had a format number."""
     path = world.vim / "config.yaml"
     lines = path.read_text().splitlines(keepends=True)
     assert [line.split(":")[0] for line in lines[:2]] == ["format", "written_by"]

@@ -1,4 +1,7 @@
-"""Checkpoints: whole or nothing, the last few and the best, and none of another architecture."""
+"""Checkpoints are complete or do not count. The last few and the best are kept.
+
+Those of another architecture are refused.
+"""
 
 import json
 import re
@@ -19,7 +22,7 @@ from vim_tf.runs.checkpoints import Checkpoints
 
 
 def make_items(units=3):
-    """A network, its optimizer with slots, and a counter; all numbers different."""
+    """A network, its optimizer with slots, and a counter. All numbers are different."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units, name="dense")])
     optimizer = keras.optimizers.Adam()
     optimizer.build(model.trainable_variables)
@@ -39,7 +42,7 @@ def fill(items, seed):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A function (*steps, keep=3, items) -> Checkpoints with the state `step` under each step."""
+    """A function (*steps, keep=3, items) -> Checkpoints that have state `step` at each step."""
 
     def save(*steps, keep=3, items=None):
         items = items or make_items()
@@ -53,7 +56,7 @@ def saved(tmp_path):
 
 
 def restored(folder, said=None, **more):
-    """(step, the values) of what comes back."""
+    """(step, values) after a restore."""
     items = make_items(**more)
     say = said.append if said is not None else None
     step = Checkpoints(items, folder, 3, say=say).restore()
@@ -132,7 +135,7 @@ def test_a_damaged_one_is_skipped_with_a_word_and_can_be_made_again(
     assert same(values, state(1))
     (line,) = said
     assert "step_00000002 is damaged" in line
-    assert "the one before it is taken" in line
+    assert "the one before it is used" in line
     assert re.search(message, line)
     saved(2)
     step, values = restored(tmp_path / "checkpoints")
@@ -140,7 +143,7 @@ def test_a_damaged_one_is_skipped_with_a_word_and_can_be_made_again(
 
 
 def test_without_its_manifest_there_is_none(saved, tmp_path):
-    """What a kill before the manifest leaves; it is not in the way of the next save."""
+    """A kill before the manifest leaves such a folder. The next save works all the same."""
     found = saved(1, 2)
     (found.path(2) / "manifest.json").unlink()
     (found.path(2) / "left over").write_text("x")
@@ -190,7 +193,7 @@ def test_flipped_bits_of_a_manifest_lead_to_the_checkpoint_before(saved, tmp_pat
         steps.append(again.restore())
         (path.with_name("damaged_manifest.json")).unlink(missing_ok=True)
     assert set(steps) <= {1, 2}
-    assert steps.count(1) > 300  # the others are of spaces
+    assert steps.count(1) > 300  # the others are bits of spaces
 
 
 def test_a_damaged_best_counts_as_none(saved, tmp_path):
@@ -201,7 +204,7 @@ def test_a_damaged_best_counts_as_none(saved, tmp_path):
 
 
 def test_weights_of_the_same_name_are_compared_one_by_one(tmp_path):
-    """Keras calls the weights of three tables the same, and so do weights of unnamed layers."""
+    """Keras gives the weights of three tables, or of unnamed layers, the same name."""
 
     def make(rows):
         layers = [keras.layers.Embedding(count, 4) for count in rows]
@@ -217,7 +220,7 @@ def test_weights_of_the_same_name_are_compared_one_by_one(tmp_path):
 
 
 class Made:
-    """What `MadeFrom` is."""
+    """Has the interface of `MadeFrom`."""
 
     def __init__(self, made):
         self.made = made
@@ -314,7 +317,7 @@ def test_a_bucket(bucket):
 
 
 class SecondWorker:
-    """What `Workers` is on a worker that is not the chief."""
+    """Has the interface of `Workers` on a worker that is not the chief."""
 
     is_chief = False
 

@@ -57,8 +57,8 @@ def test_another_config_is_refused_with_the_difference(run, tiny):
         run.start(tiny("vim"))
 
 
-def test_a_config_that_never_trained_gives_way(run, tiny):
-    """Or a mistake that is found when the data is opened would spoil the folder."""
+def test_a_config_that_never_trained_is_replaced(run, tiny):
+    """Otherwise a folder would be useless after an error in opening the data."""
     run.start(tiny("vit_vqgan", "data.path=/nowhere"))
     run.start(tiny("vit_vqgan"))
     assert run.load_experiment() == tiny("vit_vqgan")
@@ -66,7 +66,7 @@ def test_a_config_that_never_trained_gives_way(run, tiny):
 
 def test_a_foreign_folder_is_refused_and_left_alone(run, tiny):
     run.path.mkdir()
-    run.start(tiny("vim"))  # an empty one is taken
+    run.start(tiny("vim"))  # an empty folder is accepted
     other = Run(run.path.parent / "other")
     other.path.mkdir()
     (other.path / "thesis.tex").write_text("text")
@@ -75,7 +75,7 @@ def test_a_foreign_folder_is_refused_and_left_alone(run, tiny):
     assert [path.name for path in other.path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_file_in_the_folders_place_is_refused(run, tiny):
+def test_a_file_instead_of_the_folder_is_refused(run, tiny):
     run.path.write_text("text")
     with pytest.raises(UserError, match="no run of vim_tf"):
         run.start(tiny("vim"))
@@ -83,7 +83,7 @@ def test_a_file_in_the_folders_place_is_refused(run, tiny):
 
 
 def test_a_folder_that_cannot_be_made_is_named(run, tiny):
-    """A file stands where a folder is needed: root may write into read-only folders."""
+    """Uses a file instead of a folder, as root may write into read-only folders."""
     run.path.write_text("text")
     inner = Run(run.path / "inner")
     with pytest.raises(UserError, match=r"inner cannot be written \(Not a directory\)"):
@@ -204,7 +204,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(run, holder):
     assert "\n" not in message
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    with run.lock():  # what it wrote is still there
+    with run.lock():  # the text of the killed process was still there
         assert run.lock_path.read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
 
 
@@ -212,7 +212,7 @@ def test_the_lock_is_free_after_use_and_after_a_mistake(run, tiny):
     with pytest.raises(ZeroDivisionError), run.lock():
         raise ZeroDivisionError
     assert run.lock_path.read_text() == ""
-    run.start(tiny("vit_vqgan"))  # a folder with a lock alone is no other run
+    run.start(tiny("vit_vqgan"))  # a folder with only a lock is no other run
     with run.lock():
         pass
 
@@ -229,7 +229,7 @@ def test_a_lock_of_another_machine_is_explained(run):
         pass
 
 
-def test_the_best_preset_stands_beside_the_last(run):
+def test_the_best_preset_is_next_to_the_last(run):
     run.path.mkdir()
     for name, best in (("old", True), ("best", True), ("last", False)):
         run.save_preset(lambda folder, name=name: (folder.mkdir(), (folder / name).touch()), best)

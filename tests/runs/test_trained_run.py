@@ -60,7 +60,7 @@ def test_nothing_but_the_data_can_be_changed(tiny_runs):
         open_run(tiny_runs["vim"], ["model.label_drop=0"])
 
 
-def test_what_is_no_run(tiny_runs, tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tiny_runs, tmp_path):
     with pytest.raises(UserError, match="is no run: it has no config.yaml"):
         open_run(tmp_path)
     with pytest.raises(UserError, match="is no run: it has no config.yaml"):
@@ -76,7 +76,9 @@ def test_a_run_without_weights_and_a_torn_one(tiny_runs, tmp_path):
     with pytest.raises(UserError, match=r"model.weights.h5 has .* of its .* bytes"):
         open_run(run)
     shutil.rmtree(run / "preset")
-    with pytest.raises(UserError, match="has saved no preset yet; let its training run on"):
+    with pytest.raises(
+        UserError, match="has saved no preset yet; wait until its training saves one"
+    ):
         open_run(run)
 
 

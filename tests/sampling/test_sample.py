@@ -55,7 +55,7 @@ def test_noise_is_the_gumbel_quantile_of_the_bits():
     inputs = (tf.constant(SEEDS), tf.constant(5), 5000)
     for jit_compile in (False, True):
         graph = tf.function(sampling.gumbel_noise, jit_compile=jit_compile)
-        # XLA's logarithms differ from others' in the last place of float32.
+        # XLA's logarithms differ from others in the last digit of float32.
         np.testing.assert_allclose(graph(*inputs), expected, rtol=2e-6, atol=2e-6)
 
 
@@ -88,7 +88,7 @@ def test_neighbours_are_independent(neighbour):
     else:
         a, b = a[:-1, 1:], a[1:, :-1]
     table, _, _ = np.histogram2d(a.ravel(), b.ravel(), bins=16, range=[[0, 1], [0, 1]])
-    assert stats.chisquare(table.ravel()).pvalue > 0.01  # uniform on the square: independent too
+    assert stats.chisquare(table.ravel()).pvalue > 0.01  # uniform on the square: independent
     assert abs(stats.spearmanr(a.ravel(), b.ravel()).statistic) < 0.015
 
 
@@ -107,14 +107,14 @@ def test_row_seeds_are_distinct_and_do_not_depend_on_the_number_of_rows():
     rows = numpy_mix((np.arange(8, dtype="uint64") + 0xF39CC060) & 0xFFFFFFFF)
     expected = numpy_mix(numpy_mix(3 + 0x9E3779B9) ^ rows)
     np.testing.assert_array_equal(many[:8].view("uint32"), expected)
-    assert len(np.intersect1d(many, sampling.row_seeds(4, 100_000))) < 20  # 2.3 by chance
+    assert len(np.intersect1d(many, sampling.row_seeds(4, 100_000))) < 20  # by chance: 2.3
 
 
 # Filter -----------------------------------------------------------------------------------------
 
 
 def numpy_filter(logits, temperature, top_k, top_p):
-    """One row, by the definition: rank by (logit, lower code first), cut twice."""
+    """Filters one row by the definition: rank by (logit, lower code first), cut twice."""
     codes = len(logits)
     order = sorted(range(codes), key=lambda code: (-logits[code], code))
     scaled = (logits.astype("float64") - logits.max()) / max(temperature, 1e-6)
@@ -149,7 +149,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("decimals", [6, 0])  # 0: many ties, at every cut
+@pytest.mark.parametrize("decimals", [6, 0])  # 0 gives many ties, at every cut
 def test_filter_matches_numpy(decimals, jit_compile):
     temperature, top_k, top_p = (np.array(column) for column in zip(*SETTINGS, strict=True))
     random = np.random.default_rng(decimals)
@@ -167,7 +167,7 @@ def test_filter_matches_numpy(decimals, jit_compile):
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
-    # Four equal codes have exactly 0.25 each: two of them reach 0.5, the lower two.
+    # Four equal codes have exactly 0.25 each. The lower two of them reach 0.5.
     for top_p, kept in ((0.25, 1), (0.5, 2), (0.51, 3), (0.75, 3), (0.76, 4)):
         filtered = sampling.filter_logits(
             np.zeros((1, 4), "float32"), np.ones(1, "float32"), np.zeros(1, "int32"), [top_p]
@@ -207,7 +207,7 @@ def test_greedy_is_argmax_and_the_lower_code_wins():
     logits = np.round(np.random.default_rng(0).normal(size=(500, 30)), 1).astype("float32")
     assert np.any(np.sum(logits == logits.max(1, keepdims=True), axis=1) > 1)  # ties occur
     seeds = np.arange(500)
-    expected = logits.argmax(1)  # NumPy's: the first of equals
+    expected = logits.argmax(1)  # NumPy takes the first of equals
     for settings in (
         {"temperature": 0.0},
         {"temperature": 0.0, "top_k": None},
@@ -257,7 +257,7 @@ LETTERS = "_abcdefghijklmnopqrstuvwxyz"
 
 
 def spell(words):
-    """A fake `next_logits`: each row spells its word. The cache collects what it was told."""
+    """A fake `next_logits`: each row spells its word. The cache records the previous tokens."""
     table = np.zeros((len(words), len(words[0]), len(LETTERS)), "float32")
     for row, word in enumerate(words):
         for position, letter in enumerate(word):
@@ -291,7 +291,7 @@ def test_spells_words_and_passes_the_token_before():
 def test_parts_give_the_same_as_the_whole():
     words = ["codebook", "tokenize"]
     next_logits, cache = spell(words)
-    tokens = ops.full((8, 2), 26, dtype="int32")  # "z", which must not be read
+    tokens = ops.full((8, 2), 26, dtype="int32")  # "z" must not be read
     for start, stop in ((0, 3), (3, 4), (4, 8)):
         tokens, cache = sampling.generate_tokens(
             next_logits, cache, tokens, SEEDS[:2], np.ones(2, "float32"), start=start, stop=stop
@@ -302,7 +302,7 @@ def test_parts_give_the_same_as_the_whole():
 
 
 def test_guidance_calls_with_both_halves():
-    # Conditional rows spell words; null rows disagree more strongly than guidance below 1 mends.
+    # Conditional rows spell words. Null rows differ so much that they win with guidance below 1.
     next_logits, cache = spell(["images", "tokens", "wwwwww", "wwwwww"])
     tokens, told = generate(
         next_logits, cache, 6, 2, guidance_scale=np.array([3.0, 0.2], "float32")
@@ -312,7 +312,7 @@ def test_guidance_calls_with_both_halves():
 
 
 def chain(codes, seed=0):
-    """A fake `next_logits`: a random Markov chain, whose product of matrices depends on B."""
+    """A fake `next_logits`: a random Markov chain. Its matrix product depends on B."""
     random = np.random.default_rng(seed)
     left, right = random.normal(size=(2, codes, 24)).astype("float32")
 
@@ -323,7 +323,7 @@ def chain(codes, seed=0):
 
 
 def rows_alone_and_in_batches(next_logits, length, batches):
-    """[sum of batches, N]: the same rows, cut into batches in several ways."""
+    """The same rows, cut into batches in several ways: [sum of batches, N]."""
     rows = max(batches)
     seeds = np.asarray(sampling.row_seeds(1, rows))
     run = tf.function(

@@ -1,4 +1,4 @@
-"""NumPy's draws compared with those of Keras, which test_sample.py compares with definitions."""
+"""Compares NumPy's draws with Keras' draws, which test_sample.py compares with definitions."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def rows():
     temperature, top_k, top_p = SETTINGS.T
     random = np.random.default_rng(0)
     logits = random.normal(size=(len(SETTINGS), CODES)).astype("float32") * 2
-    logits[::2] = np.round(logits[::2])  # many ties, at every cut
+    logits[::2] = np.round(logits[::2])  # gives many ties, at every cut
     seeds = random.integers(-(2**31), 2**31, len(SETTINGS)).astype("int32")
     return (
         logits,
@@ -30,7 +30,7 @@ def rows():
 
 
 def draw_both(logits, position, seeds, **settings):
-    """Tokens of NumPy, and of Keras."""
+    """The tokens of NumPy, and those of Keras."""
     return (
         sample_numpy.draw(logits, position, seeds, **settings),
         np.asarray(sampling.draw(logits, position, seeds, **settings)),
@@ -60,7 +60,7 @@ def test_guided_draws_are_the_same(rows):
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():
-    # Four equal codes have exactly 0.25 each: two of them reach 0.5, the lower two.
+    # Four equal codes have exactly 0.25 each. The lower two of them reach 0.5.
     seeds = np.arange(200, dtype="int32")
     for top_p, kept in ((0.25, 1), (0.5, 2), (0.51, 3), (0.75, 3), (0.76, 4)):
         ones = np.ones(len(seeds), "float32")

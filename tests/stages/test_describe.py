@@ -18,7 +18,7 @@ SIZES = ("data.image_size=[16,24]", "data.batch_size=12")
 
 
 def table_of(experiment):
-    """The rows {call: (shape, dtype, parameters, ms, GFLOP/s)} and the lines without a shape."""
+    """The rows {call: (shape, dtype, parameters, ms, GFLOP/s)}, and the lines without a shape."""
     stream = io.StringIO()
     describe(experiment, stream)
     rows, others = {}, []
@@ -75,7 +75,7 @@ def test_tokenizer(tiny):
 def test_it_leaves_out_what_has_no_weight(tiny):
     rows, others = table_of(tiny("vit_vqgan", "losses.adversarial=0", "losses.perceptual=0.1"))
     assert not any("Discriminator" in line for line in [*rows, *others])
-    # Thirteen convolutions of 3 x 3, as keras.applications has them.
+    # Thirteen convolutions of 3 x 3, as in keras.applications.
     assert any("VGG16" in line and "14,714,688" in line for line in others)
 
 
@@ -104,7 +104,7 @@ def test_vim(tiny, tokenizer):
 
 
 def test_the_rate_is_of_all_images(tiny, tokenizer, monkeypatch):
-    """By a clock that goes on a thousandth of a second each time it is looked at."""
+    """Uses a clock that advances by a thousandth of a second at each read."""
     clock = itertools.count()
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock) / 1000)
     experiment = tiny("vit_vqgan", "model.encoder.dim=2000", *SIZES)

@@ -16,7 +16,7 @@ WITHOUT_DISCRIMINATOR = "losses.adversarial=0"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The folder that temporary folders are made in."""
+    """The folder for temporary folders."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -30,7 +30,7 @@ def lines_of(experiment):
 
 
 def seconds(lines):
-    """{action: seconds} of the lines that tell a time."""
+    """{action: seconds} from the lines that state a time."""
     timed = (re.fullmatch(r"(\S.*): ([\d.]+) s", line) for line in lines)
     return {found[1]: float(found[2]) for found in timed if found}
 
@@ -68,7 +68,7 @@ def test_tokenizer(tiny, folder, monkeypatch, adversarial):
     assert "images [8, 16, 16, 3] float32 from -" in text
     labels = dict(re.findall(r"(blue|red) (\d+)", text))
     assert sum(map(int, labels.values())) == 8
-    assert "estimate, a replica of 8 images:" in text
+    assert "estimate for a replica of 8 images:" in text
     assert ("activations: discriminator" in text) == bool(adversarial)
     assert re.search(r"  [\d.]+ img/s", text)
     path, image = drawn[0]
@@ -124,5 +124,5 @@ def test_a_checkpoint_that_leaves_weights_out(tiny, monkeypatch):
         "checkpoint_items",
         lambda self: {k: v for k, v in items(self).items() if k != "ema_model"},
     )
-    with pytest.raises(UserError, match="did not bring the first step's weights back"):
+    with pytest.raises(UserError, match="does not restore the weights of the first step"):
         lines_of(tiny("vit_vqgan", WITHOUT_DISCRIMINATOR))

@@ -34,7 +34,7 @@ def gather(dataset, key):
 
 def test_the_cache_holds_each_pass_as_the_tokenizer_sees_it(folder, tokenizer, data, monkeypatch):
     made = (folder / HEADER_FILE).stat().st_mtime_ns
-    monkeypatch.setattr(tokenizer, "tokenize", None)  # opening needs no tokenizing
+    monkeypatch.setattr(tokenizer, "tokenize", None)  # opening does not tokenize
     cache = open_or_make_cache(folder, tokenizer, data, passes=2)
     monkeypatch.undo()
     assert (folder / HEADER_FILE).stat().st_mtime_ns == made

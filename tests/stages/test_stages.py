@@ -39,7 +39,7 @@ def test_the_sizes_must_agree(tiny, tiny_runs):
 
 @pytest.fixture
 def unlabelled(tiny_images):
-    """Overrides that leave one class's images, whose folder is no class."""
+    """Overrides for the images of one class only, so that its folder is no class."""
     return (f"data.path={tiny_images}/train/red", "data.validation_path=null")
 
 
@@ -64,7 +64,7 @@ def stage(tiny, tiny_runs, unlabelled, tmp_path):
 
 
 def test_unlabelled_images_tokenized_while_training(stage):
-    """Without a cache and without classes: a step, an evaluation, samples and a preset."""
+    """Runs a step, an evaluation, samples and a preset, without a cache and without classes."""
     stage, run = stage
     assert stage.trainer.model.classes == 0
     batch = next(iter(stage.train_dataset(3, 0)))

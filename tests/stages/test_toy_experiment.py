@@ -1,4 +1,4 @@
-"""An experiment that is written in this one file: it trains, resumes, is described and tried dry.
+"""An experiment that is defined only in this file: it trains, resumes, is described and dry-run.
 
 It learns the mean colour of the images.
 """
@@ -52,7 +52,7 @@ class Arguments:
 
 
 class MeanColour(Preset, keras.Model):
-    """Images [B,H,W,3] -> their mean colour as it was learnt, [B,3]."""
+    """Images [B,H,W,3] -> the learnt mean colour [B,3]."""
 
     Arguments = Arguments
 
@@ -149,7 +149,7 @@ def test_it_trains_and_resumes(config, tmp_path):
     images = np.concatenate([batch["image"] for batch in data.evaluation("train")])
     np.testing.assert_allclose(model.colour, images.mean((0, 1, 2)), atol=0.05)
     assert {path.name for path in run.image_dir.iterdir()} == {"colour.png", "curves.png"}
-    with pytest.MonkeyPatch.context() as patch:  # killed behind the second checkpoint
+    with pytest.MonkeyPatch.context() as patch:  # killed after the second checkpoint
         patch.setattr(Stage, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train.main([*given, str(tmp_path / "again")])

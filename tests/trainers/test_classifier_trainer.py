@@ -52,7 +52,7 @@ def test_evaluation_is_that_of_the_averaged_weights(make):
 
 
 def test_keras_fit_learns_two_colours(make):
-    """Images that are redder than they are blue, and the other way round."""
+    """Images are more red than blue, or more blue than red."""
     labels = RANDOM.integers(0, 2, 256).astype("int32")
     images = RANDOM.uniform(-0.5, 0.5, (256, 16, 16, 3)).astype("float32")
     images[..., 0] += np.where(labels == 1, 0.3, -0.3)[:, None, None]

@@ -8,12 +8,12 @@ from vim_tf.trainers.codebook_health import CodebookRevival, CodebookUsage, mean
 from vim_tf.trainers.optimizers import make_optimizer
 
 CODES, DIM = 8, 3
-SEED = -(2**40)  # a config's may be any integer
+SEED = -(2**40)  # the seed of a config may be any integer
 
 
 @pytest.fixture
 def revival():
-    """Revives at every third step what has less than half of an even code's hits."""
+    """Every third step, revives codes with less than half of the hits of an even share."""
     config = QuantizerConfig(codes=CODES, code_dim=DIM, revive_every=3, revive_below=0.5)
     quantizer = VectorQuantizer(config)
     quantizer.build((None, 4, 5))
@@ -31,7 +31,7 @@ def output(tokens, seed=0):
     return QuantizerOutput(tf.constant(latents), None, tf.constant([tokens], tf.int32))
 
 
-# 16 tokens, 2 for an even code: codes 4 to 7 have none or less than one.
+# 16 tokens, so an even share is 2. Codes 4 to 7 have no or less than one hit.
 TOKENS = [0] * 5 + [1] * 4 + [2] * 4 + [3] * 3
 
 
@@ -51,7 +51,7 @@ def test_nothing_happens_until_it_is_time(revival):
 
 
 def test_dead_codes_move_onto_latents_and_lose_their_momentum(revival):
-    """Code 4 is hit once in step 0, code 5 not at all; both are dead over the three steps."""
+    """Code 4 is hit once in step 0, code 5 never. Both are dead over the three steps."""
     before = state(revival)[0]
     for step, tokens in enumerate(([*TOKENS[:-1], 4], TOKENS, TOKENS)):
         last = output(tokens, seed=step)
@@ -63,17 +63,17 @@ def test_dead_codes_move_onto_latents_and_lose_their_momentum(revival):
     np.testing.assert_allclose(np.linalg.norm(codebook[4:], axis=-1), length, rtol=1e-5)
     cosines = codebook[4:] / length @ last.latents.numpy()[0].T  # [4,16]
     np.testing.assert_allclose(cosines.max(1), 1, atol=1e-5)
-    assert len(set(cosines.argmax(1))) > 1  # not all onto the same latent
+    assert len(set(cosines.argmax(1))) > 1  # not all to the same latent
     np.testing.assert_array_equal(revival.averaged[4:], codebook[4:])
     np.testing.assert_array_equal(revival.averaged[:4], 7)
-    assert len(slots) == 2  # Adam's two moments of the codebook, and nothing else's
+    assert len(slots) == 2  # only Adam's two moments of the codebook
     for slot in slots:
         np.testing.assert_array_equal(slot[:4], 1)
         np.testing.assert_array_equal(slot[4:], 0)
 
 
 def test_a_code_with_its_share_stays(revival):
-    """48 tokens: an even code has 6, so 3 are enough and 2 are not."""
+    """Of 48 tokens, an even share is 6. So 3 hits are enough and 2 are not."""
     tokens = [0] * 43 + [1] * 3 + [2] * 2
     before = state(revival)[0]
     revival(tf.constant(2, tf.int64), output(tokens))
@@ -82,7 +82,7 @@ def test_a_code_with_its_share_stays(revival):
 
 
 def test_replicas_count_together_and_stay_equal(revival, two_replicas):
-    """One replica's tokens alone would leave other codes dead."""
+    """With the tokens of one replica only, other codes would be dead."""
     config = revival.quantizer.config
     with two_replicas.scope():
         quantizer = VectorQuantizer(config)

@@ -67,7 +67,7 @@ def test_average_equals_numpy(name, where, compiled, two_replicas):
 
 
 def test_decay_grows_with_the_step_up_to_its_value():
-    """The 20 steps of the test above cross the point where (1 + t) / (10 + t) passes 0.6."""
+    """Within the 20 steps of the test above, (1 + t) / (10 + t) passes 0.6."""
     assert (1 + 0) / (10 + 0) < 0.6 < (1 + STEPS) / (10 + STEPS)
     late, never = numpy_average(0.6), numpy_average(0.999)
     assert np.abs(late[0] - never[0]).max() > 1e-2
@@ -81,7 +81,7 @@ def test_it_starts_at_the_sources():
 
 
 def test_it_follows_an_optimizer_inside_one_replica_step(two_replicas):
-    """Update of the weights and of their average in one compiled strategy.run, as trainers do."""
+    """One compiled strategy.run updates the weights and their average, as in trainers."""
     with two_replicas.scope():
         source, target = variables([values(0)[0]] * 2)
         optimizer = keras.optimizers.SGD(0.5)

@@ -34,7 +34,7 @@ def weights_after_training(strategy, clip_norm, update=apply_gradients, steps=3)
     dataset = tf.data.Dataset.from_tensors((ROWS, TARGETS)).unbatch().batch(4).repeat()
     batches = iter(strategy.experimental_distribute_dataset(dataset))
 
-    # Compiled, as trainers are: eager replicas may wait minutes for each other in a collective.
+    # Compiled, as in trainers: eager replicas may wait minutes for each other in a collective.
     @tf.function
     def run(batch):
         return strategy.run(step, batch)
@@ -48,7 +48,7 @@ def weights_after_training(strategy, clip_norm, update=apply_gradients, steps=3)
 
 
 def numpy_training(clip_norm, steps=3):
-    """The same in NumPy, over the whole batch."""
+    """The same training in NumPy, over the whole batch."""
     rng = np.random.default_rng(1)
     embeddings, kernel, bias = (rng.normal(size=shape) for shape in ((5, 3), (3, 2), (2,)))
     norms = []
@@ -91,7 +91,7 @@ def test_weights_equal_those_of_numpy_over_the_global_batch(name, clip_norm, two
 
 
 def test_clipping_before_the_reduction_would_be_seen(two_replicas):
-    """The mutant that Keras' global_clipnorm is: the tests above can fail."""
+    """Clips before the reduction, like Keras' global_clipnorm: then the tests above fail."""
 
     def clip_first(optimizer, gradients, variables, clip_norm):
         gradients, norm = tf.clip_by_global_norm(densify(gradients), clip_norm)
@@ -128,7 +128,7 @@ def test_missing_gradients_are_named():
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"input_signature": True}, None])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(parts, how):
-    """Compiled, of unknown size, and without a graph; repeated rows of an embedding included."""
+    """Compiled, with unknown size, and eager; also with repeated rows of an embedding."""
     table = tf.Variable(np.random.default_rng(2).normal(size=(5, 2)).astype("float32"))
     seen = []
 

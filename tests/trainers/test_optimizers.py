@@ -1,4 +1,4 @@
-"""The optimizers against their definitions in NumPy."""
+"""The optimizers, compared with their definitions in NumPy."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_adam_equals_numpy():
     optimizer.build([variable])
     mean, square = np.zeros((3, 2)), np.zeros((3, 2))
     for step in range(12):
-        # Tiny gradients: with Keras' default epsilon of 1e-7 the steps would be half as long.
+        # Gradients are tiny: with Keras' default epsilon of 1e-7 the steps would be half as long.
         gradient = 1e-7 * rng.normal(size=(3, 2))
         rate = float(learning_rate_schedule(config(warmup_steps=4), 12)(step))
         mean = 0.8 * mean + 0.2 * gradient
@@ -82,7 +82,7 @@ SHAPES = {"kernel": (3, 2), "embeddings": (4, 5), "convolution": (2, 2, 3, 4), "
 
 
 def test_a_factored_second_moment_equals_numpy():
-    """Adafactor's algorithm 4 for the second moment; AdamW's first moment and corrections."""
+    """The second moment is Adafactor's algorithm 4; first moment and corrections are AdamW's."""
     optimizer = make_optimizer(
         config(warmup_steps=4, beta_1=0.8, beta_2=0.95, second_moment="factored"), 12
     )
@@ -114,7 +114,7 @@ def test_a_factored_second_moment_equals_numpy():
 
 
 def test_a_matrix_of_rank_one_has_its_whole_second_moment():
-    """There the factors lose nothing, so that both optimizers do the same."""
+    """Its factors lose nothing, so both optimizers give the same steps."""
     moved = []
     for second_moment in ("full", "factored"):
         optimizer = make_optimizer(config(warmup_steps=0, second_moment=second_moment), 12)

@@ -70,7 +70,7 @@ def test_final_ratio_is_reached_at_the_last_step_and_kept(kind):
 
 
 def test_papers_schedule_of_stage_two():
-    """4.5e-4 after 5k steps, exponential to 1e-5 from step 80k on (section 3.4)."""
+    """It is 4.5e-4 after 5k steps, then from step 80k on exponential to 1e-5 (section 3.4)."""
     schedule = WarmupDecay(4.5e-4, 450_000, 5_000, 80_000, 1e-5 / 4.5e-4, "exponential")
     np.testing.assert_allclose(schedule(80_000), 4.5e-4, rtol=1e-6)
     np.testing.assert_allclose(schedule(265_000), math.sqrt(4.5e-4 * 1e-5), rtol=1e-5)

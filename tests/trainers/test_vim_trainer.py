@@ -29,7 +29,7 @@ def make(tiny, tokenizer):
 
 
 def cross_entropy(logits, tokens):
-    """Of each token, [B,N]."""
+    """The cross-entropy of each token, [B,N]."""
     logits = np.asarray(logits, "float64")
     log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return -np.take_along_axis(log_shares, tokens[..., None], -1)[..., 0]
@@ -61,7 +61,7 @@ def test_evaluation_is_that_of_the_averaged_weights_with_the_given_labels(make):
     np.testing.assert_allclose(results["accuracy"], hits, rtol=1e-6)
     summary = trainer.summarize({name: np.asarray(value) for name, value in results.items()})
     np.testing.assert_allclose([summary["nats"], summary["accuracy"]], [nats.mean(), hits.mean()])
-    assert "below_unigram" not in summary  # nobody knows it here
+    assert "below_unigram" not in summary  # the unigram model is not known here
     trainer.unigram_nats = 3.0
     summary = trainer.summarize({name: np.asarray(value) for name, value in results.items()})
     np.testing.assert_allclose(summary["below_unigram"], 3.0 - nats.mean(), rtol=1e-5)
@@ -97,7 +97,7 @@ def test_a_step_moves_every_weight(make):
 
 
 def drop_labels(trainer, labels):
-    """What the model gets, in replica context."""
+    """The labels that the model gets, in replica context."""
     with row_keys(trainer._row_keys(len(labels))):
         return trainer._drop_labels(tf.constant(labels))
 
@@ -115,7 +115,7 @@ def test_labels_are_dropped_to_the_null_label_by_step(make):
     assert np.any(first != second)
     for result in (first, second):
         np.testing.assert_array_equal(result[result != 5], labels[result != 5])
-        # 4 deviations of a binomial share
+        # 4 standard deviations of a binomial share
         assert abs(np.mean(result == 5) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 2000)
     np.testing.assert_array_equal(dropped(make("model.label_drop=0"), 7, labels % 2), labels % 2)
     np.testing.assert_array_equal(dropped(make("model.label_drop=1"), 7, labels % 2), 2)
@@ -133,7 +133,7 @@ def test_replicas_drop_what_one_would_drop(make, two_replicas):
 
 
 def test_batches_may_have_any_size(make):
-    """Keras' users batch without drop_remainder: the size is unknown when the graph is built."""
+    """Users of Keras batch without drop_remainder, so the graph is built with unknown size."""
     trainer = make(*NO_DROPOUT)
     signature = {
         "token": tf.TensorSpec((None, 16), tf.int32),

@@ -16,7 +16,7 @@ EVERYTHING = (
 
 
 def make_images(batch=8, seed=0):
-    """Blocks of one colour, so that there is something to learn."""
+    """Images of blocks of one colour, so that a model can learn something."""
     colours = np.random.default_rng(seed).uniform(-1, 1, (batch, 4, 4, 3)).astype("float32")
     return colours.repeat(4, 1).repeat(4, 2)
 
@@ -116,7 +116,7 @@ def test_total_is_the_weighted_sum_of_the_terms(make, output):
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge"])
 def test_gradients_equal_those_of_a_single_tape(make, loss):
-    """The tokenizer's of total + weight * generator_loss(D(reconstruction)), and D's with R1."""
+    """The tokenizer's loss is total + weight * generator_loss(D(reconstruction)); D's has R1."""
     trainer = make(
         *EVERYTHING,
         "discriminator.ramp_steps=4",
@@ -216,12 +216,12 @@ def test_a_plateau_of_psnr_starts_the_discriminator(make):
     def starts(step):
         return trainer.after_evaluation(step, {"psnr": psnrs[step]})
 
-    assert starts(100) == 1000  # nothing to compare it with
-    assert starts(200) == starts(200) == 200  # the run was resumed there
+    assert starts(100) == 1000  # there is no value to compare with
+    assert starts(200) == starts(200) == 200  # as if the run was resumed there
     trainer.adversarial_start.assign(1000)
     assert [starts(step) for step in (300, 300, 400)] == [1000, 1000, 400]
     trainer.adversarial_start.assign(400)
-    assert starts(500) == 400  # for good
+    assert starts(500) == 400  # it stays
 
 
 def test_before_its_start_no_plateau_counts_and_without_one_it_has_no_part(make):
@@ -249,7 +249,7 @@ def test_a_start_that_moves_is_that_of_the_step_and_of_the_optimizer(make):
 
 
 def test_perceptual_loss_takes_part(make, monkeypatch):
-    """With other features than VGG's, whose weights would have to be downloaded."""
+    """Uses other features than VGG's, because its weights are a download."""
     module = "vim_tf.trainers.vit_vqgan_trainer.PerceptualFeatures"
     monkeypatch.setattr(module, lambda weights: lambda images: [images[:, ::4, ::4]])
     trainer = make("losses.perceptual=2", "losses.adversarial=0")
@@ -267,7 +267,7 @@ def test_perceptual_loss_takes_part(make, monkeypatch):
 
 def test_evaluation_equals_numpy_on_the_averaged_weights(make):
     trainer = make()
-    for weight in trainer.model.weights:  # the average is another model now
+    for weight in trainer.model.weights:  # now the average differs from the model
         weight.assign(tf.random.stateless_normal(weight.shape, [1, 2], dtype=weight.dtype))
     results = trainer.evaluate_batch(BATCH)
     images, pixels = make_images(), np.asarray(trainer.ema_model(BATCH["image"]))

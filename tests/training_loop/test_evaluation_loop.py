@@ -1,4 +1,4 @@
-"""Evaluation while training: every row once, whatever replicas share it."""
+"""Evaluation while training: every row is measured once, for any number of replicas."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from vim_tf.training_loop.loop import EvaluationLoop
 
 
 class Trainer:
-    """Measures row i of the data, which has label i, as i and i times its weight."""
+    """For row i of the data, with label i, returns i and i times its weight."""
 
     def __init__(self):
         self.weight = tf.Variable(2.0)
@@ -25,7 +25,7 @@ class Trainer:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_every_row_is_measured_once(replicas, two_replicas):
-    """A last batch that is short, and odd."""
+    """The last batch is short and odd."""
     strategy = two_replicas if replicas == 2 else tf.distribute.OneDeviceStrategy("CPU:0")
     labels = np.arange(11, dtype="int32")
     data = {"label": labels, "image": np.float32(labels)[:, None]}

@@ -1,4 +1,4 @@
-"""The metadata server of Google Compute Engine, played by a server of the test."""
+"""The notices of Google Compute Engine's metadata server, from a server of the test."""
 
 import http.server
 import threading
@@ -13,7 +13,7 @@ PLACE = "/computeMetadata/v1/instance/"
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """Answers with `values`, and with 404 where there is none, as machines without GPUs do."""
+    """Answers with `values`, or with 404 if there is none, as on machines without GPUs."""
 
     def __init__(self):
         self.values, self.asked = {"preempted": "FALSE"}, threading.Semaphore(0)
@@ -33,7 +33,7 @@ class Metadata(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
 
     def wait(self, looks):
-        """Waits until so many more looks were taken."""
+        """Waits until the server got so many more requests."""
         for _ in range(looks * len(gce_preemption.NOTICES)):
             assert self.asked.acquire(timeout=20)
 
@@ -44,7 +44,7 @@ def metadata(monkeypatch):
     with Metadata() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which must not be asked
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # must not be used
         yield server
         server.shutdown()
 
@@ -75,7 +75,7 @@ def test_other_values_are_none(metadata):
         metadata.wait(3)
 
 
-def test_a_server_that_does_not_answer_is_borne(metadata):
+def test_a_server_that_does_not_answer_is_no_error(metadata):
     metadata.shutdown()
     metadata.server_close()
     with pytest.raises(urllib.error.URLError):

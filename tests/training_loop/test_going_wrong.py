@@ -1,4 +1,4 @@
-"""Numbers that are not finite, found in the graph and left behind; stops that were asked for."""
+"""Numbers that are not finite: the graph finds them, and the run goes back. Requested stops."""
 
 import re
 import signal
@@ -22,7 +22,7 @@ from vim_tf.training_loop.loop import NotFinite, TrainLoop
 
 
 def poison(monkeypatch, name, is_bad):
-    """From now on a log, or "gradients", is NaN where `is_bad(trainer)` is true."""
+    """From now on a log, or "gradients", is NaN if `is_bad(trainer)` is true."""
     original = VIMTrainer.compute_gradients
 
     def compute_gradients(self, batch):
@@ -57,7 +57,7 @@ def make_loop(tiny, strategy):
 def test_the_first_step_and_the_number_are_named(
     tiny, two_replicas, monkeypatch, replicas, name, named
 ):
-    """On one replica of two, at the third of ten steps of one loop; the loop ends there."""
+    """It is on one replica of two, at the third of ten steps of one loop, which ends there."""
 
     def is_bad(trainer):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -70,7 +70,7 @@ def test_the_first_step_and_the_number_are_named(
         loop.train(tf.constant(10))
     assert int(loop.trainer.step.numpy()) == 3
     loop.trainer.forget_not_finite()
-    if name == "accuracy":  # the weights are as good as ever
+    if name == "accuracy":  # the weights are still good
         assert np.isfinite(loop.train(tf.constant(2))["nats"])
         assert int(loop.trainer.step.numpy()) == 5
 
@@ -84,12 +84,12 @@ def arguments(tiny_configs, tiny_runs, workdir, *more):
 def test_a_run_goes_back_and_on_in_another_order(
     tiny_configs, tiny_runs, tmp_path, monkeypatch, capsys
 ):
-    """Bad at its fifth step, once; the order of the data after it is another."""
+    """It is bad once, at its fifth step. After that, the data has another order."""
     poison(monkeypatch, "gradients", lambda trainer: (trainer.step == 4) & (trainer.rollbacks == 0))
     train.main(arguments(tiny_configs, tiny_runs, tmp_path / "run"))
     said = capsys.readouterr().err
     assert "gradient_norm not finite at step 4: back to step 3" in said
-    assert "(1 of 3 times)" in said
+    assert "(rollback 1 of 3)" in said
     run = Run(tmp_path / "run")
     weights = vim_tf.load(run.path).get_weights()
     assert all(np.isfinite(weight).all() for weight in weights)

@@ -1,4 +1,4 @@
-"""A few kills of tests/kill_runs.py; `make kill-test` makes more of them."""
+"""A few kills of tests/kill_runs.py; `make kill-test` runs more of them."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A run that was stopped and started again ends as one that was not."""
+"""A run that was stopped and resumed ends in the same state as one without a stop."""
 
 import json
 
@@ -14,7 +14,7 @@ from vim_tf.runs.run import Run
 from vim_tf.training_loop import loop
 from vim_tf.training_loop.reporter import Reporter
 
-pytestmark = pytest.mark.large  # two runs a stage, and the discriminator takes long to compile
+pytestmark = pytest.mark.large  # two runs per stage, and the discriminator takes long to compile
 
 
 class Stop(Exception):
@@ -22,7 +22,7 @@ class Stop(Exception):
 
 
 class StoppingReporter(Reporter):
-    """Stops the training at its fifth step, after the checkpoint of an earlier one."""
+    """Stops the training at its fifth step, after the checkpoint of an earlier step."""
 
     def train(self, step, values):
         if step >= 5:
@@ -83,7 +83,7 @@ def test_it_measures_the_same(resumed):
     stage, whole, parts = resumed
     expected = {(r["step"], r["kind"]): r for r in whole.read_metrics()}
     actual = {(r["step"], r["kind"]): r for r in parts.read_metrics()}
-    # Loops of log_every 2 end at evaluations, every 3.
+    # Loops of log_every 2 also end at evaluations, every 3 steps.
     steps = [(step, "train") for step in (2, 3, 5, 6)]
     assert set(expected) == set(actual) == {*steps, (3, "evaluation"), (6, "evaluation")}
     for key, record in expected.items():
@@ -104,7 +104,7 @@ def test_the_preset_has_the_averaged_weights(resumed):
     for a, b in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(a, b)
     values = read_checkpoint(whole)
-    # The averaged codebook goes by the name that revival has for it.
+    # The averaged codebook has the name that revival uses.
     places = ("ema_model/", "revival/averaged")
     averages = [value for name, value in values.items() if name.startswith(places)]
     for weight in models[0].weights:

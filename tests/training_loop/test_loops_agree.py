@@ -65,7 +65,7 @@ def everything(trainer):
 
 @pytest.fixture
 def graphs_as_written():
-    """TensorFlow rewrites graphs differently inside of a loop, orbit's; that rounds differently."""
+    """No graph rewrites: inside orbit's loop TensorFlow rewrites, and so rounds, differently."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})

@@ -44,7 +44,7 @@ def test_plain_lines_where_no_terminal_is(run, clock):
     lines = stream.getvalue().splitlines()
     assert len(lines) == 3
     assert "\r" not in stream.getvalue()
-    # 10 steps of 8 images in 5 seconds, and 20 steps are left.
+    # 10 steps of 8 images took 5 seconds, and 20 steps are left.
     assert lines[0] == "step 20/40  total 0.1235  psnr 20  16.0 img/s  00:00:10 left"
     assert lines[1] == "evaluation at step 20:  psnr 19.5"
     assert "40.0 img/s" in lines[2]  # the evaluation's 5 seconds do not count

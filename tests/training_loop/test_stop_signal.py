@@ -1,4 +1,4 @@
-"""A signal reaches a graph that the main thread is inside of."""
+"""A signal stops a graph that the main thread runs."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Each line comes when it should, once, and not otherwise."""
+"""Each warning is printed once, and only in its case."""
 
 import math
 
@@ -12,7 +12,7 @@ GUESS = 2 * math.log(2)
 
 
 def watch(numbers, start=100, loss="non_saturating", every=100, **fixed):
-    """The lines of reports every 100 steps, one a number of `discriminator`, by step."""
+    """{step: lines} of reports every 100 steps, one report per number of `discriminator`."""
     experiment = ViTVQGANExperiment(discriminator=DiscriminatorConfig(loss=loss))
     diagnosis = Diagnosis(experiment, None if start is None else lambda: start)
     found = {}
@@ -35,10 +35,15 @@ def test_a_collapsed_codebook():
 @pytest.mark.parametrize(("loss", "undecided"), [("non_saturating", GUESS), ("hinge", 2.0)])
 @pytest.mark.parametrize(
     ("share", "said"),
-    [(0.04, "the discriminator wins"), (0.06, None), (0.98, None), (1.0, "tells nothing apart")],
+    [
+        (0.04, "the discriminator wins"),
+        (0.06, None),
+        (0.98, None),
+        (1.0, "cannot tell real from fake"),
+    ],
 )
 def test_a_discriminator_that_wins_or_loses_for_long(loss, undecided, share, said):
-    """Five reports behind its start, which the first report is not."""
+    """Five reports after the start of the discriminator; the first report is before it."""
     found = watch([share * undecided] * 9, loss=loss)
     if said is None:
         assert found == {}
@@ -48,7 +53,7 @@ def test_a_discriminator_that_wins_or_loses_for_long(loss, undecided, share, sai
         assert said in line
 
 
-def test_what_is_not_for_long_is_not_said():
+def test_a_short_problem_gives_no_warning():
     assert watch([0.0] * 5 + [0.5] + [0.0] * 4 + [0.5]) == {}
     assert watch([0.0] * 9, start=None) == {}  # without a discriminator
 
@@ -61,7 +66,7 @@ def test_a_reconstruction_that_gets_worse(psnr, said):
     lines = diagnosis.training(300, {"psnr": psnr, "discriminator": 1.0})
     assert bool(lines) == said
     if said:
-        assert "20.9 dB after 22 dB; lower losses.adversarial" in lines[0]
+        assert "20.9 dB, before it 22 dB; lower losses.adversarial" in lines[0]
 
 
 def test_a_resumed_run_knows_no_reconstruction_before():
@@ -69,12 +74,12 @@ def test_a_resumed_run_knows_no_reconstruction_before():
     assert diagnosis.training(300, {"psnr": 1.0, "discriminator": 1.0}) == []
 
 
-def test_images_learnt_by_heart():
+def test_memorised_images():
     diagnosis = Diagnosis(VIMExperiment())
     assert diagnosis.training(100, {"nats": 3.0}) == []
     for step, nats in ((100, 4.0), (200, 3.0), (300, 3.02)):
         assert diagnosis.evaluation(step, {"nats": nats}) == []
     (line,) = diagnosis.evaluation(400, {"nats": 3.5})
-    assert "3.5 nats on held-out ones, after 3 at step 200, whose weights are in preset_b" in line
+    assert "3.5 nats on held-out images, after 3 at step 200; preset_best has the weights" in line
     assert diagnosis.evaluation(500, {"nats": 3.6}) == []
     assert diagnosis.evaluation(500, {"psnr": 3.6}) == []

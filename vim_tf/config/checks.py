@@ -116,8 +116,8 @@ def rejection(reject: object, acceptance: float | None) -> None:
     )
     require(
         (reject is None) == (acceptance is None),
-        f"reject is {reject} and acceptance is {acceptance}; they go together: a classifier, and "
-        "the share of samples that it keeps, such as 0.5",
+        f"reject is {reject} and acceptance is {acceptance}; give both or neither: a classifier, "
+        "and the share of samples that it keeps, such as 0.5",
     )
 
 
@@ -148,7 +148,7 @@ def cpu_replicas(section: str, settings: _Placed) -> None:
     require(
         replicas == 1 or settings.strategy == "mirrored",
         f"{place}cpu_replicas is {replicas} and {place}strategy is {settings.strategy}; only "
-        "mirrored has more than one in a process",
+        "strategy mirrored allows more than 1",
     )
 
 

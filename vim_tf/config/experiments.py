@@ -62,7 +62,7 @@ class ViTVQGANExperiment:
         require(
             parts == 1 or not self.losses.entropy,
             f"losses.entropy is {self.losses.entropy} and training.gradient_accumulation_steps is "
-            f"{parts}: that term looks at the whole batch at once; leave one of them out",
+            f"{parts}: the entropy term needs the whole batch at once; leave one of them out",
         )
         no_longer_than(self.training, optimizer=self.optimizer)
         if self.losses.adversarial:
@@ -123,8 +123,8 @@ class ClassifierExperiment:
     def __post_init__(self) -> None:
         require(
             not self.training.rematerialize and not self.training.query_block,
-            "training.rematerialize and training.query_block are of transformers, and a classifier "
-            "has none; leave them out",
+            "training.rematerialize and training.query_block are for transformers, and a "
+            "classifier has none; leave them out",
         )
         no_longer_than(self.training, optimizer=self.optimizer)
 
@@ -138,10 +138,10 @@ class LinearProbeExperiment:
     run: str | None = None  # the folder of a VIM run
     blocks: str = "all"  # or numbers separated by commas; 0 is the embeddings
     head: Literal["logistic_regression", "sgd"] = "logistic_regression"
-    validation_fraction: float = 0.1  # of the training images, by which the block is chosen
-    strategy: Strategy = "one_device"  # more devices share features and the head sgd
+    validation_fraction: float = 0.1  # share of the training images that chooses the block
+    strategy: Strategy = "one_device"  # several devices share the features and head sgd
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs
-    tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
+    tpu: str = "local"  # for strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
     sgd: SGDHeadConfig = field(default_factory=SGDHeadConfig)
 
     def __post_init__(self) -> None:

@@ -136,10 +136,10 @@ class QuantizerConfig:
     codes: int = 8192
     code_dim: int = 32
     l2_normalize: bool = True
-    initial_scale: float = 0.02  # deviation of new codes: small ones turn faster; our measurement
+    initial_scale: float = 0.02  # deviation of new codes; small ones turn faster (measured)
     rotation_trick: bool = False  # arXiv 2410.06424; otherwise straight-through
     revive_every: int = 0  # steps between revivals of dead codes; 0 is off
-    revive_below: float = 0.1  # dead: hit less than this share of an even code's hits
+    revive_below: float = 0.1  # a code is dead if used less than this share of the mean use
 
     def __post_init__(self) -> None:
         sizes(
@@ -176,10 +176,10 @@ class ViTVQGANConfig:
 class DiscriminatorConfig:
     """StyleGAN2's residual discriminator (arXiv 1912.04958) and when it takes part."""
 
-    channels: int = 512  # at the coarsest resolution, and the most anywhere
-    base_channels: int = 16384  # channels at resolution r are base_channels / r, capped
-    start: float = 0  # a step, or below 1 a fraction of the run
-    plateau: float = 0.0  # dB: waits, from start on, until PSNR gains less between evaluations
+    channels: int = 512  # at the coarsest resolution; no other has more
+    base_channels: int = 16384  # resolution r has base_channels / r channels, capped at channels
+    start: float = 0  # a step; a value below 1 is a fraction of the run
+    plateau: float = 0.0  # dB: waits after start until PSNR gains less between evaluations
     ramp_steps: int = 0  # the adversarial weight grows linearly over this many steps
     # The paper names none; its authors advise StyleGAN2's, non-saturating with R1.
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
@@ -248,7 +248,7 @@ class ClassifierConfig:
 
     width: int = 32  # channels of the first stage; each further one has twice as many
     stages: int = 3  # each after the first halves height and width
-    blocks: int = 1  # residual blocks a stage
+    blocks: int = 1  # residual blocks per stage
     dropout: float = 0.3  # of the features before the last layer
 
     def __post_init__(self) -> None:
@@ -266,7 +266,7 @@ class ClassifierConfig:
         )
         require(
             self.width % 8 == 0,
-            f"model.width is {self.width}; it must be a multiple of 8, the groups of a norm",
+            f"model.width is {self.width}; it must be a multiple of 8, for GroupNormalization",
         )
         require(
             0 <= self.dropout < 1,
@@ -286,7 +286,7 @@ class OptimizerConfig:
     beta_2: float = 0.99
     weight_decay: float = 1e-4
     second_moment: Literal["full", "factored"] = "full"  # factored: Adafactor's, half the slots
-    clip_norm: float = 0.0  # of the gradients' global norm, after the all-reduce; 0 is off
+    clip_norm: float = 0.0  # limit of the gradients' global norm, after the all-reduce; 0 is off
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     warmup_steps: int = 50_000
     decay_start: int = 0  # the plateau ends here; counts from step 0
@@ -316,22 +316,22 @@ Strategy = Literal[OneProcess, "multi_worker", "tpu"]  # of `strategies.make_str
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Length of a run and what happens along it."""
+    """Length of a run, its devices, and the steps at which it reports, evaluates and saves."""
 
     steps: int = 500_000
     strategy: Strategy = "one_device"
     cpu_replicas: int = 1  # mirrored without a GPU: logical CPUs, each with a share of the batch
-    tpu: str = "local"  # of strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
+    tpu: str = "local"  # for strategy tpu: its name or grpc://HOST:PORT; local on a TPU VM
     jit_compile: bool = False  # XLA for the gradients
     precision: Literal["float32", "mixed_bfloat16"] = "float32"  # of the model that is trained
     gradient_accumulation_steps: int = 1  # parts of a replica's batch, one after the other
-    rematerialize: bool = False  # compute each transformer block's inside again, do not keep it
-    query_block: int = 0  # keep no attention weights: so many queries at a time; 0 keeps all
+    rematerialize: bool = False  # compute the inside of each block again for its gradient
+    query_block: int = 0  # keep no attention weights: this many queries at a time; 0 keeps them
     deterministic: bool = False  # only operations that give the same bits each time; slower on GPUs
     ema_decay: float = 0.999  # MaskGIT's code; the paper names none
     log_every: int = 100
     evaluate_every: int = 5_000
-    evaluate_batches: int = 0  # validation batches an evaluation; 0 is all
+    evaluate_batches: int = 0  # validation batches per evaluation; 0 is all
     checkpoint_every: int = 5_000
     keep_checkpoints: int = 3
 
@@ -379,8 +379,8 @@ class SGDHeadConfig:
     scale and offset, a linear layer, momentum 0.9, no weight decay, warm-up and cosine.
     """
 
-    optimizer: Literal["lars", "sgd"] = "lars"  # lars needs thousands of steps; sgd: little data
-    learning_rate: float = 0.1  # for 256 images; that of a batch is in proportion
+    optimizer: Literal["lars", "sgd"] = "lars"  # lars needs thousands of steps; sgd for little data
+    learning_rate: float = 0.1  # for a batch of 256 images; scaled in proportion to batch_size
     batch_size: int = 16384
     epochs: int = 90
     warmup_epochs: int = 10

@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
         self.nodes += 1
         if isinstance(event, yaml.AliasEvent):
             alias = f"the alias *{shorten(event.anchor)}"
-            self._refuse(f"{alias} is not allowed; write the value itself in its place")
+            self._refuse(f"{alias} is not allowed; write the value itself instead")
         if event.anchor is not None:
             self._refuse(f"the anchor &{shorten(event.anchor)} is not allowed; leave it out")
         if event.tag is not None:
@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
             length = f"{len(event.value):,} characters"
             self._refuse(f"a key or a value has {length}; at most {MOST_CHARACTERS:,} are allowed")
         if self.depth >= DEEPEST:
-            self._refuse(f"more than {DEEPEST} sections or lists lie inside one another")
+            self._refuse(f"more than {DEEPEST} sections or lists are nested")
         if self.nodes > MOST_NODES:
             self._refuse(f"there are more than {MOST_NODES:,} keys and values here and above")
         self.depth += 1
@@ -141,7 +141,7 @@ def read_file(path: StrPath) -> yaml.Node | None:
         raise UserError(f"cannot read config {name}: {error.strerror or error}") from error
     if len(data) > MOST_BYTES:
         raise UserError(
-            f"cannot read config {name}: it has more than {MOST_BYTES:,} bytes, which no config has"
+            f"cannot read config {name}: it has more than the allowed {MOST_BYTES:,} bytes"
         )
     try:
         text = data.decode()

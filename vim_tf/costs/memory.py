@@ -41,9 +41,9 @@ SLACK = 0.08  # the share that TensorFlow's allocator adds to each request
 COLUMNS = ("plain", "rematerialize", "query_block", "both")
 PerColumn: TypeAlias = tuple[int, ...]  # bytes, one number for each of `COLUMNS`
 FOOTNOTE = """\
-Estimates. Convolutions may need more, on a GPU, than what they keep.
-training.rematerialize computes the inside of each block again for its gradient;
-training.query_block its attention weights, here for {query_block} queries at a time."""
+Estimates. On a GPU, convolutions may need more memory while they run.
+training.rematerialize computes the inside of each block again for its gradient.
+training.query_block computes attention weights again, here for {query_block} queries at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class MemoryEstimate:
         """Returns the table as text of several lines."""
         rows = {**self.rows, "total": self.total}
         width = max(38, *map(len, rows))
-        title = f"estimate, a replica of {self.batch} images:"
+        title = f"estimate for a replica of {self.batch} images:"
         lines = [f"{title:{width}}" + "".join(f"{column:>14}" for column in COLUMNS)]
         for name, row in rows.items():
             lines.append(f"{name:{width}}" + "".join(f"{format_bytes(n):>14}" for n in row))

@@ -77,7 +77,7 @@ class Prediction:
             self.estimate.format(),
             "",
             f"{self.devices} device{'s' * (self.devices > 1)} of {self.flops / 1e12:,.3g} TFLOP/s "
-            f"and {self.bandwidth / 1e9:,.4g} GB/s; of each in a step:",
+            f"and {self.bandwidth / 1e9:,.4g} GB/s; per device and step:",
         ]
         for name, count in self.operations.items():
             lines.append(f"{name:38}{count / 1e12:12,.3g} TFLOP{count / self.flops:10,.3g} s")
@@ -85,10 +85,10 @@ class Prediction:
             f"{'all':38}{total / 1e12:12,.3g} TFLOP{total / self.flops:10,.3g} s",
             f"{'memory read and written':38}{self.traffic / 1e9:12,.3g} GB   "
             f"{self.traffic / self.bandwidth:10,.3g} s",
-            f"at least {self.seconds:.3g} s a step, {self.steps:,} steps in "
+            f"at least {self.seconds:.3g} s per step, {self.steps:,} steps in "
             f"{self.steps * self.seconds / 3600:,.3g} hours; at most "
             f"{self.images / self.seconds:,.4g} img/s.",
-            "Steps that were measured, on CPUs, took 1.1 to 1.4 times as long.",
+            "Measured steps on CPUs took 1.1 to 1.4 times as long.",
         ]
         return "\n".join(lines)
 

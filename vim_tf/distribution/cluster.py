@@ -48,7 +48,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
         jobs = {job: list(addresses) for job, addresses in config["cluster"].items()}
         job, index = config["task"]["type"], int(config["task"]["index"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _wrong(f"is {text}, which has another form") from None
+        raise _wrong(f"is {text}, which has the wrong form") from None
     addresses = [address for name in JOBS for address in jobs.get(name, ())]
     for address in addresses:
         if not isinstance(address, str) or not address.rpartition(":")[2].isdecimal():

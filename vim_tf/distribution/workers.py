@@ -83,8 +83,8 @@ class Workers:
             if "Collective ops is aborted" not in error.message:
                 raise
             raise Interrupted(
-                "another worker is gone, its own last lines may say why; start all workers again "
-                "with the same command, and it goes on from what was saved last"
+                "another worker has stopped, its last lines may say why; start all workers again "
+                "with the same command to resume from the last checkpoint"
             ) from error
 
     def check_same(self, what: str, text: str) -> None:
@@ -98,9 +98,11 @@ class Workers:
         differs = self.chiefs(mine) != mine
         others = int(self.sum(differs))
         if differs:
-            raise UserError(f"{what} of this worker is not that of the chief; give all the same")
+            raise UserError(
+                f"{what} of this worker differs from that of the chief; give all workers the same"
+            )
         if others:
             raise UserError(
-                f"{what} of {others} of {self.count} workers is not that of the chief; give all "
-                "the same"
+                f"{what} of {others} of {self.count} workers differs from that of the chief; give "
+                "all workers the same"
             )

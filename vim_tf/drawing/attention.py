@@ -106,10 +106,10 @@ def view_attention(run: TrainedRun, split: str) -> np.ndarray:
         maps, shares = map(np.stack, zip(*found, strict=True))
         before = np.arange(tokens.shape[1]) < places[:, None]
         lines = [
-            "VIM: where it looks to predict the framed token. Means over heads, a row a block; the "
-            "brightest is the most of each image.",
-            "It sees the tokens before it, in raster order, and the label, whose share is given; "
-            "what it does not see is faint.",
+            "VIM: where it looks to predict the framed token. Means over heads, one row per block; "
+            "brightest is the maximum of each image.",
+            "It sees the tokens before it, in raster order, and the label, with its share as text; "
+            "tokens that it does not see are faint.",
         ]
         seen = before.reshape(-1, *tokenizer.grid)
         parts.append(grids.with_title(_draw(images, places, maps, seen, shares), lines))

@@ -130,7 +130,7 @@ def view_codes(run: TrainedRun, split: str, seed: int, batch_size: int) -> np.nd
             f"{len(shown)} of {len(used):,} codes that {patches.counts.sum():,} patches of "
             f"{split} images use, of {codes:,} in the codebook; the most used first, with their "
             "number and share of the patches.",
-            f"Of each: the mean of its patches, and {EXAMPLES} of them from different images, "
-            "amid the paler patches around them.",
+            f"Each code: the mean of its patches, then {EXAMPLES} of them from different images, "
+            "with the patches around them paler.",
         ],
     )

@@ -120,7 +120,7 @@ def evaluate_classification(
             figures |= _accuracies(*hits, f"classification accuracy score[{judge.name}]")
         else:
             missing["classification accuracy score"] = (
-                "only a run of experiment classifier says how to train one"
+                "only a run of experiment classifier has the config to train one"
             )
     return protocol.make_result(
         figures,

@@ -105,11 +105,10 @@ def check_counts(
         for name, number in sides.items():
             if number < 2 * dim and not (allow_small_n and number >= 2):
                 raise UserError(
-                    f"{metric} of {number:,} {name} with {dim:,} features: at least twice "
-                    f"as many images, {2 * dim:,}, are needed, since the covariance of "
-                    "fewer is noise and the figure too high by an amount that depends on the model "
-                    "(arXiv 1911.07023); give more images, choose kid by metrics, or insist by "
-                    "allow_small_n"
+                    f"{metric} of {number:,} {name} with {dim:,} features needs at least twice as "
+                    f"many images, {2 * dim:,}: with fewer, the covariance is noise and {metric} "
+                    "is too high by an amount that depends on the model (arXiv 1911.07023); give "
+                    "more images, set metrics to kid, or set allow_small_n"
                 )
     for metric, least in (("is", SPLITS), ("kid", 2), ("pr", NEIGHBOURS + 1)):
         # The Inception Score uses only the judged images, not the reference.
@@ -153,9 +152,7 @@ def measure(
             count += len(images)
             bar.update(len(images))
     if count < source.count:
-        raise UserError(
-            f"{count:,} of {source.count:,} {what} came; the others cannot be decoded: remove them"
-        )
+        raise UserError(f"{count:,} of {source.count:,} {what} can be decoded; remove the others")
     found.count, found.sha256 = count, digest.hexdigest()
     return found
 
@@ -184,7 +181,7 @@ def _take_in(
         number = start + int(np.argmax(bad))
         raise UserError(
             f"extractor {extractor.path} gives NaN or infinite features for image {number:,} "
-            f"(from 0) of the {what}; its weights are damaged, or it is no network for images"
+            f"(from 0) of the {what}; its weights are damaged, or it is not made for images"
         )
     if found.pooled is not None:
         found.pooled.update(features.pooled)

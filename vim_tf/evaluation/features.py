@@ -42,7 +42,7 @@ def open_extractor(
         raise UserError(f"no feature network is given; {WHERE}")
     path = Path(path)
     if not path.exists():
-        raise UserError(f"extractor is {path}, which is not there; {WHERE}")
+        raise UserError(f"extractor is {path}, which does not exist; {WHERE}")
     if resize not in (None, *MODES):
         raise UserError(f"resize is {resize}; allowed are {', '.join(MODES)}")
     if path.is_dir() or path.suffix == ".keras":

@@ -69,11 +69,13 @@ def read_graph(data: bytes, name: str) -> graph_pb2.GraphDef:
     total = 0
     for number, content in _split(data, name):
         if number == _LIBRARY and content:
-            raise UserError(f"{name} holds functions, which are never run; give a frozen graph")
+            raise UserError(f"{name} holds functions, which are refused; give a frozen graph")
         if number != _NODES:
             continue
         if len(content) > MOST_NODE_BYTES:
-            raise UserError(f"{name} has a node of {len(content):,} bytes; the most is 2^25")
+            raise UserError(
+                f"{name} has a node of {len(content):,} bytes; at most 2^25 are allowed"
+            )
         try:
             found = node_def_pb2.NodeDef.FromString(bytes(content))
         except DecodeError:
@@ -84,7 +86,7 @@ def read_graph(data: bytes, name: str) -> graph_pb2.GraphDef:
                 node.attr[key].CopyFrom(value)
         total += _check_node(node, name)
         if total > MOST_CONSTANT_BYTES:
-            raise UserError(f"{name} has more than 512 MiB of constants, more than such a network")
+            raise UserError(f"{name} has more than 512 MiB of constants; that is the limit")
     _check_connections(graph, name)
     return graph
 
@@ -110,7 +112,7 @@ def _split(message: bytes, name: str) -> Iterator[tuple[int, memoryview]]:
         place += length
         fields += 1
         if fields > MOST_NODES:
-            raise UserError(f"{name} has more than {MOST_NODES:,} nodes, more than such a network")
+            raise UserError(f"{name} has more than {MOST_NODES:,} nodes; that is the limit")
 
 
 def _read_varint(data: memoryview, place: int, name: str) -> tuple[int, int]:
@@ -134,11 +136,11 @@ def _check_node(node: node_def_pb2.NodeDef, name: str) -> int:
     """Checks a node; returns the bytes of its value if it is a constant, otherwise 0."""
     # The name is checked first, because the other messages show it.
     if len(node.name) > MOST_ENTRIES or not _NAME.fullmatch(node.name):
-        raise UserError(f"{name} has a node called {show(node.name)}; that is no name of a node")
+        raise UserError(f"{name} has a node called {show(node.name)}; that is no valid name")
     if node.op not in ALLOWED:
         raise UserError(
             f"{name} has the operation {shorten(node.op)} (node {shorten(node.name)}), which is "
-            f"not among the {len(ALLOWED)} of such a network; nothing of it was run"
+            f"not among the {len(ALLOWED)} that are allowed; nothing of the graph was run"
         )
     if max(len(node.input), len(node.attr), *map(len, node.input), 0) > MOST_ENTRIES:
         raise _bad_node(name, node, f"has more than {MOST_ENTRIES:,} inputs or attributes")
@@ -148,7 +150,7 @@ def _check_node(node: node_def_pb2.NodeDef, name: str) -> int:
     if node.op.startswith("FusedBatchNorm") and (
         "is_training" not in node.attr or node.attr["is_training"].b
     ):
-        raise _bad_node(name, node, "is there to be trained; give a frozen graph")
+        raise _bad_node(name, node, "is in training mode; give a frozen graph")
     return _check_constant(node, name) if node.op == "Const" else 0
 
 
@@ -182,12 +184,14 @@ def _check_constant(node: node_def_pb2.NodeDef, name: str) -> int:
     if tensor.dtype != dtype or not dtype or tensor.tensor_shape.unknown_rank or len(sizes) > 8:
         raise _bad_node(name, node, "is no constant of one type and a known shape")
     if any(size < 0 for size in sizes):
-        raise _bad_node(name, node, f"has the shape {shorten(str(sizes))}")
+        raise _bad_node(name, node, f"has the shape {shorten(str(sizes))}, with a negative size")
     count = math.prod(sizes)
     if dtype == tf.string.as_datatype_enum:
         size = sum(map(len, tensor.string_val)) + len(tensor.tensor_content)
         if count > 1 or len(tensor.string_val) > 1 or size > 2**20:
-            raise _bad_node(name, node, "is more than one text, or one above 2^20 bytes")
+            raise _bad_node(
+                name, node, "holds more than one text, or a text of more than 2^20 bytes"
+            )
         return size
     width = tf.as_dtype(dtype).size
     values = {field.name: part for field, part in tensor.ListFields()}
@@ -201,7 +205,9 @@ def _check_constant(node: node_def_pb2.NodeDef, name: str) -> int:
         fits = len(values) == 1 and (there == count or there < count <= MOST_REPEATED)
     if not fits:
         raise _bad_node(
-            name, node, f"has the shape {shorten(str(sizes))} and {there:,g} values; they must fit"
+            name,
+            node,
+            f"has the shape {shorten(str(sizes))} and {there:,g} values; both must agree",
         )
     return count * width
 
@@ -210,12 +216,12 @@ def _check_connections(graph: graph_pb2.GraphDef, name: str) -> None:
     nodes = {}
     for node in graph.node:
         if node.name in nodes:
-            raise _bad_node(name, node, "is there twice")
+            raise _bad_node(name, node, "occurs twice")
         nodes[node.name] = node
     for node in graph.node:
         for source in map(source_of, node.input):
             if source not in nodes:
-                raise _bad_node(name, node, f"takes {show(source)}, which is not there")
+                raise _bad_node(name, node, f"takes {show(source)}, which does not exist")
         place = SIZES.get(node.op)
         if place is not None:
             data = [source for source in node.input if not source.startswith("^")]
@@ -228,7 +234,7 @@ def _check_connections(graph: graph_pb2.GraphDef, name: str) -> None:
             ).static_order()
         )
     except graphlib.CycleError as error:
-        raise UserError(f"{name} goes in a circle at node {shorten(error.args[1][0])}") from None
+        raise UserError(f"{name} has a cycle at node {shorten(error.args[1][0])}") from None
 
 
 def source_of(text: str) -> str:
@@ -258,7 +264,9 @@ def cut_out(
             continue
         needed.add(node.name)
         if node.op in NEVER_RUN:
-            raise _bad_node(name, node, f"is needed for {outputs[0]}, past the input {entry}")
+            raise _bad_node(
+                name, node, f"is needed for {outputs[0]} and bypasses the input {entry}"
+            )
         sources = list(map(source_of, node.input))
         # After a resize, all tensors have the same size for images of any size.
         if entry in sources and (node.op != "ResizeBilinear" or sources.index(entry) != 0):
@@ -295,8 +303,8 @@ def check_tensors(operations: Iterable[tf.Operation], name: str) -> dict[str, li
         work += _multiplications(operation)
     if elements > MOST_IN_ALL or work > MOST_OPERATIONS:
         raise UserError(
-            f"{name} takes {elements:,} values and {work:.2g} multiplications for one image; the "
-            f"most are {MOST_IN_ALL:,} and {MOST_OPERATIONS:.2g}"
+            f"{name} takes {elements:,} values and {work:.2g} multiplications for one image; at "
+            f"most {MOST_IN_ALL:,} and {MOST_OPERATIONS:.2g} are allowed"
         )
     return shapes
 

@@ -179,7 +179,7 @@ class NpzImages:
         self._path, self._argument = str(path), argument
         if not os.path.isfile(path):
             raise UserError(
-                f"{argument} is {path}, which is not there; give a folder of images or an .npz"
+                f"{argument} is {path}, which does not exist; give a folder of images or an .npz"
             )
         with _open_array(self._path, argument) as (_, shape):
             self.count = shape[0]
@@ -213,8 +213,8 @@ def _open_array(path: str, argument: str) -> Iterator[tuple[IO[bytes], tuple[int
                 raise UserError(f"{argument} {path}: arr_0 is {dtype} {shown}; {needs}")
             if shape[1] * shape[2] > MOST_PIXELS:
                 raise UserError(
-                    f"{argument} {path} has images of {shape[1]:,} x {shape[2]:,} pixels; the most "
-                    f"are {MOST_PIXELS:,}"
+                    f"{argument} {path} has images of {shape[1]:,} x {shape[2]:,} pixels; at most "
+                    f"{MOST_PIXELS:,} are allowed"
                 )
             yield file, shape
 

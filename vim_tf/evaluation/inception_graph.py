@@ -76,7 +76,7 @@ class InceptionGraph:
         part = cut_out(graph, DECODED, (POOLED, SPATIAL, source_of(matrix)), name)
         weights = cut_out(graph, DECODED, (source_of(matrix),), name)
         if any(DECODED in map(source_of, node.input) for node in weights.node):
-            raise UserError(f"{name} makes the matrix of {LOGITS} from the images; {WHERE}")
+            raise UserError(f"{name} computes the matrix of {LOGITS} from the images; {WHERE}")
         pooled, spatial = check_shapes(part, self._size, name)
         self.dim = math.prod(pooled)
         self.spatial_dim = math.prod(spatial[:2]) * min(spatial[2], SPATIAL_CHANNELS)
@@ -120,7 +120,7 @@ class InceptionGraph:
                 raise _cannot_run(f"extractor {self.path}", error) from None
             raise UserError(
                 f"extractor {self.path} gives NaN or infinity ({shorten(found[0])}); the file is "
-                "damaged, or no network for images"
+                "damaged, or not made for images"
             ) from None
 
 
@@ -129,7 +129,7 @@ def _resized_size(graph: graph_pb2.GraphDef, name: str) -> tuple[int, int]:
     nodes = {node.name: node for node in graph.node}
     for wanted in (DECODED, RESIZED_SIZE, POOLED, SPATIAL, LOGITS):
         if wanted not in nodes:
-            raise UserError(f"{name} is another graph, without {wanted}; {WHERE}")
+            raise UserError(f"{name} is another graph: it has no {wanted}; {WHERE}")
     node = nodes[RESIZED_SIZE]
     if node.op != "Const":
         raise UserError(f"{name} is another graph: its size is not fixed; {WHERE}")
@@ -137,7 +137,9 @@ def _resized_size(graph: graph_pb2.GraphDef, name: str) -> tuple[int, int]:
     if size.shape != (2,) or size.dtype != np.int32 or not (1 <= size.min() <= size.max()):
         raise UserError(f"{name} is another graph: {RESIZED_SIZE} is {shorten(str(size))}; {WHERE}")
     if size.max() > MOST_SIDE:
-        raise UserError(f"{name} resizes to {size.tolist()} pixels; the most is {MOST_SIDE:,}")
+        raise UserError(
+            f"{name} resizes to {size.tolist()} pixels; at most {MOST_SIDE:,} is allowed"
+        )
     return tuple(size.tolist())
 
 
@@ -146,7 +148,7 @@ def _matrix_of(graph: graph_pb2.GraphDef, name: str) -> str:
     (node,) = (node for node in graph.node if node.name == LOGITS)
     turned = node.attr["transpose_a"].b or node.attr["transpose_b"].b
     if node.op != "MatMul" or turned or len(node.input) < 2 or node.input[1].startswith("^"):
-        raise UserError(f"{name} is another graph: {LOGITS} multiplies by no matrix; {WHERE}")
+        raise UserError(f"{name} is another graph: {LOGITS} does not multiply by a matrix; {WHERE}")
     return node.input[1]
 
 
@@ -201,8 +203,8 @@ def check_shapes(part: graph_pb2.GraphDef, size: tuple[int, int], name: str) -> 
         for one, two in zip(ones, shapes[1][operation], strict=True):
             if two not in (one, [2, *one[1:]]):
                 raise UserError(
-                    f"{name} mixes images: {shorten(operation)} gives {one} for one and {two} for "
-                    f"two; it is another graph: {WHERE}"
+                    f"{name} mixes images: {shorten(operation)} gives {one} for one image and "
+                    f"{two} for two; it is another graph: {WHERE}"
                 )
     features = [shapes[1][wanted][0] for wanted in (POOLED, SPATIAL)]
     for shape in features:

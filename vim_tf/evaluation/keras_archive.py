@@ -104,8 +104,8 @@ def _check_archive(data: bytes, name: str) -> int:
                 )
             if member.file_size > MOST_RATIO * max(member.compress_size, 1):
                 raise UserError(
-                    f"{name}: {member.filename} grows to {member.file_size:,} bytes, more than "
-                    f"{MOST_RATIO} times what is stored"
+                    f"{name}: {member.filename} unpacks to {member.file_size:,} bytes, more than "
+                    f"{MOST_RATIO} times its stored size"
                 )
         if sum(member.file_size for member in members) > MOST_BYTES:
             raise UserError(f"{name} holds more than 512 MiB")
@@ -136,20 +136,21 @@ def _check_config(config: Any, name: str) -> None:
             if "class_name" in value:
                 _check_class(value, name)
                 if value["class_name"] in MODELS and key not in ("", "layers"):
-                    raise UserError(f"{name} has a model as {shorten(key)}, where no layer can be")
+                    raise UserError(f"{name} has a model as {shorten(key)}; no layer can be there")
             waiting += [(key, inner, depth + 1) for key, inner in value.items()]
         elif isinstance(value, list):
             waiting += [(key, inner, depth + 1) for inner in value]
         elif isinstance(value, str):
             if value in ours:
-                raise UserError(f"{name} names {shorten(value)}, which is no part of Keras")
+                raise UserError(f"{name} names {shorten(value)}, which is not part of Keras")
         elif value is not None and key not in _FREE and not abs(value) <= MOST_NUMBER:
             raise UserError(
-                f"{name} has {shorten(key)} of {shorten(str(value))}; the most is {MOST_NUMBER:,}"
+                f"{name} has {shorten(key)} of {shorten(str(value))}; at most {MOST_NUMBER:,} is "
+                "allowed"
             )
     calls = _count_calls(config, name)
     if calls > MOST_CALLS:
-        raise UserError(f"{name} calls {calls:,} layers; the most is {MOST_CALLS:,}")
+        raise UserError(f"{name} calls {calls:,} layers; at most {MOST_CALLS:,} are allowed")
 
 
 def _check_class(entry: dict[str, Any], name: str) -> None:
@@ -177,7 +178,7 @@ def _check_class(entry: dict[str, Any], name: str) -> None:
         more = "" if registered is None else f", registered as {show(registered)}"
         raise UserError(
             f"{name} has {show(kind)} of {show(module)}{more}, which is not among the layers that "
-            "a classifier may consist of; nothing of it was loaded"
+            "a classifier may have; nothing of the file was loaded"
         )
 
 
@@ -218,7 +219,7 @@ def _limit_weights(most: int, name: str) -> Callable[..., tf.Variable]:
         made += 0 if dtype.is_integer and math.prod(shape) <= 2 else math.prod(shape)
         if made > most:
             raise UserError(
-                f"{name} describes layers of {made:,} weights or more, and holds {most:,}"
+                f"{name} describes layers of {made:,} weights or more, but holds {most:,}"
             )
         return next_creator(**options | {"initial_value": lambda: tf.zeros(shape, dtype)})
 

@@ -107,7 +107,7 @@ def _read_complete(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     complete = formats.read_json(path, "features", ADVICE, COMPLETE_SCHEMA)
     for key, value in json.loads(json.dumps(identity)).items():
         if complete[key] != value:
-            raise UserError(f"{path} is of other {key}; {ADVICE}")
+            raise UserError(f"{path} was made with another {key}; {ADVICE}")
     return complete
 
 

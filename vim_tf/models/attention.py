@@ -71,13 +71,13 @@ class Attention(layers.Layer):
         """Attends within x: [B,N,D] -> [B,N,D]."""
         if not training and self._has_fused_kernel():
             y = ops.dot_product_attention(*self._split(x), is_causal=self.causal)
-            return self._join(y)
+            return self._join(y, x.shape[1])
         query, key, value = self._heads_first(x)
         if training and 0 < self.query_block < x.shape[1]:
             y = attend_in_blocks(self._attend, query, key, value, self.query_block, self.causal)
         else:
             y = self._attend(query, key, value, self._visible(x.shape[1]), training)
-        return self._join(ops.swapaxes(y, 1, 2))
+        return self._join(ops.swapaxes(y, 1, 2), x.shape[1])
 
     def weights_of(self, x: Tensor) -> Tensor:
         """The attention weights of `call` without dropout: [B,N,D] -> [B,heads,N,N] float32.
@@ -97,9 +97,9 @@ class Attention(layers.Layer):
         """[B,N,D] -> queries, keys and values, each [B,heads,N,head_dim]."""
         return [ops.swapaxes(part, 1, 2) for part in self._split(x)]
 
-    def _join(self, y):
-        """[B,N,heads,head_dim] -> [B,N,D]."""
-        return self.projection(ops.reshape(y, (-1, y.shape[1], self.dim)))
+    def _join(self, y, length):
+        """[B,N,heads,head_dim] -> [B,N,D]; N is `length`."""
+        return self.projection(ops.reshape(y, (-1, length, self.dim)))
 
     def _attend(self, query, key, value, visible, training, places=None):
         """Queries [B,heads,M,d] over keys and values [B,heads,N,d] -> [B,heads,M,d]."""
@@ -168,7 +168,7 @@ class Attention(layers.Layer):
         weights = ops.cast(weights, self.compute_dtype)
         y = self.mix(weights[..., :-1], cache[1])  # [B,heads,1,head_dim]
         y = y + ops.expand_dims(weights[..., -1:], -1) * value
-        return self._join(ops.swapaxes(y, 1, 2)), (key, value)
+        return self._join(ops.swapaxes(y, 1, 2), 1), (key, value)
 
     def score(self, query: Tensor, keys: Tensor) -> Tensor:
         """One query [B,heads,1,d] times keys [B,heads,M,d] -> [B,heads,M]."""

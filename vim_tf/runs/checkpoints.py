@@ -148,7 +148,7 @@ class Checkpoints:
                 damage = str(error)
             if not damage:
                 return step
-            self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is taken")
+            self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is used")
             # Without a manifest it is not used any more, and its step can be saved again.
             (folder / MANIFEST).replace(folder / f"damaged_{MANIFEST}")
         return None

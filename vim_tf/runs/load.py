@@ -70,5 +70,5 @@ def load_tokenizer_of(vim: VIM, run_or_preset_dir: StrPath) -> tuple[ViTVQGAN, t
             "whole copy of the preset, or train again"
         )
     if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
-        raise UserError(f"{folder}: VIM and tokenizer have other codes, or another grid")
+        raise UserError(f"{folder}: VIM and tokenizer differ in codes or grid")
     return tokenizer, names

@@ -40,7 +40,7 @@ class MadeFrom:
             path: the name of the checkpoint, for the error.
             then: the result of `describe` when it was made.
         """
-        advice = "give back what it was made from, or give another workdir"
+        advice = "use the same images and tokenizer as before, or give another workdir"
         found = self._data.difference(then["images"], fingerprints.load(self._folder))
         if found is not None:
             raise fingerprints.made_from_other_images(path, found, advice)

@@ -151,8 +151,8 @@ class Run:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(
-                    f"{self.path} is being trained by {holder} on {machine}; let it end, or give "
-                    "another workdir"
+                    f"{self.path} is being trained by {holder} on {machine}; wait until it ends, "
+                    "or give another workdir"
                 ) from None
             if machine not in ("", here):
                 raise UserError(
@@ -222,7 +222,7 @@ def find_preset(path: StrPath) -> Path | epath.Path:
         if (folder / PRESET_CONFIG).exists():
             return _fetch_preset(folder) if is_in_bucket(folder) else folder
     if (given / "config.yaml").exists():
-        raise UserError(f"{given} has saved no preset yet; let its training run on")
+        raise UserError(f"{given} has saved no preset yet; wait until its training saves one")
     raise UserError(f"{given} is neither a run nor a preset; give the workdir of a training")
 
 

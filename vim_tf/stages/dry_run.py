@@ -50,8 +50,8 @@ def dry_run(experiment: TrainingExperiment, stream: TextIO | None = None) -> Non
     """
     if experiment.training.strategy == "multi_worker":
         raise UserError(
-            "a dry run tries one machine, and training.strategy is multi_worker; give it "
-            "set training.strategy=mirrored and one machine's share of data.batch_size"
+            "a dry run uses one machine, and training.strategy is multi_worker; set "
+            "training.strategy=mirrored and data.batch_size to the share of one machine"
         )
     report = Report(stream or sys.stdout)
     stage_class = registry.stage_class(experiment)
@@ -113,7 +113,7 @@ def _show_data(data: ImageData, report: Report) -> None:
     if labels.min() < 0 or labels.max() >= len(names):
         raise UserError(
             f"the data has a label {labels.min() if labels.min() < 0 else labels.max()}; "
-            f"there are {len(names)} classes, so that labels must be from 0 to {len(names) - 1}"
+            f"there are {len(names)} classes, so labels must be from 0 to {len(names) - 1}"
         )
     values, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -160,7 +160,7 @@ def _train_and_restore(
     report.time("the checkpoint loaded", checkpoints.restore)
     if weights() != saved or int(trainer.step.numpy()) != 1:
         raise UserError(
-            "the checkpoint did not bring the first step's weights back; a run could not be resumed"
+            "the checkpoint does not restore the weights of the first step; a run could not resume"
         )
 
 

@@ -55,7 +55,7 @@ def run_training(
         how = f"resuming at step {step}" if step else "starting"
         sys.stderr.write(
             f"{run.path}: {how}, {experiment.training.steps} steps of "
-            f"{experiment.data.batch_size} images, {stage.images_per_epoch} images an epoch, "
+            f"{experiment.data.batch_size} images, {stage.images_per_epoch} images per epoch, "
             f"{stage.trainer.model.count_params():,} parameters\n"
         )
 

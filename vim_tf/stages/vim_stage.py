@@ -51,7 +51,7 @@ class VIMStage(Stage):
     trainer: VIMTrainer
     shown = ("nats", "accuracy")
     panels = (
-        ("nats a token", False, [("train", "nats"), ("evaluation", "nats")]),
+        ("nats per token", False, [("train", "nats"), ("evaluation", "nats")]),
         ("accuracy of the next token", False, [("train", "accuracy"), ("evaluation", "accuracy")]),
     )
     cache: TokenCache | None = None

@@ -297,7 +297,7 @@ class _Training:
                 step = int(self.trainer.step.numpy())
                 self.checkpoints.save(step)
                 raise Interrupted(
-                    f"stopped at step {step} and saved; the same command goes on from there"
+                    f"stopped at step {step} and saved; the same command resumes from there"
                 ) from None
             step = target
             if self._is_due(step, config.checkpoint_every):
@@ -340,7 +340,7 @@ class _Training:
     def _roll_back(self, found: str) -> int:
         rollbacks = int(self.trainer.rollbacks.numpy()) + 1
         advice = (
-            "lower optimizer.learning_rate, set optimizer.clip_norm, or look at the images of "
+            "lower optimizer.learning_rate, set optimizer.clip_norm, or check the images of "
             "the data"
         )
         if rollbacks > MOST_ROLLBACKS:
@@ -353,8 +353,8 @@ class _Training:
         self.loop.train_dataset = self._batches()
         self.reporter.restart(step)
         self.reporter.say(
-            f"{found}: back to step {step}, on with the data in another order "
-            f"({rollbacks} of {MOST_ROLLBACKS} times)"
+            f"{found}: back to step {step}, the data now comes in another order "
+            f"(rollback {rollbacks} of {MOST_ROLLBACKS})"
         )
         return step
 

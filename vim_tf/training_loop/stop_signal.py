@@ -70,5 +70,5 @@ class StopSignal:
                 os._exit(128 + number[0])
             heard = True
             name = signal.Signals(number[0]).name
-            self._request(name, "; once more to leave without it")
+            self._request(name, "; send it again to stop without saving")
         os.close(self._reader)

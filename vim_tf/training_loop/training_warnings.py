@@ -55,9 +55,9 @@ class Diagnosis:
             return []
         return self._once(
             "overfits",
-            f"the model learns its images by heart: {nats:.4g} nats on held-out ones, after "
-            f"{self._best[1]:.4g} at step {self._best[0]}, whose weights are in preset_best; take "
-            "fewer steps or more images, or raise model.transformer.dropout",
+            f"the model memorises its images: {nats:.4g} nats on held-out images, after "
+            f"{self._best[1]:.4g} at step {self._best[0]}; preset_best has the weights of that "
+            "step; use fewer steps or more images, or raise model.transformer.dropout",
         )
 
     def _discriminator(self, step: int, values: dict[str, float], start: int) -> list[str]:
@@ -72,22 +72,22 @@ class Diagnosis:
         if for_long and max(self._shares) < WINS:
             lines += self._once(
                 "wins",
-                f"the discriminator wins: its loss is {values['discriminator']:.3g}, where "
-                f"{undecided:.3g} is a guess; raise discriminator.r1_gamma, lower "
+                f"the discriminator wins: its loss is {values['discriminator']:.3g}, and "
+                f"that of guessing {undecided:.3g}; raise discriminator.r1_gamma, lower "
                 "discriminator_optimizer.learning_rate, or let it start later",
             )
         if for_long and min(self._shares) > LOSES:
             lines += self._once(
                 "loses",
-                f"the discriminator tells nothing apart: its loss stays at a guess, "
-                f"{undecided:.3g}; raise discriminator_optimizer.learning_rate, or lower "
+                f"the discriminator cannot tell real from fake: its loss stays at that of "
+                f"guessing, {undecided:.3g}; raise discriminator_optimizer.learning_rate, or lower "
                 "discriminator.r1_gamma",
             )
         if self._before_start is not None and values["psnr"] < self._before_start - WORSE_PSNR:
             lines += self._once(
                 "worse",
-                f"reconstruction is worse since the discriminator takes part: "
-                f"{values['psnr']:.4g} dB after {self._before_start:.4g} dB; lower "
+                f"reconstruction got worse after the discriminator started: "
+                f"{values['psnr']:.4g} dB, before it {self._before_start:.4g} dB; lower "
                 "losses.adversarial, or let it start later or grow slower "
                 "(discriminator.start, discriminator.ramp_steps)",
             )

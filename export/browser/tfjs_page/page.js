@@ -46,7 +46,7 @@ async function draw() {
     const [image] = await decoder.decodeImages([tokens]);
     const milliseconds = performance.now() - start;
     if (turn === latest) {  // otherwise a later change is being drawn
-      element('speed').textContent = `${decoder.backend} · ${milliseconds.toFixed(1)} ms an image`;
+      element('speed').textContent = `${decoder.backend} · ${milliseconds.toFixed(1)} ms per image`;
       showImage(image, tokens, base);
     }
   } finally {

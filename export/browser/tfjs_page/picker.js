@@ -62,7 +62,7 @@ export class CodePicker {
     const isOther = this.cell !== cell;
     const isStale = isOther || this.decoder !== decoder || this.others !== others;
     Object.assign(this, {decoder, tokens, cell, square, others});
-    this.say(`For ${place}, now code ${tokens[cell]}: each patch is what that code would paint.`);
+    this.say(`For ${place}, now code ${tokens[cell]}: each patch shows the result of that code.`);
     if (isOther) {
       this.parts.search.value = '';
       this.first = this.home();

@@ -13,7 +13,7 @@ export function predictUrl(address) {
     throw new Error(`${text} is no address; write something like http://localhost:8501`);
   }
   if (!['http:', 'https:'].includes(url.protocol)) {
-    throw new Error(`${text} begins with ${url.protocol}; TF Serving's REST speaks http`);
+    throw new Error(`${text} begins with ${url.protocol}; it must begin with http: or https:`);
   }
   return `${url.origin}${url.pathname.replace(/\/+$/, '')}/v1/models/${MODEL}:predict`;
 }

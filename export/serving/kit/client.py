@@ -71,13 +71,13 @@ class RestServer:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            raise ClientError(
-                f"the server answers {error.code}: {_error_text(error.read())}"
-            ) from None
+            reason = _error_text(error.read())
+            raise ClientError(f"the server answers {error.code}: {reason}") from None
         except urllib.error.URLError as error:
             raise ClientError(f"{self._url} cannot be reached: {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:  # also a timeout
-            raise ClientError(f"{self._url} broke off: {error or type(error).__name__}") from None
+            reason = str(error) or type(error).__name__
+            raise ClientError(f"the connection to {self._url} broke: {reason}") from None
         except ValueError:
             raise ClientError(f"{self._url} is no TensorFlow Serving: no JSON came back") from None
 
@@ -102,7 +102,7 @@ def _error_text(body):
     try:
         return json.loads(body)["error"]
     except (ValueError, TypeError, KeyError):
-        return body[:200].decode(errors="replace") or "without a word"
+        return body[:200].decode(errors="replace") or "without a message"
 
 
 class GrpcServer:
@@ -129,7 +129,7 @@ class GrpcServer:
         except ImportError as error:
             raise ClientError(
                 f"grpc:// needs a package that is not installed ({error}); "
-                "pip install tensorflow-serving-api, or take http://"
+                "pip install tensorflow-serving-api, or use http://"
             ) from None
         self._grpc, self._tf = grpc, tf
         self._metadata, self._status, self._predict = metadata, status, predict_pb2
@@ -281,7 +281,7 @@ def decode(session: Session, arguments: argparse.Namespace) -> None:
             raise TypeError
     except (ValueError, TypeError, KeyError):
         raise ClientError(
-            f"{arguments.file} is no list of tokens; give what tokenize wrote, or [[0, 1, ...]]"
+            f"{arguments.file} is no list of tokens; give tokenize's file, or [[0, 1, ...]]"
         ) from None
     _check_signature(session, "decode_bytes")
     _write_images(session, arguments, "decode_bytes", names, {"tokens": tokens})
@@ -297,7 +297,7 @@ def generate(session: Session, arguments: argparse.Namespace) -> None:
         if signature not in signatures:
             raise ClientError("this model needs a class; give --label")
         if arguments.guidance_scale != 1.0:
-            raise ClientError("--guidance-scale guides towards a class; give --label")
+            raise ClientError("--guidance-scale needs a class; give --label")
     elif arguments.label is not None and not has_labels:
         raise ClientError("this model was trained without labels; leave --label out")
     if arguments.n < 1:
@@ -350,8 +350,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--server", default="http://localhost:8501", help="http:// or grpc://")
     common.add_argument("--model", default="vim", help="name in models.config (default vim)")
-    common.add_argument("--timeout", type=float, default=60, help="seconds a call (default 60)")
-    common.add_argument("--batch-size", type=int, default=16, help="rows a call (default 16)")
+    common.add_argument("--timeout", type=float, default=60, help="seconds per call (default 60)")
+    common.add_argument("--batch-size", type=int, default=16, help="rows per call (default 16)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(command, about):
@@ -372,7 +372,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     sub = add(generate, "new images")
     sub.add_argument("--label", type=int, help="class number (default: none)")
     sub.add_argument("--n", type=int, default=1, help="number of images (default 1)")
-    sub.add_argument("--seed", type=int, default=0, help="of the first; the next have the next")
+    sub.add_argument("--seed", type=int, default=0, help="of the first image; then it counts up")
     sub.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
     sub.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
     sub.add_argument("--top-p", type=float, default=1.0, help="1 is off (default)")

@@ -75,13 +75,13 @@ def test_no_emoji_stands_on_both_sides_of_the_split(records, splits):
     assert all(len(base) == 1 for base in bases.values())
     (train, _), (validation, _) = loaded(splits[1]), loaded(splits[2])
     train, validation = ({image.tobytes() for image in part} for part in (train, validation))
-    assert not train & validation  # flags that look alike included
+    assert not train & validation  # including flags that look alike
     again = emoji.make_splits(DataConfig(image_size=(32, 32)))
     assert {image.tobytes() for image in loaded(again[2])[0]} == validation
 
 
 def write_package(folder):
-    """A package of two categories with a skin tone and two emoji of one look, as npm packs it."""
+    """A package, as npm makes it: two categories, a skin tone, and two emoji that look the same."""
     rng = np.random.default_rng(0)
     pixels = folder / "package" / "img" / "google" / "64"
     pixels.mkdir(parents=True)
@@ -102,7 +102,7 @@ def write_package(folder):
         entry("aa", "Faces", skin_variations=tone),
         entry("cc", "Flags"),
         entry("bb", "Flags"),
-        entry("ee", "Flags"),  # no image
+        entry("ee", "Flags"),  # it has no image
     ]
     (folder / "package" / "emoji.json").write_text(json.dumps(entries))
     return look

@@ -13,7 +13,7 @@ from vim_tf.errors import UserError
 
 
 def smooth(height=40, width=60, seed=0):
-    """An image that survives JPEG and resizing: a few random waves."""
+    """An image of a few random waves, which JPEG and resizing hardly change."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [
@@ -37,7 +37,7 @@ def save(path, image=None, **more):
 
 
 def open_all(path, **more):
-    """Every image of a folder as it is loaded, by its name relative to the folder."""
+    """Every loaded image of a folder, by its name relative to the folder."""
     settings = config(path, **more)
     opened = folder_source.open_folder(str(path), "data.path", settings)
     split = folder_source._make_split(opened, opened.classes(), settings)
@@ -47,7 +47,7 @@ def open_all(path, **more):
 
 @pytest.fixture(params=["held", "read"])
 def memory(request, monkeypatch):
-    """Both ways: images held in memory, and files decoded while training."""
+    """Both cases: images held in memory, and files decoded while training."""
     if request.param == "read":
         monkeypatch.setattr(folder_source, "MEMORY", 0)
         monkeypatch.setattr(folder_source, "CHECKED", 0)
@@ -65,8 +65,8 @@ def test_large_images_are_reduced_and_small_ones_kept(tmp_path, memory):
     if memory == "held":
         assert set(shapes.values()) == {(32, 48, 3)}  # twice the target
     else:
-        assert shapes == {"a.jpg": (75, 113, 3), "b.png": (600, 900, 3)}  # an eighth of a JPEG
-    # What evaluation gives is what a resize of the whole image gives.
+        assert shapes == {"a.jpg": (75, 113, 3), "b.png": (600, 900, 3)}  # 1/8 of the JPEG
+    # Evaluation gives the same as a resize of the whole image.
     direct = np.array(smooth(600, 900).resize((16, 16), Image.BICUBIC, box=(150, 0, 750, 600)))
     for name in ("a.jpg", "b.png"):
         image = transforms.transform_for_evaluation(tf.constant(loaded[name]), (16, 16))
@@ -75,7 +75,7 @@ def test_large_images_are_reduced_and_small_ones_kept(tmp_path, memory):
 
 @pytest.fixture
 def headers_only(monkeypatch):
-    """Opening decodes nothing, which takes a second, for tests that are about names."""
+    """For tests of names only: opening decodes no image, as this would take a second."""
     monkeypatch.setattr(folder_source, "MEMORY", 0)
     monkeypatch.setattr(folder_source, "CHECKED", 0)
 
@@ -93,7 +93,7 @@ def test_sub_folders_are_classes(tmp_path):
 
 def test_without_sub_folders_nothing_is_labelled(tmp_path):
     for index in range(8):
-        save(tmp_path / f"{index}.png", smooth(8 + index))  # of many sizes: not stacked
+        save(tmp_path / f"{index}.png", smooth(8 + index))  # many sizes: not stacked
     data = images.make_image_dataset(config(tmp_path), 0)
     assert data.class_names == ()
     for split in ("train", "validation"):
@@ -102,7 +102,7 @@ def test_without_sub_folders_nothing_is_labelled(tmp_path):
 
 
 @pytest.mark.usefixtures("headers_only")
-def test_loose_images_beside_sub_folders_are_a_class(tmp_path):
+def test_loose_images_next_to_sub_folders_are_a_class(tmp_path):
     for name in ("1.png", "cat/2.png", "cat/3.png"):
         save(tmp_path / name)
     assert images.make_image_dataset(config(tmp_path), 0).class_names == (".", "cat")
@@ -120,7 +120,7 @@ def test_the_split_depends_on_the_names_alone(tmp_path):
     for index in range(30):
         save(tmp_path / "one" / f"k{index}" / "é.png", smooth(8, 8, index))
     for index in range(30):
-        # Another place, another order of writing, and macOS' spelling of the accent.
+        # Another folder, another order of writing, and macOS' spelling of the accent.
         name = unicodedata.normalize("NFD", "é.png")
         save(tmp_path / "two" / f"k{29 - index}" / name, smooth(8, 8, 29 - index))
     sides = []
@@ -177,7 +177,7 @@ def test_a_broken_image_stops_with_its_name(tmp_path):
     assert "\n" not in str(caught.value)
     for name in ("cut.webp", "empty.png", "text.jpg"):
         (tmp_path / "a" / name).unlink()
-    # Their headers are whole: these are found by decoding.
+    # Their headers are complete, so only decoding finds these.
     with pytest.raises(UserError, match=r"a/cut.bmp cannot be read: .*\(4 of 10 files"):
         images.make_image_dataset(config(tmp_path), 0)
 
@@ -244,7 +244,7 @@ def test_a_pixel_high_strip_takes_no_memory(tmp_path, memory):
 
 
 def test_wrong_paths(tmp_path):
-    with pytest.raises(UserError, match="data.path is .*nowhere, which is not there"):
+    with pytest.raises(UserError, match="data.path is .*nowhere, which does not exist"):
         images.make_image_dataset(config(tmp_path / "nowhere"), 0)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="which is a file; give a folder"):

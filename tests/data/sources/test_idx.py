@@ -113,9 +113,9 @@ def test_a_header_that_lies_allocates_nothing(tmp_path):
     plain.write_bytes(header + b"x")
     refused(plain, "4294967295 x 4294967295 x 4294967295 values, but it holds 1")
     zipped.write_bytes(gzip.compress(header + b"x"))
-    refused(zipped, "says 79,[0-9,]+ values and has [0-9]+ bytes; the most are 200 times")
+    refused(zipped, "says 79,[0-9,]+ values and has [0-9]+ bytes; at most 200 times")
     plain.write_bytes(b"\0\0\x08\xff" + b"\xff" * 4 * 255)
-    refused(plain, "its header says 255 dimensions; the most are 8")
+    refused(plain, "its header says 255 dimensions; at most 8")
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
@@ -123,7 +123,7 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     zeros = bytes(2**27)
     path.write_bytes(gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 2**27) + zeros, 1))
     refused(path, "says 134,217,728 values and has [0-9,]+ bytes")
-    # A header that says less than follows: no more than one byte of the rest is read.
+    # A header that states too few values: at most one byte of the rest is read.
     path.write_bytes(gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 5) + zeros, 1))
     tracemalloc.start()
     refused(path, "says 5 values, but it holds more")

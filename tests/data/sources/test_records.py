@@ -1,4 +1,4 @@
-"""Encoded images in TFRecords that a stranger wrote."""
+"""Encoded images in TFRecords from a stranger."""
 
 import io
 
@@ -10,7 +10,7 @@ from PIL import Image
 from vim_tf.config.sections import AugmentationConfig, DataConfig
 from vim_tf.data import image_limits, images
 
-SIZE = (65, 64)  # just above the limit of a model of 8 x 8, where there is no least limit
+SIZE = (65, 64)  # just above the limit of a model of 8 x 8, without the lower bound of the limit
 
 
 def encode(kind, size=(8, 8), mode="L", **options):
@@ -33,7 +33,7 @@ def bombs():
 
 @pytest.fixture
 def open_data(tmp_path, monkeypatch):
-    """A function that opens some bombs between twelve good records."""
+    """A function that opens a file of twelve good records with some bombs between them."""
     monkeypatch.setattr(image_limits, "LEAST", 1)
 
     def open_records(*bombs, **more):

@@ -12,7 +12,7 @@ def make_image(number):
 
 
 class TinyImages(tfds.core.GeneratorBasedBuilder):
-    """30 flat images for training and 6 for testing."""
+    """30 images of one colour for training and 6 for testing."""
 
     VERSION = tfds.core.Version("1.0.0")
     features = {

@@ -13,7 +13,7 @@ from vim_tf.errors import UserError
 
 
 def encode(value, kind="PNG"):
-    """A flat image whose colour tells which one it is."""
+    """An image of one colour, which shows its number."""
     file = io.BytesIO()
     color = (value % 256, value // 256 * 40, 99)
     Image.new("RGB", (10, 8), color).save(file, kind)
@@ -31,7 +31,7 @@ def example(**features):
 
 
 def write(folder, counts=(17, 5, 23), first_label=0, text=True, labelled=True):
-    """Files of so many records; the image's colour counts them through all the files."""
+    """Writes files with these numbers of records. The colours count through all the files."""
     folder.mkdir(exist_ok=True)
     number = 0
     for index, count in enumerate(counts):
@@ -63,7 +63,7 @@ def config(path, **more):
 
 
 def numbers_of(batches):
-    """Which images these are, by their colour."""
+    """The numbers of the images, by their colour."""
     colors = np.concatenate([np.array(batch["image"])[:, 0, 0] for batch in batches])
     red, green, _ = np.round((colors + 1) * 127.5).astype(int).T
     return (red + green // 40 * 256).tolist()
@@ -83,7 +83,7 @@ def test_reads_labels_names_and_images(tmp_path):
         labels = np.concatenate([batch["label"] for batch in batches])
         np.testing.assert_array_equal(labels, np.array(found[split]) % 3)
     assert sorted(found["train"] + found["validation"]) == list(range(45))
-    # Told apart by file name and number alone: in another place it is the same split.
+    # The split depends only on file name and number: it is the same in another folder.
     shutil.copytree(tmp_path, tmp_path / "copy")
     again = images.make_image_dataset(config(tmp_path / "copy" / "train-*"), 5)
     assert numbers_of(again.evaluation()) == found["validation"]
@@ -104,10 +104,10 @@ def test_orders_are_functions_of_seed_and_epoch(tmp_path, monkeypatch):
         assert sorted(part) == sorted(numbers_of(data.evaluation("train")))
         assert part != sorted(part)
     assert whole[:size] != whole[size : 2 * size]
-    tf.random.set_seed(99)  # the program's own seed has no say in it
+    tf.random.set_seed(99)  # the program's own seed has no effect
     for start in (1, 11):
         assert read(start, 3) == whole[start * 6 : start * 6 + 18]
-    # Buffers smaller than an epoch mix, too, and lose nothing.
+    # Buffers smaller than an epoch also mix, and lose nothing.
     monkeypatch.setattr(records, "SHUFFLE_BUFFER", 4)
     small = read()
     assert sorted(small[:size]) == sorted(whole[:size]) and small != whole
@@ -175,7 +175,7 @@ def write_one(path, *serialized):
         (example(image__encoded=b"x", image__class__label=-1), "label -1 is out of range"),
         (example(image__encoded=b"x"), "some records have image/class/label, others do not"),
     ],
-    # Not the bytes, whose order differs between the two processes of a test run.
+    # The bytes are no good ids: their order differs between the two processes of a test run.
     ids=["other keys", "no keys", "no bytes", "cut", "text label", "label -1", "no label"],
 )
 def test_records_of_another_kind(tmp_path, serialized, message):
@@ -202,7 +202,7 @@ def test_files_that_are_cut_short(tmp_path, caplog):
 
 
 def test_labels_are_found_without_reading_the_images(tmp_path):
-    # Field by field, in any order, and with fields of other messages in between.
+    # Field by field, in any order, with fields of other messages in between.
     wide = example(image__encoded=b"y" * 100_000, image__class__label=300, image__class__text=b"n")
     merged = example(image__class__label=7) + example(image__encoded=b"y" * 70_000)
     write_one(tmp_path / "a", wide, merged)

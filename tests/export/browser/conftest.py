@@ -1,4 +1,4 @@
-"""One export of the tiny run, and a headless Chromium that opens its page."""
+"""An export of the tiny run, and a headless Chromium that opens its page."""
 
 import functools
 import json
@@ -19,7 +19,7 @@ DRIVE = Path(__file__).with_name("drive.mjs")
 
 @pytest.fixture(scope="package")
 def node_modules():
-    """Skips where nobody asked for these tests; fails where what they need is missing."""
+    """Skips if these tests are not wanted; fails if one of their tools is missing."""
     named = os.environ.get("VIM_TF_NODE_MODULES")
     if not named:
         pytest.skip("VIM_TF_NODE_MODULES names no folder")
@@ -34,7 +34,7 @@ def run(tiny_runs):
 
 @pytest.fixture(scope="package")
 def exported(run, node_modules, tmp_path_factory):
-    """(Folder, its measurements) of the tiny run."""
+    """(folder, measurements) of the tiny run's export."""
     folder = tmp_path_factory.mktemp("tfjs")
     return folder, tfjs.export_tfjs(run, folder, node_modules)
 
@@ -46,7 +46,7 @@ def about(exported):
 
 @pytest.fixture
 def serve():
-    """A function (handler class) -> address, on the loopback until the test ends."""
+    """A function (handler class) -> address of a server on loopback, until the test ends."""
     servers = []
 
     def start(handler):
@@ -62,7 +62,7 @@ def serve():
 
 @pytest.fixture
 def browse(node_modules, exported, serve, tmp_path):
-    """A function (steps) -> answers: see drive.mjs. Addresses in "goto" are those of the page."""
+    """A function (steps) -> answers, see drive.mjs. Addresses in "goto" are those of the page."""
 
     def go(steps, folder=exported[0], expect_problems=0, **plan):
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")

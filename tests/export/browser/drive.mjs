@@ -1,10 +1,10 @@
-// Does in headless Chromium what a test asks for, and says what was seen.
+// Runs the steps of a test in headless Chromium, and writes the answers.
 //
 //   node drive.mjs NODE_MODULES CHROMIUM PLAN ANSWERS
 //
-// PLAN is JSON: {width, height, dark, steps}. A step is [what, ...arguments]; those that read
-// something begin their arguments with the name under which ANSWERS, JSON too, has it. Beside those
-// it has "problems", errors that the page did not catch, and "requests", every address asked.
+// PLAN is JSON: {width, height, dark, steps}. A step is [what, ...arguments]. If a step reads
+// something, its first argument is the name of the answer in ANSWERS, which is JSON too. ANSWERS
+// also has "problems", errors that the page did not catch, and "requests", all requested addresses.
 
 import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
@@ -46,7 +46,7 @@ const steps = {
   select: (selector, label) => page.selectOption(selector, label),
   hover: (selector) => page.hover(selector),
   press: (key) => page.keyboard.press(key),
-  // Until the decoder has answered; what was asked for just before has begun by then.
+  // Waits until the decoder has answered. By then, earlier requests have begun.
   settle: () => page.waitForSelector('main[aria-busy=false]'),
   wait: (selector) => page.waitForSelector(selector),
   painted: () => page.waitForFunction(() => [...document.querySelectorAll('.code canvas')].every(
@@ -60,7 +60,7 @@ const readings = {
   shown: (selector) => page.isVisible(selector),
   count: (selector) => page.locator(selector).count(),
   attribute: (selector, name) => page.getAttribute(selector, name),
-  // RGB of a canvas, raster order.
+  // RGB of a canvas, in raster order.
   pixels: (selector) => page.$eval(selector, (canvas) => {
     const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
     return [...data].filter((_, i) => i % 4 < 3);
@@ -69,7 +69,7 @@ const readings = {
   focused: () => page.evaluate(() => document.activeElement.getAttribute('aria-label')),
   overflow: () => page.evaluate(
       () => document.documentElement.scrollWidth - document.documentElement.clientWidth),
-  // What the page's own decoder makes of token grids, float32.
+  // The float32 images that the page's own decoder makes of token grids.
   decode: (grids, weights, backend) => page.evaluate(async ([grids, weights, backend]) => {
     const {Decoder} = await import('./decoder.js');
     const about = await (await fetch('examples.json')).json();

@@ -1,4 +1,4 @@
-"""The export for browsers: converted, run by Node, held against Keras."""
+"""The export for browsers: converted, run by Node, compared with Keras."""
 
 import json
 import sys
@@ -20,11 +20,11 @@ def test_every_decoder_keeps_its_limits(exported, run, about):
         assert row.size == sum(path.stat().st_size for path in (folder / row.name).iterdir())
     sizes = [row.size for row in measurements]
     assert sizes == sorted(sizes, reverse=True)
-    assert len(about["examples"]) == 10  # all that the tiny run holds out
+    assert len(about["examples"]) == 10  # all held-out images of the tiny run
     assert about["class_names"] == ["blue", "red"] and about["generates"]
     assert (folder / "LICENSE-tfjs.txt").read_text().strip().startswith("Apache License")
     found = [sys.modules[name] for name in tfjs_convert.STAND_INS if name in sys.modules]
-    assert all(module.__spec__ for module in found)  # a stand-in has none
+    assert all(module.__spec__ for module in found)  # a stand-in module has none
 
 
 @pytest.mark.large
@@ -41,8 +41,8 @@ def test_node_decodes_any_tokens_as_keras(exported, run, node_modules, rows):
 
 
 @pytest.mark.large
-def test_a_decoder_that_is_not_keras_is_found_out(tiny_runs, node_modules, tmp_path, monkeypatch):
-    """Also the export of stage 1, which says that there is nothing to generate with."""
+def test_a_decoder_that_differs_from_keras_is_found(tiny_runs, node_modules, tmp_path, monkeypatch):
+    """Also tests the export of stage 1, which says that it cannot generate."""
     run = open_run(tiny_runs["vit_vqgan"])
     write_decoder = tfjs.write_decoder
 

@@ -1,4 +1,4 @@
-"""The page in a real headless Chromium, by WebGL and by WebAssembly."""
+"""The page in a real headless Chromium, with WebGL and with WebAssembly."""
 
 import json
 import shutil
@@ -18,19 +18,19 @@ def pixels(answer, run):
 
 
 def decode(run, tokens):
-    """Keras' float32 images of token grids."""
+    """The float32 images that Keras decodes from token grids."""
     return np.asarray(run.tokenizer.decode_tokens(np.asarray(tokens, "int32")))
 
 
 def assert_shown(answer, run, tokens):
-    """A canvas shows what Keras decodes, but for one level where both lie near a half."""
+    """A canvas shows the image that Keras decodes, up to one level where rounding differs."""
     levels = np.abs(pixels(answer, run).astype(int) - to_uint8(decode(run, [tokens]))[0])
     assert levels.max() <= 1
     assert np.mean(levels.max(-1) > 0) < 0.01
 
 
 def best_change(run, tokens):
-    """(cell, code) of the change that one can see best, of some."""
+    """(cell, code) of the most visible of some changes."""
     cells = range(0, len(tokens), 3)
     codes = run.tokenizer.config.quantizer.codes
     changes = [(cell, code) for cell in cells for code in range(codes) if code != tokens[cell]]
@@ -38,7 +38,7 @@ def best_change(run, tokens):
     for row, (cell, code) in enumerate(changes):
         grids[row, cell] = code
     difference = np.abs(decode(run, grids) - decode(run, [tokens])).max(axis=(1, 2, 3))
-    assert difference.max() > 4 / 255  # two levels: enough to be told from rounding
+    assert difference.max() > 4 / 255  # two levels: more than rounding
     return changes[int(np.argmax(difference))]
 
 
@@ -116,7 +116,7 @@ def test_another_code_gives_another_image(browse, run, about, backend):
         size * row : size * (row + 1), size * column : size * (column + 1)
     ]
     swatch = np.asarray(answers["swatch"]).reshape(size, size, 3)
-    assert np.abs(swatch - patch.astype(int)).max() <= 1  # as it would be painted
+    assert np.abs(swatch - patch.astype(int)).max() <= 1  # the same as when it is painted
 
 
 @pytest.mark.large
@@ -169,7 +169,7 @@ def test_the_keyboard_and_a_phone_are_enough(browse, run, about):
 
 @pytest.fixture
 def serving(serve):
-    """A function (answer, status=200) -> (address, requests): the part of TF Serving that is used.
+    """A function (answer, status=200) -> (address, requests) of a server instead of TF Serving.
 
     Every request gets the same answer; requests lists (path, body).
     """
@@ -178,7 +178,7 @@ def serving(serve):
         requests = []
 
         class Rest(BaseHTTPRequestHandler):
-            def do_OPTIONS(self):  # a page from elsewhere asks first
+            def do_OPTIONS(self):  # the browser asks first, as the page is from another address
                 self.reply(200, b"")
 
             def do_POST(self):
@@ -207,7 +207,7 @@ GENERATED = [["wait", "#generate-note >> text=Generated in"], ["settle"]]
 
 @pytest.mark.large
 def test_the_form_asks_tf_serving_and_shows_its_tokens(browse, serving, run, about):
-    tokens = about["examples"][2][::-1]  # a grid that the page has not
+    tokens = about["examples"][2][::-1]  # a grid that is not in the page
     image_bytes = [{"b64": ""}]
     outputs = {"tokens": [tokens], "image_bytes": image_bytes, "error": [""]}
     address, requests = serving({"outputs": outputs})
@@ -323,6 +323,6 @@ def test_what_went_wrong_is_told_in_words(browse, serving, exported, about, tmp_
         expect_problems=1,
     )
     assert "decoder_uint8/model.json cannot be loaded" in answers["error"]
-    assert answers["weights"] == "float32"  # back to what works
+    assert answers["weights"] == "float32"  # back to working settings
     assert (answers["still_told"], answers["told_of_good_ones"]) == (True, False)
     assert (answers["no_vim"], answers["serving"]) == (True, False)

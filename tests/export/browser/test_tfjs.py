@@ -1,4 +1,4 @@
-"""The tools that the export for browsers needs, and what it measures; `browser/` runs it."""
+"""The tools and measurements of the export for browsers; test_decoder.py runs the export."""
 
 import base64
 import importlib.util
@@ -13,7 +13,7 @@ from vim_tf.export.browser import tfjs, tfjs_convert
 
 
 def make_node_modules(folder, version=tfjs.VERSION):
-    """What npm would leave, as far as `check_tools` looks."""
+    """Makes the files of npm that `check_tools` reads."""
     for package, files in tfjs.LIBRARY.items():
         dist = folder / "@tensorflow" / package / "dist"
         dist.mkdir(parents=True)
@@ -25,7 +25,7 @@ def make_node_modules(folder, version=tfjs.VERSION):
 
 @pytest.fixture
 def all_tools(tmp_path, monkeypatch):
-    """A node_modules that `check_tools` takes, whatever this machine has."""
+    """A node_modules that `check_tools` accepts, also if this machine lacks the tools."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     node_modules = make_node_modules(tmp_path / "node_modules")

@@ -1,7 +1,7 @@
 // Answers through tensorflow::LoadSavedModel: `load SAVED_MODEL EXCHANGE`.
 //
-// EXCHANGE holds a folder for each signature to ask, in it <input>.in; <output>.out is written
-// beside it. The files are those of ../loaders/tensor_files.py.
+// EXCHANGE has a folder for each signature. It reads <input>.in and writes <output>.out there. The
+// format of the files is that of ../loaders/tensor_files.py.
 
 #include <cstdint>
 #include <cstring>

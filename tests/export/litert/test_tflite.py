@@ -27,7 +27,7 @@ def run(tiny_runs):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    """(Folder, measurements by file name) of the tiny run."""
+    """(folder, measurements by file name) of the tiny run's export."""
     folder = tmp_path_factory.mktemp("tflite")
     rows = tflite.export_tflite(run, folder)
     return folder, {row.name: row for row in rows}
@@ -124,7 +124,7 @@ def test_weights_are_stored_as_the_name_says(exported, name, stored):
 
 
 def test_an_int8_tokenizer_keeps_its_codes_as_they_are(tmp_path):
-    """In 8 bits other codes would be the nearest."""
+    """With codes of 8 bits, other codes would be the nearest."""
     keras.utils.set_random_seed(0)
     size = TransformerConfig(1, 2, 64, 128)
     quantizer = QuantizerConfig(codes=96, code_dim=24)
@@ -138,7 +138,7 @@ def test_an_int8_tokenizer_keeps_its_codes_as_they_are(tmp_path):
 
 
 def test_custom_and_float_operations_are_counted():
-    """A Cholesky decomposition is no operation of LiteRT's own."""
+    """LiteRT has no operation for a Cholesky decomposition."""
     spec = tf.TensorSpec([None, 4, 4], tf.float32)
     function = tf.function(lambda x: tf.linalg.cholesky(x) + 1.0, input_signature=[spec])
     module = tf.Module()
@@ -156,7 +156,7 @@ def test_custom_and_float_operations_are_counted():
 
 
 def test_a_wrong_decoder_is_found(run, tmp_path, monkeypatch):
-    """A file whose codes are off by one place: every token means its neighbour."""
+    """The codes in the file are shifted by one: every token has the code of its neighbour."""
 
     def write_wrong_model(tokenizer, folder):
         codebook = tokenizer.quantizer.codebook

@@ -26,7 +26,7 @@ LABELS = np.array([0, 1, 1], "int32")
 
 @pytest.fixture(scope="module")
 def run(tiny_runs):
-    """The tiny run with a model of its tokens that is large enough for weights to become int8."""
+    """The tiny run with a larger VIM, so that weights become int8."""
     run = open_run(tiny_runs["vim"])
     keras.utils.set_random_seed(0)
     config = VIMConfig(TransformerConfig(2, 4, 64, 128))
@@ -36,7 +36,7 @@ def run(tiny_runs):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    """(Folder, measurements by file name)."""
+    """(folder, measurements by file name) of its export."""
     folder = tmp_path_factory.mktemp("tflite")
     rows = tflite_generator.export_generator(run, folder)
     return folder, {row.name: row for row in rows}
@@ -44,7 +44,7 @@ def exported(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported_run(tiny_runs, tmp_path_factory):
-    """The folder of the tiny run's own export."""
+    """The folder of the export of the tiny run itself."""
     folder = tmp_path_factory.mktemp("tflite")
     tflite_generator.export_generator(open_run(tiny_runs["vim"]), folder)
     return folder
@@ -112,9 +112,9 @@ def test_without_labels_and_one_row_after_more(run, model):
 @pytest.mark.parametrize("parts", [1, 3, 16])
 def test_a_cache_draws_the_same_however_it_grows(run, exported, parts, monkeypatch):
     monkeypatch.setattr(litert_vim, "PARTS", parts)
-    assert run.vim.tokens_per_image == 16  # of which 3 is no divisor
+    assert run.vim.tokens_per_image == 16  # 3 does not divide it
     model = LiteVIM(exported[0] / FLOAT32)
-    for seed in (1, 2):  # the second time it starts short again
+    for seed in (1, 2):  # the second time the cache starts short again
         actual = model.generate(LABELS, seed=seed)
         np.testing.assert_array_equal(actual, run.vim.generate(LABELS, seed=seed))
 
@@ -128,7 +128,7 @@ def test_a_callback_sees_each_row_of_the_grid(model):
 
 @pytest.mark.parametrize("labels", [[2], [-1]])
 def test_settings_are_checked(model, labels):
-    with pytest.raises(UserError, match="labels contains"):
+    with pytest.raises(UserError, match="label is"):
         model.generate(labels)
 
 
@@ -141,7 +141,7 @@ def test_the_command_line_draws_the_same_images(tiny_runs, exported_run, tmp_pat
 
 
 def seal(folder, name, **changes):
-    """Puts the present hash of a file, and other changes, into generator.json."""
+    """Writes the current hash of a file, and other changes, into generator.json."""
     content = formats.read_json(folder / ABOUT_FILE, "export", "")
     content["files"][name] = hash_file(folder / name)
     (folder / ABOUT_FILE).write_text(formats.to_json("export", {**content, **changes}))

@@ -1,6 +1,6 @@
-"""Answers through TensorFlow's C API by ctypes, without TensorFlow for Python.
+"""Runs a SavedModel through TensorFlow's C API by ctypes, without TensorFlow for Python.
 
-`c_api.py SAVED_MODEL EXCHANGE LIBRARY TENSORS`: LIBRARY is libtensorflow_cc.so.2, TENSORS a JSON
+`c_api.py SAVED_MODEL EXCHANGE LIBRARY TENSORS`: LIBRARY is libtensorflow_cc.so.2, TENSORS is a JSON
 file {signature: {"inputs": {name: tensor}, "outputs": {name: tensor}}}.
 """
 
@@ -24,7 +24,7 @@ class Output(ctypes.Structure):
 
 
 def declare(library):
-    """Result types; ctypes would cut pointers to 32 bits."""
+    """Declares result types. Otherwise ctypes would cut pointers to 32 bits."""
     for name in (
         *("TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions", "TF_LoadSessionFromSavedModel"),
         *("TF_GraphOperationByName", "TF_AllocateTensor", "TF_TensorData"),

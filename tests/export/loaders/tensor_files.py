@@ -1,7 +1,7 @@
-"""Tensors as files that Python without TensorFlow and C++ read alike.
+"""Tensors as files that both C++ and Python without TensorFlow can read.
 
-One line "dtype size size ...", then the values in C order, little-endian; each string is its length
-as 8 bytes and its bytes.
+A file has one line "dtype size size ...", then the values in C order, little-endian. A string is
+its length as 8 bytes, then its bytes.
 """
 
 import struct

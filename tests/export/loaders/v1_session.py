@@ -1,9 +1,9 @@
-"""Answers with the loader and Session of TensorFlow 1: `v1_session.py SAVED_MODEL EXCHANGE`."""
+"""Runs a SavedModel in a Session of TensorFlow 1: `v1_session.py SAVED_MODEL EXCHANGE`."""
 
 import sys
 from pathlib import Path
 
-sys.modules["keras"] = None  # importing it now fails
+sys.modules["keras"] = None  # an import of it now fails
 
 import tensor_files  # noqa: E402
 import tensorflow as tf  # noqa: E402

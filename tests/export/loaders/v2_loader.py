@@ -1,9 +1,9 @@
-"""Answers with tf.saved_model.load: `v2_loader.py SAVED_MODEL EXCHANGE`; see test_loaders.py."""
+"""Runs tf.saved_model.load: `v2_loader.py SAVED_MODEL EXCHANGE`; see test_loaders.py."""
 
 import sys
 from pathlib import Path
 
-sys.modules["keras"] = None  # importing it now fails
+sys.modules["keras"] = None  # an import of it now fails
 
 import tensor_files  # noqa: E402
 import tensorflow as tf  # noqa: E402

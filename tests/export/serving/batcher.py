@@ -1,4 +1,4 @@
-"""Server-side batching: requests that wait at the same time are answered by one run."""
+"""Server-side batching: one run answers the requests that wait at the same time."""
 
 import collections
 import queue
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class BatcherFull(Exception):
-    """Too many requests wait already."""
+    """Too many requests are already waiting."""
 
 
 class Batcher:
@@ -18,9 +18,9 @@ class Batcher:
 
     Args:
         run: {input: array [rows, ...]} -> {output: array [rows, ...]}.
-        max_rows: of a joined batch.
+        max_rows: largest number of rows of a joined batch.
         wait_seconds: how long the first request of a batch waits for others.
-        max_waiting: requests in the queue.
+        max_waiting: largest number of requests in the queue.
     """
 
     def __init__(self, run, max_rows, wait_seconds, max_waiting):
@@ -32,7 +32,7 @@ class Batcher:
         threading.Thread(target=self._work, daemon=True).start()
 
     def submit(self, inputs, rows):
-        """Returns the answer to `rows` rows of inputs; raises what the run raises."""
+        """Returns the answer to `rows` rows of inputs; raises the errors of the run."""
         future = Future()
         try:
             self._queue.put_nowait((inputs, rows, future))
@@ -47,7 +47,7 @@ class Batcher:
             self.batches.append([rows for _, rows, _ in batch])
             try:
                 answers = self._answer(batch)
-            except Exception as error:  # every request of the batch has to hear of it
+            except Exception as error:  # every request of the batch gets the error
                 for _, _, future in batch:
                     future.set_exception(error)
             else:
@@ -55,7 +55,7 @@ class Batcher:
                     future.set_result(answer)
 
     def _gather(self, first):
-        """Returns (the requests of the next batch, one that did not fit into it or None)."""
+        """Returns (the requests of the next batch, a request that did not fit or None)."""
         batch, rows = [first], first[1]
         end = time.monotonic() + self._wait_seconds
         while rows < self._max_rows:

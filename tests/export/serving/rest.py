@@ -42,7 +42,7 @@ def start(model, name, port, max_body_bytes):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    timeout = 60  # of a client that sends nothing more
+    timeout = 60  # for a client that sends nothing more
     disable_nagle_algorithm = True
 
     def log_message(self, *_):
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
     def _route(self):
         match = PATH.fullmatch(self.path)
         if not match:
-            self.close_connection = True  # the body, if any, stays unread
+            self.close_connection = True  # a body, if any, is not read
             raise invalid(f"Malformed request: {self.command} {self.path}")
         name, version, action = match.groups()
         if name != self.name or int(version or self.model.version) != self.model.version:
@@ -137,8 +137,8 @@ class Handler(BaseHTTPRequestHandler):
             raise invalid("a request needs a Content-Length") from None
         if not 0 <= length <= self.max_body_bytes:
             self.close_connection = True
-            # Read and forgotten, as long as it is bearable: a client that is still sending when
-            # the connection closes never sees the answer.
+            # Reads and drops the body, up to a limit: if the connection is closed while the client
+            # is sending, it never gets the answer.
             left = min(length, DRAINED_BYTES)
             while left > 0:
                 left -= len(self.rfile.read(min(left, CHUNK))) or left
@@ -172,7 +172,7 @@ def to_columns(rows, signature):
 
 
 def to_array(name, values, dtype):
-    """JSON values -> array of a TensorFlow type, without changing any value."""
+    """JSON values -> array of a TensorFlow type, without a change of any value."""
     dtype = tf.as_dtype(dtype)
     if dtype == tf.string:
         if not isinstance(values, list):
@@ -206,7 +206,7 @@ def to_bytes(name, value):
 
 
 def to_values(name, array):
-    """Array -> JSON values; strings are base64 only if the output's name ends in _bytes."""
+    """Array -> JSON values. Strings are base64 only if the output's name ends in _bytes."""
     if array.dtype != object:
         return array.tolist()
     if name.endswith("_bytes"):

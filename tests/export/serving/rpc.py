@@ -1,4 +1,4 @@
-"""The gRPC half of the stand-in: PredictionService and ModelService, from the official stubs."""
+"""The gRPC half of the stand-in: PredictionService and ModelService, with the official stubs."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +20,7 @@ def start(models, name, port, max_message_bytes):
 
     Args:
         models: the `ServedModel`.
-        name: of the model.
+        name: name of the model.
         port: 0 takes a free one.
         max_message_bytes: larger requests are refused by gRPC itself.
     """
@@ -41,7 +41,7 @@ def start(models, name, port, max_message_bytes):
 
 
 def to_arrays(model, request):
-    """PredictRequest -> {input: array}; looks at sizes before it makes anything of them."""
+    """PredictRequest -> {input: array}; checks sizes before it allocates."""
     _, signature = model.signature(request.model_spec.signature_name)
     model.check_names(signature, request.inputs)
     arrays = {}
@@ -120,7 +120,7 @@ def signature_map(model):
 
 
 def status(model):
-    """GetModelStatusResponse of a model that is loaded."""
+    """GetModelStatusResponse of a loaded model."""
     response = get_model_status_pb2.GetModelStatusResponse()
     version = response.model_version_status.add()
     version.version = model.version

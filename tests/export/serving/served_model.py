@@ -1,4 +1,4 @@
-"""A SavedModel in a v1 Session, as TensorFlow Serving runs it, behind checks and batching."""
+"""A SavedModel in a v1 Session, as TensorFlow Serving runs it, with checks and batching."""
 
 import tensorflow as tf
 from batcher import Batcher, BatcherFull
@@ -8,7 +8,7 @@ HIDDEN = "__saved_model_init_op"
 
 
 class Refused(Exception):
-    """A request that is not answered.
+    """A request is refused.
 
     Args:
         code: name of a gRPC status code, such as "INVALID_ARGUMENT".
@@ -28,10 +28,10 @@ class ServedModel:
     """One version of a model.
 
     Args:
-        folder: of the SavedModel, `<base path>/<version>`.
-        max_batch_size: rows that are joined at most; larger requests are refused.
+        folder: folder of the SavedModel, `<base path>/<version>`.
+        max_batch_size: most rows that are joined; larger requests are refused.
         wait_seconds: how long a request waits for others.
-        max_waiting: requests of one signature in the queue.
+        max_waiting: most requests of one signature in the queue.
     """
 
     def __init__(self, folder, max_batch_size, wait_seconds, max_waiting):
@@ -53,13 +53,13 @@ class ServedModel:
 
     def _runner(self, signature):
         outputs = {name: spec.name for name, spec in signature.outputs.items()}
-        call = self._session.make_callable  # one executor a signature, whatever the batch size
+        call = self._session.make_callable  # one executor per signature, for all batch sizes
         names = list(signature.inputs)
         run = call(list(outputs.values()), [signature.inputs[name].name for name in names])
         return lambda inputs: dict(zip(outputs, run(*(inputs[n] for n in names)), strict=True))
 
     def signature(self, name):
-        """Returns (name, SignatureDef); the default one for an empty name."""
+        """Returns (name, SignatureDef); an empty name gives the default signature."""
         name = name or "serving_default"
         if name not in self.signatures:
             raise invalid(
@@ -79,8 +79,8 @@ class ServedModel:
             )
 
     def check_shape(self, name, spec, shape):
-        """Refuses an input whose shape [int] is not that of the signature."""
-        wanted = [dim.size for dim in spec.tensor_shape.dim]  # -1 is any
+        """Refuses an input if its shape [int] is not that of the signature."""
+        wanted = [dim.size for dim in spec.tensor_shape.dim]  # -1 is any size
         if len(shape) != len(wanted) or any(
             want not in (-1, size) for want, size in zip(wanted, shape, strict=True)
         ):
@@ -91,7 +91,7 @@ class ServedModel:
             )
 
     def predict(self, signature_name, inputs):
-        """Answers a request, perhaps in one batch with others.
+        """Answers a request, possibly in one batch with others.
 
         Args:
             signature_name: a signature.
@@ -120,5 +120,5 @@ class ServedModel:
             raise Refused("UNAVAILABLE", str(error)) from None
 
     def batch_sizes(self):
-        """{signature: [[rows of each request] of each of the last batches]}, for tests."""
+        """{signature: [[rows of each request] for each of the last batches]}, for tests."""
         return {name: list(batcher.batches) for name, batcher in self._batchers.items()}

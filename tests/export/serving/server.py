@@ -1,13 +1,13 @@
 """A stand-in for tensorflow_model_server on the loopback interface, for tests and benchmarks.
 
-It runs the model as the real server does, in a v1 Session of the C++ runtime, speaks gRPC with the
-official stubs and REST in rows and columns, and joins requests into batches by the export's own
-batching.config. It tests the model, the requests and the client, not the real server's binary.
+Like the real server, it runs the model in a v1 Session of the C++ runtime, and joins requests into
+batches by the export's own batching.config. It supports gRPC with the official stubs, and REST in
+rows and columns. It tests the model, the requests and the client, not the real server's binary.
 
     python server.py --export out [--grpc-port 8500] [--rest-port 8501]
 
-serves the newest version of out/vim, prints one line of JSON with its ports once it answers, and
-stops when its standard input is closed, so that it never outlives who started it.
+serves the newest version of out/vim. It prints one line of JSON with its ports when it is ready. It
+stops when its standard input is closed, so it never outlives the process that started it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.modules["keras"] = None  # a server has none
+sys.modules["keras"] = None  # a real server has no Keras
 
 import rest  # noqa: E402
 import rpc  # noqa: E402
@@ -32,13 +32,13 @@ WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 def read_batching(path):
-    """{name: number} of a file of BatchingParameters."""
+    """Reads {name: number} from a file of BatchingParameters."""
     pairs = re.findall(r"^(\w+) \{ value: (\d+) \}", path.read_text(), re.MULTILINE)
     return {name: int(value) for name, value in pairs}
 
 
 def warm_up(model, folder):
-    """Answers the warm-up records, as the server does before it says AVAILABLE."""
+    """Answers the warm-up records, as the real server does before it is AVAILABLE."""
     path = folder / WARMUP_FILE
     if path.exists():
         for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():

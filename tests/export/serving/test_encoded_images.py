@@ -1,4 +1,4 @@
-"""Encoded images in a graph, held against Pillow; bad rows beside good ones."""
+"""Encoded images in a graph, compared with Pillow; bad rows in one batch with good ones."""
 
 import io
 import struct
@@ -34,20 +34,20 @@ def chunk(kind, data):
 
 
 def png_bomb(height, width, first=b"", more=b""):
-    """A small PNG file whose header promises many pixels; the pixels are there, packed."""
+    """A small PNG file of many pixels, which are all there, compressed."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
     rows = chunk(b"IDAT", zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9))
     return b"\x89PNG\r\n\x1a\n" + first + header + more + rows + chunk(b"IEND", b"")
 
 
 def segments(data, kind, contents):
-    """A JPEG file with segments in the first place."""
+    """A JPEG file that begins with these segments."""
     parts = [bytes([0xFF, kind]) + struct.pack(">H", len(part) + 2) + part for part in contents]
     return data[:2] + b"".join(parts) + data[2:]
 
 
 def repeat_last_scan(data, times):
-    """A progressive JPEG file with more scans than Pillow's ten, of a few bytes each."""
+    """A progressive JPEG file with more scans than Pillow's ten, each of a few bytes."""
     start = data.rindex(b"\xff\xda")
     return data[:-2] + data[start:-2] * times + data[-2:]
 
@@ -99,7 +99,7 @@ def test_small_jpeg_has_pillows_pixels(prepare):
 
 
 def test_large_jpeg_is_decoded_at_a_reduced_size(prepare):
-    """The middle of the scale is the same; what is lost lies beyond the target's resolution."""
+    """Colours stay the same. Only details below the target's resolution are lost."""
     data = encode(make_image(80, 120), "jpeg", quality=95)
     images, errors = prepare([data])
     assert errors == [""]
@@ -176,7 +176,7 @@ def test_no_rows_at_all(prepare):
 
 
 def test_a_jpeg_counts_at_its_reduced_size(prepare):
-    """Evaluation's reduction keeps twice the target; what is still above the limit is halved."""
+    """Evaluation's reduction keeps twice the target. If still above the limit, it is halved."""
     files = {
         "whole": encode(make_image(100, 100), "jpeg", progressive=True),
         "evaluation's reduction": encode(make_image(101, 100), "jpeg"),
@@ -202,7 +202,7 @@ def test_the_own_size_of_a_jpeg_is_bounded_too(monkeypatch):
 
 
 def hostile_exif(entries):
-    """Entries that all point to the same bytes, in a directory that follows itself."""
+    """EXIF entries that all point to the same bytes, in a directory that follows itself."""
     start = 8 + 2 + 12 * entries + 4
     fields = b"".join(struct.pack(">HHLL", tag, 7, 30_000, start) for tag in range(entries))
     head = b"MM\0*\0\0\0\x08" + struct.pack(">H", entries)
@@ -230,7 +230,7 @@ def test_hostile_metadata_end_quickly(prepare):
 
 
 def test_scans_count_only_where_a_decoder_goes_on_to_the_next(prepare):
-    """What phones append to a photograph, a film, may hold the marker by chance."""
+    """Phones may append a film to a photograph, which may contain the marker by chance."""
     photograph = encode(make_image(30, 30), "jpeg", quality=95)
     progressive = encode(make_image(30, 30), "jpeg", progressive=True)
     assert progressive.count(b"\xff\xda") == 10

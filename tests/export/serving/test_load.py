@@ -25,7 +25,7 @@ def run(export_dir, tmp_path):
         result = json.loads(path.read_text())
         assert not result["problems"], result["problems"][:5]
         assert done.returncode == 0, done.stderr[-3000:]
-        with pytest.raises(ProcessLookupError):  # it leaves no server behind
+        with pytest.raises(ProcessLookupError):  # no server is left
             os.kill(result["server_pid"], 0)
         return result
 
@@ -35,11 +35,11 @@ def run(export_dir, tmp_path):
 @pytest.mark.timeout(400)
 def test_a_minute_of_load(run, cases):
     result = run("--seconds", SECONDS)
-    assert SECONDS <= result["seconds"] < SECONDS + 70  # a last call may take its 60 s
+    assert SECONDS <= result["seconds"] < SECONDS + 70  # the last call may take 60 s
     seen = {(row["signature"], row["protocol"]) for row in result["rows"]}
     assert seen == {(name, kind) for name in cases for kind in ("REST", "gRPC")}
     assert all(0 < row["p50"] <= row["p99"] for row in result["rows"])
-    # Flat is judged over ten minutes; a minute shows a leak of 10 kB a request.
+    # Flat memory needs a test of ten minutes. A minute shows a leak of 10 kB per request.
     grown = result["memory"]["slope"] * SECONDS / 2 / 60
     assert grown < max(30, result["good"] / 2 * 0.01)
 
@@ -50,5 +50,5 @@ def test_bad_requests(run):
     assert result["bad"] >= 500 and result["good"] >= 50
     assert len(result["bad_kinds"]) >= 25
     assert {"bad: bomb", "bad: NaN temperature", "bad: huge body"} <= set(result["bad_kinds"])
-    # The bomb alone would take 400 MB, were it decoded.
+    # The bomb alone would take 400 MB if it were decoded.
     assert result["memory"]["peak"] < result["memory"]["start"] + 350

@@ -1,4 +1,4 @@
-"""The SavedModel answers as Keras does wherever TensorFlow is, and Keras is not."""
+"""The SavedModel gives Keras' answers in programs with TensorFlow but without Keras."""
 
 import importlib.util
 import json
@@ -41,7 +41,7 @@ def exchange(cases, tensor_files, tmp_path):
 
 @pytest.fixture
 def assert_answered(cases, exchange, tensor_files, assert_answers):
-    """Runs a command that fills the exchange folder, and holds it against Keras."""
+    """Runs a command that fills the exchange folder, and compares the answers with Keras'."""
 
     def check(*command):
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def test_saved_model_cli_shows_it(model_dir):
             assert f"['{key}'] tensor_info" in shown
 
 
-# What is in the graph ---------------------------------------------------------------------------
+# The graph --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_only_tensorflows_own_operations(graph):
     functions = {function.signature.name for function in graph.library.function}
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     operations = {node.op for node in nodes} - functions
-    assert {"DecodePng", "MatMul"} <= operations  # functions are looked into
+    assert {"DecodePng", "MatMul"} <= operations  # also inside functions
     assert not [name for name in operations if re.search("Xla|Assert|PyFunc|Random", name)]
     assert not [name for name in operations if not hasattr(tf.raw_ops, name)]
 

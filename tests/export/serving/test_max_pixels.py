@@ -1,4 +1,4 @@
-"""How many pixels of an image a SavedModel decodes, and how much memory that takes."""
+"""The number of pixels of an image that a SavedModel decodes, and the memory for it."""
 
 import json
 import os

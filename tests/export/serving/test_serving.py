@@ -1,4 +1,4 @@
-"""The exported model behind gRPC and REST, on a stand-in for TensorFlow Serving's binary."""
+"""The exported model by gRPC and REST, on a stand-in for TensorFlow Serving's binary."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ REST, GRPC = "rest", "grpc"
 
 @pytest.fixture(params=[REST, GRPC])
 def connection(request, server, client):
-    """The kit's own client of either protocol."""
+    """The kit's own client, for both protocols."""
     if request.param == REST:
         return client.connect(server.rest, "vim", 60)
     return client.connect(f"grpc://{server.grpc}", "vim", 60)
@@ -29,7 +29,7 @@ def to_lists(inputs):
 
 
 def post(server, content, path="/v1/models/vim:predict"):
-    """Returns (status, JSON) of one REST call, written without the client."""
+    """Returns (status, JSON) of one REST call, without the kit's client."""
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     try:
         with urllib.request.urlopen(server.rest + path, data, timeout=60) as response:
@@ -90,7 +90,7 @@ def from_json(value):
 
 
 def test_joined_requests_get_what_they_get_alone(connection, server, cases, assert_answers):
-    """Many clients at once, each with its own settings; some rows and requests are refused."""
+    """Many clients at once, each with its own settings. Some rows and requests are refused."""
     inputs, expected = cases["generate"]
     rng = np.random.default_rng(0)
     parts = [rng.permutation(6)[: rng.integers(1, 4)] for _ in range(40)]
@@ -109,7 +109,7 @@ def test_joined_requests_get_what_they_get_alone(connection, server, cases, asse
 
 
 def test_a_refused_row_does_not_change_its_neighbours(connection, cases):
-    """One batch of encoded images, of which the same ones come out with and without bad ones."""
+    """Good encoded images give the same answers in a batch with and without bad ones."""
     inputs, _ = cases["embed_bytes"]
     files = inputs["image_bytes"][:4].tolist()
     jpeg_start, png_start = b"\xff\xd8\xff", files[0][:40]
@@ -223,7 +223,7 @@ def test_the_readmes_curl_lines(server, export_dir, cases, tmp_path):
 
 
 def test_the_readmes_grpc_lines(server, export_dir):
-    """grpcurl is not at hand: its messages are read by serving.protoset, as it would."""
+    """grpcurl is not installed here: the messages are read with serving.protoset, as in grpcurl."""
     import grpc
     from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
@@ -262,7 +262,7 @@ def read_blocks(export_dir):
 
 @pytest.mark.parametrize("protocol", [REST, GRPC])
 def test_the_clients_commands(server, export_dir, served_run, cases, protocol, tmp_path):
-    """As its users start it: the file by itself, in another process."""
+    """Runs the file alone in another process, as users do."""
     address = server.rest if protocol == REST else f"grpc://{server.grpc}"
     files = cases["tokenize_bytes"][0]["image_bytes"]
     for i, data in enumerate(files):
@@ -276,7 +276,7 @@ def test_the_clients_commands(server, export_dir, served_run, cases, protocol, t
 
     assert run("status") == (0, "version 1: AVAILABLE\n", "")
     names = [f"{i}.png" for i in range(len(files))]
-    # The last one is no image: the others are answered, and the exit code says so.
+    # The last file is no image: the others are answered, and the exit code shows the error.
     code, _, error = run("tokenize", *names, "--out", "tokens.json", "--batch-size", "2")
     assert (code, error) == (1, "4.png: image_bytes is neither JPEG nor PNG\n")
     rows = json.loads((tmp_path / "tokens.json").read_text())

@@ -1,4 +1,4 @@
-"""What lies in out/serving, as its readers read it, and the client against answers made up here."""
+"""The files in out/serving, read as their users read them; the client on answers made up here."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_the_readme_is_for_the_model():
 
 
 def make_message(fields):
-    """A message class of {name: type}: the server's own description is in no package."""
+    """A message class of {name: type}, because no package has the server's own description."""
     file = descriptor_pb2.FileDescriptorProto(name="settings.proto", syntax="proto3")
     file.dependency.append("google/protobuf/wrappers.proto")
     messages = {"Message": fields, "Prometheus": {"enable": "bool", "path": "string"}}
@@ -94,7 +94,7 @@ def test_the_servers_settings_parse(out):
         (folder / "batching.config").read_text(), make_message(dict.fromkeys(names, number))()
     )
     assert all(getattr(batching, name).value > 0 for name in names)
-    assert batching.max_batch_size.value >= 16  # of the client's calls
+    assert batching.max_batch_size.value >= 16  # the client's calls need this size
     monitoring = text_format.Parse(
         (folder / "monitoring.config").read_text(),
         make_message({"prometheus_config": ".Prometheus"})(),
@@ -113,7 +113,7 @@ def test_the_compose_file_names_what_is_there(out):
         name, value = argument.split("=")
         if name.endswith("_file"):
             assert (folder / value.removeprefix("/serving/")).is_file()
-    assert {port.split(":")[0] for port in service["ports"]} == {"127.0.0.1"}  # not to the world
+    assert {port.split(":")[0] for port in service["ports"]} == {"127.0.0.1"}  # only this machine
     assert "--enable_batching=true" in service["command"]
 
 
@@ -141,7 +141,7 @@ def test_without_the_api_there_is_one_line(out, monkeypatch):
 
 @pytest.fixture
 def make_server():
-    """A function (status, JSON or bytes) -> address of a server that says nothing else."""
+    """A function (status, JSON or bytes) -> address of a server that always answers this."""
     servers = []
 
     def make(code, content):
@@ -174,7 +174,7 @@ def metadata(*signatures):
 
 @pytest.fixture
 def run(client, capsys, tmp_path, monkeypatch):
-    """A function (*arguments) -> (exit code, standard error), in an empty folder."""
+    """A function (*arguments) -> (exit code, standard error) of a client in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):

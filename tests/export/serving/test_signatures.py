@@ -1,4 +1,4 @@
-"""What each signature answers: Keras' own answer for good rows, words for bad ones."""
+"""The answers of each signature: Keras' own for good rows, error messages for bad ones."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def signatures(run):
 
 @pytest.fixture(scope="module")
 def ask(signatures):
-    """Calls a signature with lists of values; bytes come back as text."""
+    """Calls a signature with lists of values; returns bytes as text."""
     functions = signatures.functions()
 
     def call(name, **inputs):
@@ -108,7 +108,7 @@ def test_generating(ask, run):
     ("rows", "guides", "filters"), [([0], 0, 0), ([3], 1, 1), ([4], 1, 0), ([0, 2], 0, 1)]
 )
 def test_the_cheapest_loop_gives_the_same_tokens(ask, run, rows, guides, filters):
-    """Alone, a row takes another branch than beside rows that guide and filter."""
+    """Alone, a row takes another branch than together with rows that guide and filter."""
     chosen = {key: np.array(value)[rows] for key, value in GENERATE.items()}
     assert np.any(chosen["guidance_scale"] != 1) == guides
     assert np.any((chosen["top_k"] > 0) | (chosen["top_p"] < 1)) == filters
@@ -179,7 +179,7 @@ def test_python_refuses_the_same_values_in_the_same_words(ask, run, name, value)
     labels, seed = given.pop("label"), given.pop("seed")
     with pytest.raises(UserError) as refused:
         run.vim.generate(labels, seed, **given)
-    # NumPy writes 1.0, and TensorFlow 1.
+    # NumPy writes 1.0, TensorFlow writes 1.
     assert str(refused.value).replace(".0;", ";") == answer[1]
 
 
@@ -227,7 +227,7 @@ def test_the_token_loop_is_traced_twice(run, monkeypatch):
     assert sorted(traced) == [False, True]
 
 
-# What there is ----------------------------------------------------------------------------------
+# List of signatures -----------------------------------------------------------------------------
 
 
 def names(signatures):

@@ -1,4 +1,4 @@
-"""The warm-up records, read as TensorFlow Serving reads them."""
+"""The warm-up records, read in the way of TensorFlow Serving."""
 
 import pytest
 import tensorflow as tf
@@ -27,7 +27,7 @@ def test_every_signature_has_a_single_row_and_a_batch(requests, export_dir):
     signatures = warmup.read_signatures(export_dir / "vim" / "1")
     covered = sorted((request.model_spec.signature_name, rows_of(request)) for request in requests)
     assert covered == sorted((name, rows) for name in signatures for rows in (1, 8))
-    assert len(requests) <= 1000  # the server refuses to load a version with more
+    assert len(requests) <= 1000  # with more, the server does not load the version
 
 
 def test_the_records_are_answered_without_a_row_refused(requests, server):
@@ -44,7 +44,7 @@ def test_the_records_are_answered_without_a_row_refused(requests, server):
 
 
 def test_the_batch_takes_every_branch(requests):
-    """Filters and guidance have branches of the graph to themselves."""
+    """Filters and guidance have their own branches of the graph."""
     settings = [
         {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
         for request in requests

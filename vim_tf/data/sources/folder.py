@@ -124,8 +124,8 @@ def find_images(root: str, key: str) -> tuple[str, ...]:
         UserError: there is no such folder, or it has no images.
     """
     if not os.path.isdir(root):
-        kind = "a file" if os.path.exists(root) else "not there"
-        raise UserError(f"{key} is {root}, which is {kind}; give a folder of images")
+        kind = "is a file" if os.path.exists(root) else "does not exist"
+        raise UserError(f"{key} is {root}, which {kind}; give a folder of images")
     found, seen = [], set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -169,7 +169,7 @@ def open_folder(path: str, key: str, config: DataConfig) -> Folder:
                 pool.map(lambda chunk: image_headers.read_headers(chunk, max_pixels), chunks)
             ),
             len(paths),
-            "images looked at",
+            "images checked",
         )
         found = list(results)
     broken = {name: why for name, why in zip(names, found, strict=True) if isinstance(why, str)}

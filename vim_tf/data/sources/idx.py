@@ -101,8 +101,8 @@ def _read_header(file: BinaryIO | gzip.GzipFile, path: pathlib.Path) -> tuple[tu
     lengths = file.read(4 * data[3])
     if data[3] > MOST_DIMENSIONS or len(lengths) < 4 * data[3]:
         raise UserError(
-            f"IDX file {path} is damaged: its header says {data[3]} dimensions; the most are "
-            f"{MOST_DIMENSIONS}, of four bytes each"
+            f"IDX file {path} is damaged: its header says {data[3]} dimensions; at most "
+            f"{MOST_DIMENSIONS} are allowed, of four bytes each"
         )
     return tuple(np.frombuffer(lengths, ">u4").tolist()), 4 + len(lengths)
 
@@ -111,8 +111,8 @@ def _check_growth(path: pathlib.Path, size: int, count: int) -> None:
     """Refuses a gzipped file that states more values than its images can have."""
     if count > MOST_BYTES or (count > 2**26 and count > MOST_GROWTH * size):
         raise UserError(
-            f"IDX file {path} says {count:,} values and has {size:,} bytes; the most are "
-            f"{MOST_GROWTH} times as many values as bytes, and 64 GiB"
+            f"IDX file {path} says {count:,} values and has {size:,} bytes; at most {MOST_GROWTH} "
+            "times as many values as bytes, and 64 GiB, are allowed"
         )
 
 
