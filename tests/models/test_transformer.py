@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.config.sections import TransformerConfig
-from vim_tf.models.attention import fan_in_normal
+from vim_tf.models.attention import fan_in_normal, hide_from, put
 from vim_tf.models.seeded_dropout import row_keys
 from vim_tf.models.transformer import Transformer, TransformerBlock
 
@@ -135,7 +135,9 @@ def test_steps_equal_the_whole():
     # Values in the cache at later positions are not read.
     cache = tuple(part + 1e3 for part in block.init_cache(2, 7))
     for position in range(7):
-        y, cache = block.step(INPUT[:, position : position + 1], cache, np.int32(position))
+        x, hidden = INPUT[:, position : position + 1], hide_from(position, 7)
+        y, entry = block.step(x, cache, hidden)
+        cache = put(cache, entry, np.int32(position))
         assert y.shape == (2, 1, 12)
         np.testing.assert_allclose(y[:, 0], expected[:, position], rtol=1e-5, atol=1e-5)
 

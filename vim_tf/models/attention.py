@@ -137,28 +137,16 @@ class Attention(layers.Layer):
         shape = (batch, self.heads, length, self.head_dim)
         return ops.zeros(shape, dtype), ops.zeros(shape, dtype)
 
-    def step(self, x: Tensor, cache: Cache, position: Tensor) -> tuple[Tensor, Cache]:
-        """One position of the causal `call`: x [B,1,D] -> [B,1,D] and the extended cache.
-
-        Args:
-            x: features at `position`.
-            cache: keys and values of the positions before, as from `init_cache`.
-            position: int32 scalar.
-        """
-        before = ops.arange(cache[0].shape[2]) < position  # [N]
-        y, (key, value) = self.step_reading(x, cache, ops.where(before, 0.0, HIDDEN))
-        return y, (_put(cache[0], key, position), _put(cache[1], value, position))
-
-    def step_reading(self, x: Tensor, cache: Cache, hidden: Tensor) -> tuple[Tensor, Cache]:
-        """`step` for a caller that keeps the cache.
+    def step(self, x: Tensor, cache: Cache, hidden: Tensor) -> tuple[Tensor, Cache]:
+        """One position of the causal `call`.
 
         Args:
             x: [B,1,D], features at a position.
             cache: keys and values [B,heads,M,head_dim] of other positions.
-            hidden: [M] float32, 0 for those that count, `HIDDEN` for the others.
+            hidden: [M] float32, 0 for those that count, `HIDDEN` for the others; see `hide_from`.
 
         Returns:
-            [B,1,D], and the key and value of this position, [B,heads,1,head_dim] each.
+            [B,1,D], and the key and value of this position, [B,heads,1,head_dim] each, for `put`.
         """
         query, key, value = self._heads_first(x)  # each [B,heads,1,head_dim]
         query = query * self.head_dim**-0.5
@@ -172,11 +160,23 @@ class Attention(layers.Layer):
 
     def score(self, query: Tensor, keys: Tensor) -> Tensor:
         """One query [B,heads,1,d] times keys [B,heads,M,d] -> [B,heads,M]."""
+        if query.shape[0] is None:  # in a SavedModel; sums are faster for few rows
+            return ops.sum(query * keys, axis=-1)
         return ops.matmul(query, ops.swapaxes(keys, -1, -2))[:, :, 0]
 
     def mix(self, weights: Tensor, values: Tensor) -> Tensor:
         """The mean of values [B,heads,M,d] by weights [B,heads,M] -> [B,heads,1,d]."""
         return ops.matmul(ops.expand_dims(weights, 2), values)
+
+
+def hide_from(position: Tensor, length: int) -> Tensor:
+    """Returns [length] float32: 0 before `position`, int32, and `HIDDEN` from there on."""
+    return ops.where(ops.arange(length) < position, 0.0, HIDDEN)
+
+
+def put(cache: Cache, entry: Cache, position: Tensor) -> Cache:
+    """Puts the key and value of a position, an int32 scalar, into a cache; see `Attention.step`."""
+    return _put(cache[0], entry[0], position), _put(cache[1], entry[1], position)
 
 
 def _put(cache, new, position):

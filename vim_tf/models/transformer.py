@@ -54,18 +54,12 @@ class TransformerBlock(layers.Layer):
         return x + self.mlp_dropout(self._mlp(x, training), training=training)
 
     def init_cache(self, batch: int | Tensor, length: int, dtype: str = "float32") -> Cache:
-        """Returns the empty cache that `step` extends."""
+        """Returns the empty cache that `step` reads."""
         return self.attention.init_cache(batch, length, dtype)
 
-    def step(self, x: Tensor, cache: Cache, position: Tensor) -> tuple[Tensor, Cache]:
-        """One position of a causal block: x [B,1,D] -> [B,1,D] and the extended cache."""
-        y, cache = self.attention.step(self.attention_norm(x), cache, position)
-        x = x + y
-        return x + self._mlp(x, training=False), cache
-
-    def step_reading(self, x: Tensor, cache: Cache, hidden: Tensor) -> tuple[Tensor, Cache]:
-        """`step` for a caller that keeps the cache, see `Attention.step_reading`."""
-        y, entry = self.attention.step_reading(self.attention_norm(x), cache, hidden)
+    def step(self, x: Tensor, cache: Cache, hidden: Tensor) -> tuple[Tensor, Cache]:
+        """One position of a causal block, see `Attention.step`: x [B,1,D] -> [B,1,D]."""
+        y, entry = self.attention.step(self.attention_norm(x), cache, hidden)
         x = x + y
         return x + self._mlp(x, training=False), entry
 

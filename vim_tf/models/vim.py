@@ -15,7 +15,7 @@ from vim_tf.config.sections import VIMConfig
 from vim_tf.costs.parameters import count_vim
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
-from vim_tf.models.attention import Cache, fan_in_normal
+from vim_tf.models.attention import Cache, fan_in_normal, hide_from, put
 from vim_tf.models.preset import Preset
 from vim_tf.models.seeded_dropout import RowDropout
 from vim_tf.models.transformer import Transformer
@@ -223,11 +223,10 @@ class VIM(Preset, keras.Model):
         Returns:
             (logits [B,K] float32 for the token at `position`, the extended cache).
         """
-        x, extended = self._embed_step(previous, position, labels), []
-        for block, block_cache in zip(self.transformer.blocks, cache, strict=True):
-            x, block_cache = block.step(x, block_cache, position)
-            extended.append(block_cache)
-        return self._logits(x)[:, 0], tuple(extended)
+        hidden = hide_from(position, self.tokens_per_image)
+        logits, entries = self.next_logits_reading(previous, position, cache, labels, hidden)
+        pairs = zip(cache, entries, strict=True)
+        return logits, tuple(put(block, entry, position) for block, entry in pairs)
 
     def next_logits_reading(
         self,
@@ -252,7 +251,7 @@ class VIM(Preset, keras.Model):
         """
         x, found = self._embed_step(previous, position, labels), []
         for block, block_cache in zip(self.transformer.blocks, cache, strict=True):
-            x, entry = block.step_reading(x, block_cache, hidden)
+            x, entry = block.step(x, block_cache, hidden)
             found.append(entry)
         return self._logits(x)[:, 0], tuple(found)
 
