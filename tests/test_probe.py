@@ -226,6 +226,7 @@ def test_a_config_is_probed_by_train(vim_run, tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "--run is missing"),
+        (["--set", "experiment=vim"], "experiment is vim; vim_tf.probe runs linear_probe alone"),
         (["--run", "none"], "none is no run"),
         (["--run", "STAGE_1"], "is a run of stage 1; the probe is of a run of experiment vim"),
         (["--run", "VIM", "--blocks", "0,2"], "blocks has 2; this model has blocks 1 to 1"),

@@ -51,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(options, key) is not None:
             overrides.append(f"{key}={getattr(options, key)}")
     experiment = loader.load_config(options.config, ["experiment=linear_probe", *overrides])
-    assert isinstance(experiment, LinearProbeExperiment)
+    if not isinstance(experiment, LinearProbeExperiment):
+        raise UserError(
+            f"experiment is {experiment.experiment}; vim_tf.probe runs linear_probe alone: leave "
+            "out --set experiment, or run vim_tf.train"
+        )
     if experiment.run is None:
         raise UserError("--run is missing; name the folder of a trained VIM")
 

@@ -139,3 +139,9 @@ def test_a_classifier_is_not_predicted(tiny_configs):
     given = ["--dry-run", "--flops", "1e12", "--bandwidth", "1e12"]
     with pytest.raises(UserError, match="steps of experiment classifier cannot be predicted"):
         train.main(["--config", str(tiny_configs["classifier"]), *given])
+
+
+def test_a_tokenizer_that_is_another_experiment_is_refused(tiny, tiny_runs):
+    experiment = tiny("vim", f"tokenizer.run={tiny_runs['vim']}")
+    with pytest.raises(UserError, match="a run of experiment vim; give a run of .* vit_vqgan"):
+        find_tokenizer_config(experiment)

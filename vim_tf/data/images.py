@@ -20,7 +20,7 @@ from vim_tf.data import hashing, splits, transforms
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
-from vim_tf.messages import shorten
+from vim_tf.messages import reason_of, shorten
 
 if TYPE_CHECKING:
     from vim_tf.data.sources.records import RecordSplit
@@ -74,8 +74,7 @@ def as_user_error(exception: BaseException) -> UserError | None:
             "docs/data.md allows; remove it, make it smaller, or set data.on_error: skip"
         )
     if isinstance(exception, tf.errors.DataLossError):
-        message = exception.message  # pyright: ignore[reportAttributeAccessIssue]  # tf is Any
-        return UserError(f"a TFRecord file is damaged: {message.splitlines()[0]}")
+        return UserError(f"a TFRecord file is damaged: {reason_of(exception)}")
     return None
 
 

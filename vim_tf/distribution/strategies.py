@@ -10,6 +10,7 @@ from vim_tf.config.experiments import LinearProbeExperiment
 from vim_tf.config.sections import TrainingConfig
 from vim_tf.distribution.cores import count_cores
 from vim_tf.errors import UserError
+from vim_tf.messages import reason_of
 
 
 def make_strategy(
@@ -62,7 +63,7 @@ def _connect_workers() -> tf.distribute.Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         raise UserError(
-            f"the workers of TF_CONFIG do not come together: {error.message.splitlines()[0]}; "
+            f"the workers of TF_CONFIG do not come together: {reason_of(error)}; "
             "start the same command on every machine, on addresses that the others reach"
         ) from None
 
@@ -71,9 +72,8 @@ def _connect_tpu(name: str) -> tf.distribute.Strategy:
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(name)
     except (tf.errors.OpError, OSError, ValueError) as error:
-        reason = (getattr(error, "message", None) or str(error)).splitlines()[0][:200]
         raise UserError(
-            f"strategy is tpu, tpu is {name}, and no TPU is found there ({reason}); "
+            f"strategy is tpu, tpu is {name}, and no TPU is found there ({reason_of(error)}); "
             "on a TPU VM give local, elsewhere the TPU's name or grpc://HOST:PORT, and install the "
             "extra: pip install vim-tf[tpu]"
         ) from None

@@ -30,10 +30,11 @@ from etils import epath
 
 from vim_tf.annotations import StrPath
 from vim_tf.config import loader
-from vim_tf.config.experiments import Experiment
+from vim_tf.config.experiments import Experiment, ViTVQGANExperiment
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.errors import UserError
 from vim_tf.files import is_in_bucket, write_atomically
+from vim_tf.messages import shorten
 
 PRESET_CONFIG = "config.json"
 
@@ -204,7 +205,12 @@ def find_tokenizer_config(experiment: Experiment) -> ViTVQGANConfig | None:
     config_path = Run(tokenizer.run).config_path
     if not config_path.exists():
         return None
-    found: Any = loader.load_config([config_path])  # of stage 1; loading the tokenizer checks that
+    found = loader.load_config([config_path])
+    if not isinstance(found, ViTVQGANExperiment):
+        raise UserError(
+            f"tokenizer.run is {shorten(str(tokenizer.run))}, a run of experiment "
+            f"{found.experiment}; give a run of experiment vit_vqgan"
+        )
     return found.model
 
 

@@ -113,6 +113,15 @@ def test_images_without_labels(data_dir):
     assert all(label == 0 for _, label in read(data.evaluation("train")))
 
 
+def test_an_error_without_words_is_named_by_its_kind(data_dir, monkeypatch):
+    def fail(name, data_dir):
+        raise AssertionError
+
+    monkeypatch.setattr(tfds, "builder", fail)
+    with pytest.raises(UserError, match="cannot open it: AssertionError"):
+        images.make_image_dataset(config(data_dir), 0)
+
+
 def test_mistakes(data_dir):
     for settings, message in (
         (config(data_dir, "no_such_set"), "data.name is no_such_set; .* cannot open it"),

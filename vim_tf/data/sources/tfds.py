@@ -12,6 +12,7 @@ from vim_tf.data import image_limits
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
+from vim_tf.messages import reason_of
 
 
 def make_splits(
@@ -63,9 +64,8 @@ def _open_builder(config: DataConfig) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(config.name, data_dir=config.path)
     except (ValueError, AssertionError, ImportError) as error:  # tfds raises all of these
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"data.name is {config.name}; tensorflow-datasets cannot open it: {reason} "
+            f"data.name is {config.name}; tensorflow-datasets cannot open it: {reason_of(error)} "
             "Its names are listed at https://www.tensorflow.org/datasets/catalog"
         ) from error
     if not builder.is_prepared():
