@@ -20,7 +20,7 @@ IMAGES = 512
 ROWS = {
     "tokens as in float32 (%)": "{:.2f}",
     "PSNR of reconstructions (dB)": "{:.4f}",
-    "nats a token of VIM": "{:.4f}",
+    "nats per token of VIM": "{:.4f}",
 }
 
 

@@ -25,7 +25,7 @@ from vim_tf.generation.litert_vim import ABOUT_FILE, NEXT_LOGITS, LiteVIM
 from vim_tf.models.vim import VIM
 from vim_tf.runs.trained_run import TrainedRun
 
-# File -> (what it holds, most nats a token that real tokens may be less likely, least share of
+# File -> (what it holds, most nats per token that real tokens may be less likely, least share of
 # positions where the likeliest code is Keras').
 FILES = {
     "generator_float32.tflite": ("float32", 1e-4, 0.999),

@@ -93,7 +93,7 @@ class VIMTrainer(Trainer):
     def summarize(self, results: dict[str, np.ndarray]) -> dict[str, float]:
         """Returns the means of `evaluate_batch`'s results over all images.
 
-        `below_unigram` is the nats a token of a unigram model of each position minus those of VIM.
+        `below_unigram` is the nats per token of a unigram model of each position, minus VIM's.
         It is there only if the former is known.
         """
         means = {name: float(np.mean(values)) for name, values in results.items()}

@@ -63,7 +63,8 @@ class Diagnosis:
     def _discriminator(self, step: int, values: dict[str, float], start: int) -> list[str]:
         if step <= start:
             psnr = values["psnr"]
-            self._before_start = max(psnr, self._before_start or psnr)
+            before = psnr if self._before_start is None else self._before_start
+            self._before_start = max(psnr, before)
             return []
         config = self._experiment.discriminator  # pyright: ignore[reportAttributeAccessIssue]  # there is a discriminator
         undecided = UNDECIDED[config.loss]
