@@ -240,11 +240,11 @@ class Signatures:
         return tf.cast(tf.clip_by_value(tf.round(images), 0.0, 255.0), tf.uint8)
 
     def _check_tokens(self, tokens):
-        codes = self.tokenizer.config.quantizer.codes
-        wrong = (tokens < 0) | (tokens >= codes)  # [B,N]
+        allowed = Allowed(0, self.tokenizer.config.quantizer.codes - 1)
+        wrong = ~allowed.contains(tokens)  # [B,N]
         first = tf.argmax(wrong, axis=1, output_type=tf.int32)
         value = tf.gather(tokens, first, axis=1, batch_dims=1)  # [B]
-        check = _Check(tf.shape(tokens)[0], {"tokens": Allowed(0, codes - 1)})
+        check = _Check(tf.shape(tokens)[0], {"tokens": allowed})
         check("tokens", value)
         return tf.where(wrong, 0, tokens), check.errors
 

@@ -12,7 +12,6 @@ from vim_tf.models.vit_vqgan import ViTVQGAN
 
 TINY = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=24, dropout=0.1)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype("float32")
-TOKENS = np.random.default_rng(0).integers(0, 16, (3, 4)).astype("int32")
 
 
 @pytest.fixture
