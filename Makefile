@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-large venv-floors venv-peers demo test test-fast test-large test-referees test-floors kill-test fuzz lint types docs wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-floors venv-peers demo test test-fast test-large test-referees test-floors kill-test recipes fuzz lint types docs wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; write to runs/demo/"
@@ -23,6 +23,8 @@ help:
 	@echo "make test-large         run the long tests; they also need Chromium, g++, Node and npm"
 	@echo "make test-referees      only compare figures and optimizers with other libraries"
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as a run that was not killed"
+	@echo "make recipes            train a miniature of each config of stage 1: DATA=a folder of"
+	@echo "                        vim_tf.data.build_styles PERCEPTUAL=a file of VGG16 weights"
 	@echo "make test-floors        the core of the quick tests on Python 3.13, the oldest Keras and Pillow"
 	@echo "make fuzz MINUTES=60    open damaged and hostile files"
 	@echo "make lint               run ruff: rules and format"
@@ -148,6 +150,11 @@ N ?= 50
 STAGE ?= vit_vqgan
 kill-test: venv-test
 	$(python) tests/kill_runs.py --kills $(N) --stage $(STAGE)
+
+# Checks that codes are used, PSNR rises and the discriminator learns; docs/training.md has the files.
+PERCEPTUAL ?=
+recipes: venv-test
+	$(python) tests/recipe_runs.py --data "$$DATA" --perceptual "$(PERCEPTUAL)"
 
 # Opens damaged and hostile files of all kinds. None may run code, end the process, hang, or be
 # taken for a good file.

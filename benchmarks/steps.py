@@ -22,13 +22,12 @@ from sampling import SIZES as VIM_SIZES
 
 from vim_tf import command_line
 from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.loss_sections import DiscriminatorConfig, ViTVQGANLossConfig
 from vim_tf.config.sections import (
     DataConfig,
-    DiscriminatorConfig,
     TrainingConfig,
     VIMConfig,
     ViTVQGANConfig,
-    ViTVQGANLossConfig,
 )
 from vim_tf.costs.operations import (
     count_decoder_operations,

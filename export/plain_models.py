@@ -133,6 +133,8 @@ def _plain_layers(parts):
     for layer in (layer for part in parts for layer in _walk(part)):
         if type(layer) is keras.layers.Dense:
             replaced.append((layer, "call", functools.partial(_dense, layer)))
+        elif type(layer) is keras.layers.Conv2D:
+            replaced.append((layer, "call", functools.partial(_convolve, layer)))
         elif type(layer) is keras.layers.LayerNormalization:
             replaced.append((layer, "call", functools.partial(_normalize, layer)))
         elif isinstance(layer, VectorQuantizer):
@@ -162,6 +164,11 @@ def _dense(layer, x, training=None):
     if layer.use_bias:
         y += layer.bias
     return layer.activation(tf.reshape(y, (-1, *x.shape[1:-1], layer.units)))
+
+
+def _convolve(layer, x):
+    """What `keras.layers.Conv2D` computes in a `Refinement`: [B,H,W,C] -> [B,H,W,filters]."""
+    return tf.nn.bias_add(tf.nn.conv2d(x, layer.kernel, 1, "SAME"), layer.bias)
 
 
 def _affinity(affinity, latents, codebook):

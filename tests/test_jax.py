@@ -21,7 +21,12 @@ def outputs(tiny, tmp_path_factory):
     """The outputs {backend: {name: array}}."""
     folder = tmp_path_factory.mktemp("presets")
     keras.utils.set_random_seed(0)
-    tokenizer = ViTVQGAN(tiny("vit_vqgan").model, (16, 16))
+    tokenizer = ViTVQGAN(
+        tiny("vit_vqgan", "model.refinement_channels=5", "model.overlapping_patches=true").model,
+        (16, 16),
+    )
+    last = tokenizer.decoder.refinement.last.kernel  # begins at zero
+    last.assign(np.random.default_rng(1).normal(0, 0.1, last.shape))
     tokenizer.save_to_preset(folder / "vit_vqgan", {})
     codes = tokenizer.config.quantizer.codes
     VIM(tiny("vim").model, tokenizer.grid, codes, 2).save_to_preset(folder / "vim", {})

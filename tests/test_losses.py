@@ -8,7 +8,7 @@ import scipy.special
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.config.sections import DiscriminatorConfig
+from vim_tf.config.loss_sections import DiscriminatorConfig
 
 RNG = np.random.default_rng(0)
 
@@ -31,9 +31,9 @@ def gradients(function, *inputs):
 
 
 @pytest.mark.parametrize("loss", [losses.codebook_loss, losses.commitment_loss])
-def test_quantiser_losses_sum_over_the_code_dimension(loss):
+def test_quantizer_losses_are_means(loss):
     latents, codes = normal(2, 5, 4), normal(2, 5, 4)
-    expected = np.mean(np.sum((latents - codes) ** 2, axis=-1))
+    expected = np.mean((latents - codes) ** 2)
     np.testing.assert_allclose(loss(latents, codes), expected, rtol=1e-6)
 
 
@@ -41,14 +41,14 @@ def test_codebook_loss_moves_codes_only():
     latents, codes = normal(2, 5, 4), normal(2, 5, 4)
     to_latents, to_codes = gradients(losses.codebook_loss, latents, codes)
     assert to_latents is None
-    np.testing.assert_allclose(to_codes, 2 * (codes - latents) / 10, rtol=1e-5)
+    np.testing.assert_allclose(to_codes, 2 * (codes - latents) / 40, rtol=1e-5)
 
 
 def test_commitment_loss_moves_latents_only():
     latents, codes = normal(2, 5, 4), normal(2, 5, 4)
     to_latents, to_codes = gradients(losses.commitment_loss, latents, codes)
     assert to_codes is None
-    np.testing.assert_allclose(to_latents, 2 * (latents - codes) / 10, rtol=1e-5)
+    np.testing.assert_allclose(to_latents, 2 * (latents - codes) / 40, rtol=1e-5)
 
 
 def numpy_entropy_loss(affinities, temperature):
@@ -98,7 +98,8 @@ def test_l2_is_taken_between_zero_and_one():
     white, black = np.ones((2, 4, 4, 3), "float32"), -np.ones((2, 4, 4, 3), "float32")
     np.testing.assert_allclose(losses.l2_loss(white, black), 1.0, rtol=1e-6)
     a, b = uniform(2, 4, 6, 3), uniform(2, 4, 6, 3)
-    np.testing.assert_allclose(losses.l2_loss(a, b), np.mean(((a - b) / 2) ** 2), rtol=1e-5)
+    expected = np.mean(((a - b) / 2) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(losses.l2_loss(a, b), expected, rtol=1e-5)
 
 
 def numpy_log_scale(log_scale):
@@ -112,26 +113,25 @@ def test_logit_laplace_loss_equals_numpy():
     expected = np.mean(
         np.abs(scipy.special.logit(squeezed) - mean) / np.exp(log_b)
         + log_b
-        + np.log(squeezed * (1 - squeezed)),
+        + np.log(squeezed * (1 - squeezed))
+        - np.log(0.8),
         axis=(1, 2, 3),
     )
-    each = losses.logit_laplace(mean, log_scale, images)
-    np.testing.assert_allclose(each, expected, rtol=1e-5)
-    whole = losses.logit_laplace_loss(mean, log_scale, images)
-    np.testing.assert_allclose(whole, expected.mean(), rtol=1e-5)
+    found = losses.logit_laplace_loss(mean, log_scale, images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("mean", "log_scale"), [(0.0, -0.5), (1.2, -1.0), (-2.0, 0.3)])
 def test_logit_laplace_density_integrates_to_one(mean, log_scale):
-    """After adding ln 2, over the whole possible interval of the mapped pixel."""
+    """After adding ln 2: of pixels x in [0,1], over all x whose squeezed pixel is in (0,1)."""
 
-    def density(y):
-        image = np.full((1, 1, 1, 3), 2 * (y - 0.1) / 0.8 - 1, "float32")
+    def density(x):
+        image = np.full((1, 1, 1, 3), 2 * x - 1, "float32")
         full = [np.full_like(image, value) for value in (mean, log_scale)]
-        return math.exp(-float(losses.logit_laplace_loss(*full, image)) - math.log(2))
+        return math.exp(-float(losses.logit_laplace_loss(*full, image)[0]) - math.log(2))
 
-    centre = scipy.special.expit(mean)
-    mass, _ = scipy.integrate.quad(density, 1e-6, 1 - 1e-6, points=[centre], epsabs=1e-3, limit=40)
+    centre, ends = (scipy.special.expit(mean) - 0.1) / 0.8, (1e-6 - 0.125, 1.125 - 1e-6)
+    mass, _ = scipy.integrate.quad(density, *ends, points=[centre], epsabs=1e-3, limit=40)
     assert mass == pytest.approx(1, abs=5e-3)
 
 
@@ -155,7 +155,7 @@ def test_scale_is_bounded_below_and_keeps_a_gradient():
     worst = np.full_like(mean, -50.0)
     exact = losses.logit_laplace_loss(mean, worst, images)
     squeezed = 0.1 + 0.8 * (images + 1) / 2
-    bound = losses.MIN_LOG_SCALE + np.mean(np.log(squeezed * (1 - squeezed)))
+    bound = losses.MIN_LOG_SCALE + np.mean(np.log(squeezed * (1 - squeezed))) - np.log(0.8)
     np.testing.assert_allclose(exact, bound, rtol=1e-3)
     off = mean + 1
     (slope,) = gradients(lambda s: losses.logit_laplace_loss(off, s, images), worst + 40)
@@ -179,9 +179,10 @@ def test_perceptual_loss_equals_numpy():
     def unit(x):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
-    expected = np.mean(
-        [np.mean(np.sum((unit(x) - unit(y)) ** 2, -1)) for x, y in zip(a, b, strict=True)]
-    )
+    layers = [
+        np.mean(np.sum((unit(x) - unit(y)) ** 2, -1), (1, 2)) for x, y in zip(a, b, strict=True)
+    ]
+    expected = np.mean(layers, 0)
     np.testing.assert_allclose(losses.perceptual_loss(a, b), expected, rtol=1e-5)
     np.testing.assert_allclose(losses.perceptual_loss(a, [-x for x in a]), 4.0, rtol=1e-5)
 
@@ -268,7 +269,9 @@ def test_cross_entropy_equals_scipy():
     np.testing.assert_allclose(losses.cross_entropy(0 * logits, tokens), math.log(11), rtol=1e-6)
 
 
-def test_every_loss_is_a_float32_scalar_for_bfloat16_inputs():
+def test_every_loss_is_float32_for_bfloat16_inputs():
+    """One number per image from the terms of pixels, a scalar from the others."""
+
     def half(*shape):
         return tf.cast(normal(*shape), tf.bfloat16)
 
@@ -288,10 +291,11 @@ def test_every_loss_is_a_float32_scalar_for_bfloat16_inputs():
         losses.r1_penalty(image[0]),
         losses.cross_entropy(half(2, 3, 5), np.zeros((2, 3), "int32")),
     ]
-    for value in values:
+    for number, value in enumerate(values):
         assert value.dtype == "float32"
-        assert value.shape == ()
-        assert np.isfinite(value)
+        assert value.shape == ((2,) if number in (3, 4, 5) else ())
+        assert np.all(np.isfinite(value))
     # The cast comes first, not last: means of bfloat16 values would have errors of 1e-3.
-    expected = np.mean((image[0].numpy().astype("float32") - image[1].numpy()) ** 2 / 4)
+    expected = (image[0].numpy().astype("float32") - image[1].numpy()) ** 2 / 4
+    expected = np.mean(expected, axis=(1, 2, 3))
     np.testing.assert_allclose(values[3], expected, rtol=1e-5)

@@ -28,6 +28,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="PATH",
         help="weights of LPIPS, a .safetensors file; without it, LPIPS is not measured",
     )
+    kind.add_argument(
+        "--by-class", action="store_true", help="measure the images of each class also alone"
+    )
     _add_common(kind, "without it, only pixels and codebook are measured")
 
     kind = kinds.add_parser("generation", help="samples of a VIM run")

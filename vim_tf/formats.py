@@ -22,15 +22,17 @@ from vim_tf.files import is_in_bucket
 from vim_tf.messages import shorten
 from vim_tf.versions import VERSION
 
-# Number 1 had no checksums and no fingerprints of images.
+# Number 1 had no checksums and no fingerprints of images. In runs of number 2 the weights of the VQ
+# terms were those of sums over the code's dimensions.
 NUMBERS = {
-    "run": 2,  # <run>/config.yaml, and the meaning of its keys
-    "checkpoint": 2,  # manifest.json, best.json, and the state next to them
-    "preset": 2,  # config.json, metadata.json, and the weights next to them
+    "run": 3,  # <run>/config.yaml, and the meaning of its keys
+    "checkpoint": 3,  # manifest.json, best.json, and the state next to them
+    "preset": 3,  # config.json, metadata.json, and the weights next to them
     "token cache": 2,  # header.json and the shards
     "features": 2,  # complete.json and the arrays of a probe's features
     "probe": 2,  # probe.json
     "statistics": 2,  # statistics of a reference, kept for later runs
+    "styles": 1,  # styles.json and the records of data.source: styles
     "export": 2,  # generator.json, protocol.json and SHA256SUMS
 }
 WRITTEN_BY = f"vim_tf {VERSION}"

@@ -7,10 +7,14 @@ import pytest
 
 from vim_tf.config.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
 from vim_tf.config.loader import config_help, diff, load_config, to_yaml
+from vim_tf.config.loss_sections import (
+    DiscriminatorConfig,
+    PerceptualNetworkConfig,
+    ViTVQGANLossConfig,
+)
 from vim_tf.config.sections import (
     AugmentationConfig,
     DataConfig,
-    DiscriminatorConfig,
     OptimizerConfig,
     QuantizerConfig,
     TokenizerConfig,
@@ -18,7 +22,6 @@ from vim_tf.config.sections import (
     TransformerConfig,
     VIMConfig,
     ViTVQGANConfig,
-    ViTVQGANLossConfig,
 )
 
 
@@ -56,7 +59,9 @@ def unusual_stage_1():
             output="rgb",
             quantizer=QuantizerConfig(l2_normalize=False, initial_scale=1e-5, rotation_trick=True),
         ),
-        losses=ViTVQGANLossConfig(logit_laplace=0, perceptual_weights="päth 'x'"),
+        losses=ViTVQGANLossConfig(
+            logit_laplace=0, perceptual_network=PerceptualNetworkConfig("päth 'x'", "abc")
+        ),
         discriminator=DiscriminatorConfig(start=0.25, r1_gamma=12),
         optimizer=OptimizerConfig(
             learning_rate=1e22, weight_decay=1, schedule="constant", warmup_steps=0

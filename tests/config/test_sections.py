@@ -11,12 +11,12 @@ from vim_tf.config.experiments import (
     VIMExperiment,
     ViTVQGANExperiment,
 )
+from vim_tf.config.loss_sections import DiscriminatorConfig, ViTVQGANLossConfig
 from vim_tf.config.sections import (
     TRANSFORMER_PRESETS,
     AugmentationConfig,
     ClassifierConfig,
     DataConfig,
-    DiscriminatorConfig,
     OptimizerConfig,
     QuantizerConfig,
     SGDHeadConfig,
@@ -25,7 +25,6 @@ from vim_tf.config.sections import (
     TransformerConfig,
     VIMConfig,
     ViTVQGANConfig,
-    ViTVQGANLossConfig,
 )
 from vim_tf.errors import UserError
 
@@ -56,6 +55,7 @@ RANGES = [
     (QuantizerConfig, "revive_every", [-1], [0], FROM_0),
     (QuantizerConfig, "revive_below", [-0.1, 1.1], [0, 1], SHARE),
     (ViTVQGANConfig, "patch_size", [0, -8], [1], ABOVE_0),
+    (ViTVQGANConfig, "refinement_channels", [-1], [0, 1], FROM_0),
     (DiscriminatorConfig, "channels", [0, -1], [1], ABOVE_0),
     (DiscriminatorConfig, "base_channels", [0, -1], [1], ABOVE_0),
     (DiscriminatorConfig, "start", [-1, -0.5], [0, 0.5, 1000], FROM_0),
@@ -66,8 +66,8 @@ RANGES = [
     *(
         (ViTVQGANLossConfig, name, [-0.1], [0, 100.0], FROM_0)
         for name in (
-            "codebook",
-            "commitment",
+            "codebook_mean",
+            "commitment_mean",
             "l2",
             "logit_laplace",
             "perceptual",
@@ -76,6 +76,7 @@ RANGES = [
         )
     ),
     (ViTVQGANLossConfig, "entropy_temperature", [0, -1], [1e-6], ABOVE_0),
+    (ViTVQGANLossConfig, "adversarial_limit", [0, -0.1], [0.01, 10], ABOVE_0),
     (VIMConfig, "label_drop", [-0.1, 1.1], [0, 1], SHARE),
     (OptimizerConfig, "learning_rate", [0, -1e-4, float("nan")], [1e-9], ABOVE_0),
     (OptimizerConfig, "beta_1", [-0.1, 1], [0, 0.999], BELOW_1),
@@ -122,6 +123,7 @@ LARGEST = [
     (QuantizerConfig, "codes", {}, 2**24, "at most 16,777,216 is allowed"),
     (QuantizerConfig, "code_dim", {}, 65_536, WIDEST),
     (ViTVQGANConfig, "patch_size", {}, 1024, BLOCKS),
+    (ViTVQGANConfig, "refinement_channels", {}, 65_536, WIDEST),
     (DiscriminatorConfig, "channels", {}, 65_536, WIDEST),
     (DiscriminatorConfig, "base_channels", {}, 2**20, BATCH),
     (TrainingConfig, "cpu_replicas", {"strategy": "mirrored"}, 64, "at most 64 is allowed"),
@@ -251,6 +253,9 @@ def test_tfds_needs_a_name():
         ("validation_split", "tfrecord", False),
         ("validation_split", "tfds", True),
         ("validation_split", "idx", True),
+        ("label", "emoji", False),
+        ("label", "folder", False),
+        ("label", "tfrecord", False),
     ],
 )
 def test_a_validation_set_of_its_own_must_suit_the_source(field, source, allowed):
@@ -260,6 +265,18 @@ def test_a_validation_set_of_its_own_must_suit_the_source(field, source, allowed
     else:
         with pytest.raises(UserError, match=f"data.{field} is set, but data.source is {source}"):
             DataConfig(**settings)
+
+
+def test_styles_have_three_splits_to_hold_out_and_three_labels():
+    for split in ("tune", "report", "pairs"):
+        assert DataConfig(source="styles", path="x", validation_split=split)
+    with pytest.raises(
+        UserError, match="validation_split is test; allowed are tune, report, pairs"
+    ):
+        DataConfig(source="styles", path="x", validation_split="test")
+    with pytest.raises(UserError, match="data.path is not set; data.source styles needs it"):
+        DataConfig(source="styles", label="style")
+    assert DataConfig(source="styles", path="x", label="group_and_style").label
 
 
 @pytest.mark.parametrize("blocks", ["", "some", "1;2", "-1", "1,,2", "all,1", "0,12345"])
@@ -328,12 +345,12 @@ def test_defaults_are_the_papers_recipe():
     assert (stage_1.data.batch_size, stage_1.training.steps) == (256, 500_000)
     assert (stage_2.data.batch_size, stage_2.training.steps) == (1024, 450_000)
     losses = stage_1.losses
-    assert (losses.codebook, losses.commitment, losses.l2) == (1, 0.25, 1)
+    assert (losses.codebook_mean, losses.commitment_mean, losses.l2) == (1, 0.25, 1)
     assert (losses.adversarial, losses.perceptual, losses.logit_laplace) == (0.1, 0.1, 0.1)
-    for optimizer in (stage_1.optimizer, stage_1.discriminator_optimizer):
-        assert (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2) == (1e-4, 0.9, 0.99)
-        assert (optimizer.weight_decay, optimizer.warmup_steps) == (1e-4, 50_000)
-        assert optimizer.learning_rate * optimizer.final_ratio == 5e-5
+    optimizer = stage_1.optimizer
+    assert (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2) == (1e-4, 0.9, 0.99)
+    assert (optimizer.weight_decay, optimizer.warmup_steps) == (1e-4, 50_000)
+    assert optimizer.learning_rate * optimizer.final_ratio == 5e-5
     optimizer = stage_2.optimizer
     assert (optimizer.learning_rate, optimizer.beta_1, optimizer.beta_2) == (4.5e-4, 0.9, 0.96)
     assert (optimizer.warmup_steps, optimizer.decay_start) == (5_000, 80_000)

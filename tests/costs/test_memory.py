@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from vim_tf import losses
 from vim_tf.config.experiments import ViTVQGANExperiment
+from vim_tf.config.loss_sections import DiscriminatorConfig
 from vim_tf.config.sections import (
-    DiscriminatorConfig,
     QuantizerConfig,
     TransformerConfig,
     VIMConfig,
@@ -20,6 +20,7 @@ from vim_tf.costs import memory, parameters
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.precision import computing_in
+from vim_tf.models.refinement import Refinement
 from vim_tf.models.transformer import Transformer
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -41,7 +42,16 @@ def test_it_needs_no_tensorflow():
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"positions": "sincos"}, {"output": "rgb"}, {"patch_size": 8}]
+    "fields",
+    [
+        {},
+        {"positions": "sincos"},
+        {"output": "rgb"},
+        {"patch_size": 8},
+        {"refinement_channels": 5},
+        {"refinement_channels": 5, "output": "rgb"},
+        {"overlapping_patches": True},
+    ],
 )
 def test_tokenizer_parameters(fields):
     config = dataclasses.replace(TOKENIZER, **fields)
@@ -133,8 +143,11 @@ def test_transformer_keeps(size, causal, precision):
     [
         [],
         ["model.output=rgb", "losses.logit_laplace=0", "model.quantizer.rotation_trick=true"],
-        ["losses.entropy=0.1", "losses.codebook=0", "model.positions=sincos"],
+        ["losses.entropy=0.1", "losses.codebook_mean=0", "model.positions=sincos"],
         ["model.quantizer.l2_normalize=false"],
+        ["model.refinement_channels=5"],
+        ["model.overlapping_patches=true"],
+        ["model.refinement_channels=5", "model.output=rgb", "losses.logit_laplace=0"],
     ],
 )
 def test_tokenizer_keeps(tiny, overrides):
@@ -145,13 +158,27 @@ def test_tokenizer_keeps(tiny, overrides):
         output = trainer.model.encode(images, training=True)
         codes = trainer.model.quantizer.pass_codes(output)
         decoded = trainer.model.decode_distribution(codes, training=True)
-        return trainer._loss_terms(images, output, *decoded)
+        return trainer._code_terms(output), trainer._pixel_terms(images, *decoded)
 
     kept = kept_bytes(forward, values(trainer.model), ((8, *IMAGE_SIZE, 3), tf.float32))
     rows = memory.estimate_vit_vqgan(experiment).rows
     estimated = sum(row[0] for name, row in rows.items() if name.startswith("activations"))
     # Entropy also keeps a few numbers per code, for any batch size.
     assert estimated == pytest.approx(kept, rel=0.001 if experiment.losses.entropy else 0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_refinement_keeps(precision):
+    config = dataclasses.replace(TOKENIZER, refinement_channels=5)
+    with computing_in(precision):
+        layer = Refinement(5)
+        layer.build((None, None, None, 6))
+    images = tf.Variable(tf.zeros([1, *IMAGE_SIZE, 6], layer.compute_dtype))
+    kept = kept_bytes(lambda: layer(images), [images, *values(layer)])
+    size = PRECISIONS[precision]
+    # The input is a variable here, but a tensor in a network.
+    kept += size * 6 * IMAGE_SIZE[0] * IMAGE_SIZE[1]
+    assert memory.keep_refinement(config, IMAGE_SIZE, size) == kept
 
 
 def test_perceptual_loss_keeps():
@@ -271,11 +298,11 @@ def test_rows_agree_with_a_trainer(tiny):
     trainer = ViTVQGANTrainer(experiment)
     trainer.compile()
     estimate = memory.estimate_vit_vqgan(experiment)
-    networks = trainer.model, trainer.discriminator
+    networks = trainer.model, trainer.adversary.network
     trained = sum(network.count_params() for network in networks)
     slots = [
         variable
-        for optimizer in (trainer.optimizer, trainer.discriminator_optimizer)
+        for optimizer in (trainer.optimizer, trainer.adversary.optimizer)
         for variable in optimizer.variables
         if len(variable.shape)
     ]

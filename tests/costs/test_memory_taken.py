@@ -46,6 +46,7 @@ GAN = "losses.adversarial=0.1", "discriminator.r1_every=1"
         ("vit_vqgan", 256, 4, (HALF, QUERY_BLOCK)),
         ("vit_vqgan", 64, 128, (REMATERIALIZE,)),  # with few tokens, the MLP's share is larger
         ("vit_vqgan", 64, 4, GAN),
+        ("vit_vqgan", 256, 4, ("model.refinement_channels=32",)),
         ("vim", 256, 4, ()),
         ("vim", 256, 4, (REMATERIALIZE,)),
         ("vim", 256, 4, (REMATERIALIZE, QUERY_BLOCK)),

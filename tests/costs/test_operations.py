@@ -3,12 +3,15 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from vim_tf.config.sections import DiscriminatorConfig
+from vim_tf.config.loader import load_config
+from vim_tf.config.loss_sections import DiscriminatorConfig
 from vim_tf.costs import operations as counts
+from vim_tf.costs.step_time import count_vit_vqgan_step
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.perceptual import PerceptualFeatures
 from vim_tf.models.vim import VIM
@@ -46,8 +49,10 @@ def test_it_needs_no_tensorflow():
 
 
 @pytest.mark.parametrize("output", ["logit_laplace", "rgb"])
-def test_tokenizer(tiny, output):
+@pytest.mark.parametrize("head", [[], ["refinement_channels=5"], ["overlapping_patches=true"]])
+def test_tokenizer(tiny, output, head):
     given = [f"model.encoder.{size}" for size in ENCODER]
+    given += [f"model.{setting}" for setting in head]
     given += ["model.quantizer.codes=17", f"model.output={output}", "losses.logit_laplace=0"]
     config = tiny("vit_vqgan", *given).model
     model = ViTVQGAN(config, IMAGE_SIZE)
@@ -77,6 +82,15 @@ def test_discriminator(image_size):
     model.build()
     found = operations(model, ((4, *image_size, 3), tf.float32))
     assert found == 4 * counts.count_discriminator_operations(config, image_size)
+
+
+def test_at_32_pixels_a_discriminator_costs_no_more_than_the_tokenizer():
+    """In a step of the built-in configuration, R1's share included."""
+    file = Path(__file__).parents[2] / "configs" / "emoji" / "vit_vqgan.yaml"
+    experiment = load_config([file], ["losses.adversarial=0.1"])
+    _, found = count_vit_vqgan_step(experiment, 1)
+    discriminator = found["discriminator"] + found["R1, its share of a step"]
+    assert 0.3 < discriminator / found["tokenizer"] <= 1
 
 
 def test_perceptual_features():

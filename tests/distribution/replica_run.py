@@ -5,6 +5,7 @@ python tests/distribution/replica_run.py vit_vqgan "4 replicas" out.npz [sum|cli
 
 import copy
 import functools
+import os
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ WAYS = {
 
 
 def make_experiment(stage, way, folder):
-    """Writes and loads the config."""
+    """Writes and loads the config; each process its own, since two workers share the folder."""
     config = {
         "experiment": stage,
         "seed": SEED,
@@ -78,7 +79,7 @@ def make_experiment(stage, way, folder):
     }
     if stage == "vit_vqgan" and ("part" in way or "whole" in way):
         config["losses"]["entropy"] = 0
-    path = folder / f"{stage}.yaml"
+    path = folder / f"{stage} of {os.getpid()}.yaml"
     path.write_text(yaml.safe_dump(config))
     return loader.load_config([path])
 

@@ -8,8 +8,11 @@ def test_curves_are_drawn(tmp_path):
     records = [{"step": step, "kind": "train", "total": 1 / step} for step in (1, 2, 3)]
     records.append({"step": 3, "kind": "evaluation", "psnr": 20.0})
     panels = [("loss", True, [("train", "total")]), ("PSNR", False, [("evaluation", "psnr")])]
+    absent = ("discriminator", False, [("train", "r1")])
     curves.draw_curves(records, panels, tmp_path / "full.png")
     curves.draw_curves([], panels, tmp_path / "empty.png")
+    curves.draw_curves(records, [*panels, absent], tmp_path / "without.png")
+    assert (tmp_path / "without.png").read_bytes() == (tmp_path / "full.png").read_bytes()
     full, empty = (np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("full", "empty"))
     assert full.shape == empty.shape
     half = full.shape[1] // 2

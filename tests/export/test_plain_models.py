@@ -56,6 +56,7 @@ def test_a_trained_run_answers_as_in_keras(run, edge, rows):
     [
         {"output": "logit_laplace", "positions": "learned"},
         {"output": "rgb", "positions": "sincos", "l2": False},
+        {"output": "rgb", "refinement_channels": 5, "overlapping_patches": True},
     ],
     ids=str,
 )

@@ -20,13 +20,19 @@ def images(generator):
     return generator.generate(LABELS, seed=3)
 
 
+def assert_same_images(actual, expected):
+    """Asserts equal images; pixels may round differently, as XLA may order sums differently."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1)
+    assert np.mean(actual == expected) > 0.99
+
+
 def test_images_are_decoded_tokens(generator, images):
     assert images.shape == (7, 16, 16, 3)
     assert images.dtype == np.uint8
     seeds = np.asarray(row_seeds(3, 7))
     tokens = generator.vim.generate(np.int32(LABELS), seed=seeds)
     decoded = np.asarray(generator.tokenizer.decode_tokens(tokens))
-    np.testing.assert_array_equal(images, np.round((decoded + 1) * 127.5).clip(0, 255))
+    assert_same_images(images, np.round((decoded + 1) * 127.5).clip(0, 255))
     assert len(np.unique(images.reshape(7, -1), axis=0)) > 1
 
 
@@ -36,9 +42,7 @@ def test_an_image_does_not_depend_on_its_batch(generator, images, batch_size):
     again = generator.generate(
         LABELS, seed=3, batch_size=batch_size, callback=lambda *done: calls.append(done)
     )
-    # Equal tokens. Pixels may round differently, as XLA may order sums differently.
-    assert np.abs(again.astype(int) - images).max() <= 1
-    assert np.mean(again == images) > 0.99
+    assert_same_images(again, images)
     expected = [(3, 7), (6, 7), (7, 7)] if batch_size == 3 else [(7, 7)]
     assert calls == expected
 
@@ -49,8 +53,9 @@ def test_another_seed_gives_other_images(generator, images):
 
 def test_without_labels_n_says_how_many(generator):
     tokens = generator.vim.generate(n=2, seed=np.asarray(row_seeds(1, 2)))
-    expected = to_uint8(generator.tokenizer.decode_tokens(tokens))
-    np.testing.assert_array_equal(generator.generate(n=2, seed=1), expected)
+    assert_same_images(
+        generator.generate(n=2, seed=1), to_uint8(generator.tokenizer.decode_tokens(tokens))
+    )
 
 
 @pytest.mark.parametrize(

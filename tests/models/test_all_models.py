@@ -22,11 +22,17 @@ TOKENS = rng.integers(0, 16, (3, 4)).astype("int32")
 LABELS = np.int32([0, 4, 5])
 
 
-@pytest.fixture(params=["vit_vqgan", "vim", "classifier"])
+@pytest.fixture(params=["vit_vqgan", "vit_vqgan with refinement", "vim", "classifier"])
 def make(request, tiny):
     """A function that makes a model with new weights."""
     return {
         "vit_vqgan": lambda: ViTVQGAN(tiny("vit_vqgan").model, (16, 16)),
+        "vit_vqgan with refinement": lambda: ViTVQGAN(
+            tiny(
+                "vit_vqgan", "model.refinement_channels=5", "model.overlapping_patches=true"
+            ).model,
+            (16, 16),
+        ),
         "vim": lambda: VIM(VIMConfig(TINY), (2, 2), 16, 5),
         "classifier": lambda: Classifier(ClassifierConfig(8, stages=2, blocks=2), (16, 16), 5),
     }[request.param]
@@ -36,6 +42,9 @@ def make(request, tiny):
 def model(make):
     keras.utils.set_random_seed(1)
     model = make()
+    if isinstance(model, ViTVQGAN) and model.decoder.refinement is not None:
+        kernel = model.decoder.refinement.last.kernel  # begins at zero
+        kernel.assign(0.1 * np.random.default_rng(1).normal(size=kernel.shape))
     if isinstance(model, VIM):
         model.generate(n=1)  # a compiled function must not get into any file
     return model

@@ -7,7 +7,7 @@ import scipy.ndimage
 import tensorflow as tf
 
 from vim_tf import losses
-from vim_tf.config.sections import DiscriminatorConfig
+from vim_tf.config.loss_sections import DiscriminatorConfig
 from vim_tf.models.discriminator import (
     Discriminator,
     Equalized,
@@ -48,6 +48,22 @@ def test_channels_grow_as_images_shrink():
     model.build()
     widths = [block.first.features for block in model.blocks] + [model.hidden.features]
     assert widths == [256 // 64, 256 // 32, 256 // 16, 24]  # 256 // 8, but capped
+
+
+@pytest.mark.parametrize(
+    ("side", "widths"),
+    [
+        (16, [32, 32, 32]),
+        (32, [32, 64, 64, 64]),
+        (64, [32, 64, 128, 128, 128]),
+        (128, [32, 64, 128, 256, 256, 256]),
+        (512, [64, 128, 256, 512, 512, 512, 512, 512]),
+    ],
+)
+def test_widths_follow_the_image_size(side, widths):
+    model = Discriminator(DiscriminatorConfig(), (side, side // 2))
+    found = [block.first.features for block in model.blocks] + [model.hidden.features]
+    assert found == widths[: len(found)]
 
 
 def test_papers_size():

@@ -1,3 +1,4 @@
+import hashlib
 import os
 
 import h5py
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vim_tf.config.loss_sections import PerceptualNetworkConfig
 from vim_tf.errors import UserError
 from vim_tf.losses import perceptual_loss
 from vim_tf.models.perceptual import PerceptualFeatures, preprocess
@@ -39,9 +41,18 @@ def weights_file(vgg, tmp_path_factory):
     return path
 
 
+def load(path):
+    """The features of a file, with its hash; None and missing files have none."""
+    sha256 = None
+    if path and os.path.isfile(path):
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return PerceptualFeatures(PerceptualNetworkConfig(path and str(path), sha256))
+
+
 @pytest.fixture(scope="module")
 def features(weights_file):
-    return PerceptualFeatures(str(weights_file))
+    return load(weights_file)
 
 
 def test_preprocessing_is_that_of_keras_applications():
@@ -86,7 +97,23 @@ def test_small_sides_are_enlarged_to_32(features):
 def test_weights_of_keras_3_can_be_loaded(features, vgg, tmp_path):
     vgg.save_weights(tmp_path / "vgg.weights.h5")
     images = make_images(1, 32, 32, 3)
-    again = PerceptualFeatures(str(tmp_path / "vgg.weights.h5"))(images)
+    again = load(tmp_path / "vgg.weights.h5")(images)
+    for output, expected in zip(again, features(images), strict=True):
+        np.testing.assert_array_equal(output, expected)
+
+
+def test_blocks_as_layers_can_be_loaded(features, vgg, tmp_path):
+    """The layout of a Keras 3 model of five blocks, such as the trunk of HED."""
+    with h5py.File(tmp_path / "blocks.weights.h5", "w") as file:
+        for layer in vgg.layers:
+            if layer.weights:
+                block, number = layer.name.split("_conv")
+                name = "conv2d" if number == "1" else f"conv2d_{int(number) - 1}"
+                for i, weight in enumerate(layer.weights):
+                    file[f"{block}/layers/{name}/vars/{i}"] = weight.numpy()
+        file["side/layers/conv2d/vars/0"] = np.zeros((1, 1, 64, 1))
+    images = make_images(1, 32, 32, 3)
+    again = load(tmp_path / "blocks.weights.h5")(images)
     for output, expected in zip(again, features(images), strict=True):
         np.testing.assert_array_equal(output, expected)
 
@@ -105,16 +132,30 @@ def test_it_is_frozen_but_passes_gradients_to_images(features):
 
 def message(weights):
     with pytest.raises(UserError) as caught:
-        PerceptualFeatures(weights)
+        load(weights)
     text = str(caught.value)
     assert "\n" not in text
-    assert "set losses.perceptual: 0, or losses.perceptual_weights to the path" in text
+    assert "set losses.perceptual: 0, or losses.perceptual_network.path to a file" in text
     return text
 
 
+def test_another_hash_is_one_clear_line(weights_file):
+    path = str(weights_file)
+    with pytest.raises(
+        UserError, match=f"sha256 is not set; that of {path} is [0-9a-f]{{64}}: set"
+    ):
+        PerceptualFeatures(PerceptualNetworkConfig(path))
+    with pytest.raises(
+        UserError, match=f"sha256 is abc, but that of {path} is [0-9a-f]{{64}}; get"
+    ):
+        PerceptualFeatures(PerceptualNetworkConfig(path, "abc"))
+    with pytest.raises(UserError, match="sha256 is set and perceptual_network.path is not"):
+        PerceptualNetworkConfig(sha256="abc")
+
+
 def test_a_missing_file_is_one_clear_line():
-    assert "losses.perceptual_weights is nowhere.h5, which is no file" in message("nowhere.h5")
-    assert "losses.perceptual_weights is random, which is no file" in message("random")
+    assert "losses.perceptual_network.path is nowhere.h5, which is no file" in message("nowhere.h5")
+    assert "losses.perceptual_network.path is random, which is no file" in message("random")
 
 
 @pytest.mark.parametrize("name", ["text.h5", "text.weights.h5", "text.txt"])
@@ -177,9 +218,7 @@ def test_names_in_the_file_are_not_read(weights_file, features, tmp_path):
         file.attrs["layer_names"] = [b"block1_conv1"] * 10**3
         file["block1_conv1"].attrs["weight_names"] = [b"block1_conv1_W_1:0"] * 10**3
     images = make_images(1, 32, 32, 3)
-    for output, expected in zip(
-        PerceptualFeatures(str(path))(images), features(images), strict=True
-    ):
+    for output, expected in zip(load(path)(images), features(images), strict=True):
         np.testing.assert_array_equal(output, expected)
 
 
@@ -194,4 +233,4 @@ def test_a_failed_download_is_one_clear_line(monkeypatch):
         raise Exception("URL fetch failure\non all lines")
 
     monkeypatch.setattr(keras.applications, "VGG16", offline)
-    assert "could not be downloaded (URL fetch failure)" in message("imagenet")
+    assert "could not be downloaded (URL fetch failure)" in message(None)

@@ -85,8 +85,13 @@ def test_resized_models_give_the_same_for_the_same_size():
     assert other.quantizer.codebook is not model.quantizer.codebook
 
 
-def test_resized_models_keep_all_weights_but_positions():
-    model = make_model()
+@pytest.mark.parametrize(
+    "head", [{}, {"refinement_channels": 5}, {"overlapping_patches": True}], ids=str
+)
+def test_resized_models_keep_all_weights_but_positions(head):
+    model = make_model(**head)
+    for weight in model.decoder.weights:
+        weight.assign(weight + 1)  # that of a refinement begins at zero
     for part in (model.encoder, model.decoder):  # equal everywhere, so resizing does not change it
         part.positions.table.assign(np.ones(part.positions.table.shape))
     other = model.resized((12, 8))
@@ -95,6 +100,25 @@ def test_resized_models_keep_all_weights_but_positions():
         assert old.path.split("/")[1:] == new.path.split("/")[1:]
         if "seed" not in old.path:
             np.testing.assert_allclose(new, old, atol=1e-5, err_msg=old.path)
+
+
+@pytest.mark.parametrize("output", ["rgb", "logit_laplace"])
+def test_a_new_refinement_changes_nothing(output):
+    """Weights and answers are those of the model without it, bit by bit."""
+    plain, refined = (make_from_seed(output=output, refinement_channels=n) for n in (0, 5))
+    count = len(plain.weights)
+    assert len(refined.weights) == count + 6
+    for weight, other in zip(plain.weights, refined.weights[:count], strict=True):
+        assert weight.path == other.path
+        np.testing.assert_array_equal(weight, other)
+    np.testing.assert_array_equal(refined(make_images()), plain(make_images()))
+    refined.decoder.refinement.last.bias.assign(refined.decoder.refinement.last.bias + 0.1)
+    assert np.any(np.asarray(refined(make_images())) != np.asarray(plain(make_images())))
+
+
+def make_from_seed(**changes):
+    keras.utils.set_random_seed(0)
+    return make_model(**changes)
 
 
 def test_hash_is_that_of_the_weights():
@@ -113,7 +137,7 @@ def test_hash_is_that_of_the_weights():
 def test_mixed_precision_gives_float32_images():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = make_model(output="logit_laplace")
+        model = make_model(output="logit_laplace", refinement_channels=5)
     finally:
         keras.config.set_dtype_policy("float32")
     output = model.encode(make_images())

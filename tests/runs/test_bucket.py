@@ -29,7 +29,8 @@ def test_both_stages(bucket, tiny_configs, tiny_runs, capsys):
         given = ["--config", str(tiny_configs[stage]), "--workdir", f"{bucket}/{stage}"]
         train.main([*given, "--set", *settings])
 
-    run("vit_vqgan", "losses.adversarial=0")
+    head = ("model.refinement_channels=5", "model.overlapping_patches=true")
+    run("vit_vqgan", "losses.adversarial=0", *head)  # as `tiny_runs`
     run("vim", f"tokenizer.run={bucket}/vit_vqgan")
     for stage in ("vit_vqgan", "vim"):
         on_disk, there = vim_tf.load(tiny_runs[stage]), vim_tf.load(f"{bucket}/{stage}")

@@ -58,6 +58,8 @@ def test_tokenizer(tiny, folder, monkeypatch, adversarial):
         "the first step, with its compilation",
         "a checkpoint saved",
         "the second step",
+        "more steps",
+        *["a step with R1, one of 2"] * bool(adversarial),
         "the checkpoint loaded",
         "a preset saved",
         "vim_tf.load of it",

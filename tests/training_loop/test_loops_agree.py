@@ -57,8 +57,8 @@ def run_orbit(trainer, strategy, stage):
 def everything(trainer):
     """Weights, averages and slots of all networks, by path."""
     variables = [*trainer.variables, *trainer.optimizer.variables]
-    if getattr(trainer, "discriminator", None):
-        variables += trainer.discriminator_optimizer.variables
+    if adversary := getattr(trainer, "adversary", None):
+        variables += [*adversary.network.variables, *adversary.optimizer.variables]
     counters = {id(variable) for variable in trainer.metrics_variables}
     return [(v.path, v.numpy()) for v in variables if id(v) not in counters]
 

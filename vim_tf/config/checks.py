@@ -81,6 +81,14 @@ def sizes(section: str, **values: tuple[int, int]) -> None:
         require(value <= limit, f"{_place(section)}{name} is {value}; at most {limit:,} is allowed")
 
 
+def sizes_or_zero(section: str, **values: tuple[int, int]) -> None:
+    """Each value, given as (value, limit), is from 0 to its limit."""
+    for name, (value, limit) in values.items():
+        not_negative(section, **{name: value})
+        if value:
+            sizes(section, **{name: (value, limit)})
+
+
 def _place(section: str) -> str:
     return f"{section}." if section else ""
 

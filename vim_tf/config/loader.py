@@ -19,6 +19,7 @@ from vim_tf import formats
 from vim_tf.annotations import StrPath
 from vim_tf.config import yaml_nodes
 from vim_tf.config.experiments import EXPERIMENTS, Experiment
+from vim_tf.config.old_keys import Setting, refuse_old_keys
 from vim_tf.config.sections import TRANSFORMER_PRESETS, TransformerConfig
 from vim_tf.config.values import (
     Section,
@@ -37,7 +38,6 @@ from vim_tf.messages import shorten, show
 MOST_DIFFERENCES = 20  # `diff` lists no more
 
 _PRESETS: dict[TypeForm, dict[str, Any]] = {TransformerConfig: TRANSFORMER_PRESETS}
-_Setting = tuple[list[str], str, str]  # an override: its keys, its value, its name in messages
 _FORMAT_KEYS = ("format", "written_by")  # in a run's config, next to the keys of the experiment
 
 
@@ -67,6 +67,7 @@ def load_config(
         _check_format(path, document, of_run)
     settings = [_parse_override(text) for text in overrides]
     cls = _experiment_class(documents, settings)
+    refuse_old_keys(documents, settings)
     values = dataclasses.asdict(cls())
     for document in documents:
         _merge_section(values, cls, document, "")
@@ -142,7 +143,7 @@ def _check_format(path: StrPath, document: yaml.MappingNode, of_run: bool) -> No
     formats.check_format(path, "run", number, writer, "train again in another workdir")
 
 
-def _parse_override(text: str) -> _Setting:
+def _parse_override(text: str) -> Setting:
     path, equals, value = text.partition("=")
     source = yaml_nodes.override_source(text)
     if len(text) > yaml_nodes.MOST_CHARACTERS:
@@ -157,7 +158,7 @@ def _parse_override(text: str) -> _Setting:
 
 
 def _experiment_class(
-    documents: Iterable[yaml.MappingNode], settings: Iterable[_Setting]
+    documents: Iterable[yaml.MappingNode], settings: Iterable[Setting]
 ) -> type[Experiment]:
     name, source = None, "the config"
     for document in documents:

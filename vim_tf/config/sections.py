@@ -40,10 +40,11 @@ class AugmentationConfig:
 class DataConfig:
     """Where images come from and what shape they get; see docs/data.md."""
 
-    source: Literal["emoji", "folder", "tfds", "tfrecord", "idx"] = "emoji"
+    source: Literal["emoji", "folder", "tfds", "tfrecord", "idx", "styles"] = "emoji"
     path: str | None = None  # folder, TFRecord glob, IDX folder, or data_dir of tfds
     name: str | None = None  # tfds: dataset name
     split: str = "train"  # tfds split, or IDX file prefix ("train", "t10k")
+    label: Literal["group", "style", "group_and_style"] | None = None  # styles; None is group
     validation_split: str | None = None  # a separate split; otherwise a fraction is held out
     validation_path: str | None = None  # a separate folder or TFRecord glob
     validation_fraction: float = 0.1
@@ -64,9 +65,8 @@ class DataConfig:
             f"data.validation_fraction is {self.validation_fraction}; "
             "it must lie between 0 and 1, for example 0.1",
         )
-        needs_path = self.source in ("folder", "tfrecord", "idx")
         require(
-            self.path or not needs_path,
+            self.path or self.source in ("emoji", "tfds"),
             f"data.path is not set; data.source {self.source} needs it: set data.path=...",
         )
         require(
@@ -75,13 +75,17 @@ class DataConfig:
         )
         for other, sources in (
             ("validation_path", ("folder", "tfrecord")),
-            ("validation_split", ("tfds", "idx")),
+            ("validation_split", ("tfds", "idx", "styles")),
+            ("label", ("styles",)),
         ):
             require(
                 getattr(self, other) is None or self.source in sources,
                 f"data.{other} is set, but data.source is {self.source}; "
                 f"it is read for {' and '.join(sources)} only",
             )
+        if self.source == "styles":
+            held_out = self.validation_split or "tune"
+            checks.one_of("data.validation_split", held_out, ("tune", "report", "pairs"))
 
 
 # Models ---------------------------------------------------------------------------------------
@@ -161,73 +165,26 @@ class ViTVQGANConfig:
     decoder: TransformerConfig = field(default_factory=lambda: TRANSFORMER_PRESETS["base"])
     positions: Literal["learned", "sincos"] = "learned"
     output: Literal["logit_laplace", "rgb"] = "logit_laplace"
+    # Both are ours and hide the patch borders. The decoder makes patches of twice the side, which
+    # overlap; convolutions of so many channels see both sides of a border.
+    overlapping_patches: bool = False
+    refinement_channels: int = 0
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
 
     def __post_init__(self) -> None:
         sizes("model", patch_size=(self.patch_size, checks.LARGEST_PATCH))
+        checks.sizes_or_zero("model", refinement_channels=(self.refinement_channels, checks.WIDEST))
 
     @property
     def output_channels(self) -> int:
         """Numbers per pixel that the decoder returns: means and scales, or only means."""
         return 6 if self.output == "logit_laplace" else 3
 
-
-@dataclass(frozen=True)
-class DiscriminatorConfig:
-    """StyleGAN2's residual discriminator (arXiv 1912.04958) and when it takes part."""
-
-    channels: int = 512  # at the coarsest resolution; no other has more
-    base_channels: int = 16384  # resolution r has base_channels / r channels, capped at channels
-    start: float = 0  # a step; a value below 1 is a fraction of the run
-    plateau: float = 0.0  # dB: waits after start until PSNR gains less between evaluations
-    ramp_steps: int = 0  # the adversarial weight grows linearly over this many steps
-    # The paper names none; its authors advise StyleGAN2's, non-saturating with R1.
-    loss: Literal["non_saturating", "hinge"] = "non_saturating"
-    r1_gamma: float = 10.0
-    r1_every: int = 16
-
-    def __post_init__(self) -> None:
-        sizes(
-            "discriminator",
-            channels=(self.channels, checks.WIDEST),
-            base_channels=(self.base_channels, checks.MOST_BASE_CHANNELS),
-        )
-        not_negative(
-            "discriminator",
-            start=self.start,
-            plateau=self.plateau,
-            ramp_steps=self.ramp_steps,
-            r1_gamma=self.r1_gamma,
-        )
-        positive("discriminator", r1_every=self.r1_every)
-
-
-@dataclass(frozen=True)
-class ViTVQGANLossConfig:
-    """Weight of each loss term (section 3.3); 0 leaves the term out."""
-
-    codebook: float = 1.0
-    commitment: float = 0.25
-    l2: float = 1.0
-    logit_laplace: float = 0.1
-    perceptual: float = 0.1
-    adversarial: float = 0.1
-    entropy: float = 0.0  # MaskGIT's code: 0.1; arXiv 2212.03185: 0.01
-    entropy_temperature: float = 0.01
-    perceptual_weights: str = "imagenet"  # or the path of a VGG16 weights file without top
-
-    def __post_init__(self) -> None:
-        not_negative(
-            "losses",
-            codebook=self.codebook,
-            commitment=self.commitment,
-            l2=self.l2,
-            logit_laplace=self.logit_laplace,
-            perceptual=self.perceptual,
-            adversarial=self.adversarial,
-            entropy=self.entropy,
-        )
-        positive("losses", entropy_temperature=self.entropy_temperature)
+    @property
+    def outputs_per_token(self) -> int:
+        """Numbers that the decoder makes from a token."""
+        pixels = self.patch_size**2 * (4 if self.overlapping_patches else 1)
+        return self.output_channels * pixels
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ def is_section(kind: TypeForm) -> TypeGuard[type[Section]]:
 
 
 def _is_optional(kind: TypeForm) -> bool:
-    return typing.get_origin(kind) is types.UnionType  # X | None is the only union in use
+    # X | None is the only union in use; typing has its own kind for a Literal.
+    return typing.get_origin(kind) in (types.UnionType, typing.Union)
 
 
 def _prefix(source: str) -> str:

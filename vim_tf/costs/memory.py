@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.loss_sections import DiscriminatorConfig, ViTVQGANLossConfig
 from vim_tf.config.sections import (
-    DiscriminatorConfig,
     OptimizerConfig,
     QuantizerConfig,
     TrainingConfig,
     TransformerConfig,
     ViTVQGANConfig,
-    ViTVQGANLossConfig,
 )
 from vim_tf.costs.parameters import (
     VGG16_MIN_SIDE,
@@ -176,6 +175,12 @@ def differentiate_block(
     )
 
 
+def keep_refinement(config: ViTVQGANConfig, image_size: tuple[int, int], compute: int) -> int:
+    """Bytes that a `Refinement` keeps for one image: its input, and two GELUs as in `keep_mlp`."""
+    kept = config.output_channels + 2 * 5 * config.refinement_channels
+    return compute * math.prod(image_size) * kept
+
+
 def _keep_coder(config: TransformerConfig, length: int, fan_in: int, compute: int) -> PerColumn:
     """Inputs of the embedding, transformer, and the tanh head's norm and hidden layer."""
     ends = length * (compute * (fan_in + config.mlp_dim) + _norm(config.dim, compute))
@@ -190,10 +195,12 @@ def keep_quantizer(
     kept = dim  # features
     if config.l2_normalize:
         kept += code_dim + 1  # latents before, and their lengths
-        kept += (code_dim + 1) * bool(losses.codebook)  # codes before, and their lengths
+        kept += (code_dim + 1) * bool(losses.codebook_mean)  # codes before, and their lengths
     if config.rotation_trick:
         kept += 3 * code_dim + 1  # three directions and the ratio of lengths
-    kept += code_dim * bool(losses.codebook) + code_dim * bool(losses.commitment)  # differences
+    kept += code_dim * bool(losses.codebook_mean) + code_dim * bool(
+        losses.commitment_mean
+    )  # differences
     if losses.entropy:
         kept += 2 * config.codes + code_dim  # shares and their logarithms; latents
     return FLOAT * length * kept
@@ -284,7 +291,7 @@ def _estimate(
         "slack": tuple(round(SLACK * sum(n)) for n in zip(*of_a_step.values(), strict=True)),
     }
     column = training.rematerialize + 2 * bool(training.query_block)
-    return MemoryEstimate(batch, trained, rows, _query_block(training), column)
+    return MemoryEstimate(batch, trained, rows, training.query_block or QUERY_BLOCK, column)
 
 
 def _same(kept: int) -> PerColumn:
@@ -294,10 +301,6 @@ def _same(kept: int) -> PerColumn:
 def _slots(optimizer: OptimizerConfig, parameters: int) -> int:
     """Numbers that an optimizer keeps; those of a factored moment, below 1%, are left out."""
     return parameters * (1 if optimizer.second_moment == "factored" else 2)
-
-
-def _query_block(training: TrainingConfig) -> int:
-    return training.query_block or QUERY_BLOCK
 
 
 def _compute(training: TrainingConfig) -> int:
@@ -320,8 +323,8 @@ def estimate_vit_vqgan(experiment: ViTVQGANExperiment, replicas: int = 1) -> Mem
     """Estimates the memory of a training of the tokenizer; `replicas` share the batch."""
     config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
     training, length = experiment.training, count_tokens(config, image_size)
-    batch, query_block = _images_at_once(experiment, replicas), _query_block(training)
-    compute = _compute(training)
+    query_block, compute = training.query_block or QUERY_BLOCK, _compute(training)
+    batch = _images_at_once(experiment, replicas)
     trained = {"tokenizer": sum(count_vit_vqgan(config, image_size).values())}
     averaged = gradients = trained["tokenizer"]
     slots = _slots(experiment.optimizer, trained["tokenizer"])
@@ -331,6 +334,8 @@ def estimate_vit_vqgan(experiment: ViTVQGANExperiment, replicas: int = 1) -> Mem
         "decoder": _keep_coder(config.decoder, length, config.quantizer.code_dim, compute),
         "pixel losses": _same(keep_pixel_losses(config, losses, image_size)),
     }
+    if config.refinement_channels:
+        activations["refinement"] = _same(keep_refinement(config, image_size, compute))
     blocks = [
         differentiate_block(size, length, query_block=query_block, compute=compute)
         for size in (config.encoder, config.decoder)
@@ -373,7 +378,6 @@ def estimate_vim(
     training, batch = experiment.training, _images_at_once(experiment, replicas)
     compute = _compute(training)
     parameters = count_vim(config, grid, codes, classes)
-    tokenizer = sum(count_vit_vqgan(tokenizer_config, image_size).values())
     size = config.transformer
     ends = length * _norm(size.dim, compute)
     # The logits, their gradient, and with bfloat16 a cast.
@@ -381,14 +385,14 @@ def estimate_vim(
     if size.dropout:
         ends += MASK * length * size.dim  # after the embeddings
     kept = keep_transformer(size, length, True, compute)
-    blocks = differentiate_block(size, length, True, _query_block(training), compute)
+    blocks = differentiate_block(size, length, True, training.query_block or QUERY_BLOCK, compute)
     at_once = tuple(max(logits, block) for block in blocks)
     activations = {
         "transformer": tuple(batch * n for n in kept),
         "embeddings and last norm": _same(batch * ends),
         **_cast(parameters, size.blocks, compute),
     }
-    frozen = {"tokenizer": tokenizer}
+    frozen = {"tokenizer": sum(count_vit_vqgan(tokenizer_config, image_size).values())}
     trained = {"VIM": parameters}
     slots = _slots(experiment.optimizer, parameters)
     return _estimate(

@@ -7,13 +7,18 @@ if there were no mask.
 
 import math
 
+from vim_tf.config.loss_sections import DiscriminatorConfig
 from vim_tf.config.sections import (
-    DiscriminatorConfig,
     TransformerConfig,
     VIMConfig,
     ViTVQGANConfig,
 )
-from vim_tf.costs.parameters import VGG16_STAGES, count_tokens, discriminator_layers
+from vim_tf.costs.parameters import (
+    VGG16_STAGES,
+    count_tokens,
+    discriminator_layers,
+    refinement_kernels,
+)
 
 
 def count_transformer_operations(config: TransformerConfig, length: int) -> int:
@@ -45,8 +50,9 @@ def count_quantizer_operations(config: ViTVQGANConfig, image_size: tuple[int, in
 
 def count_decoder_operations(config: ViTVQGANConfig, image_size: tuple[int, int]) -> int:
     """Operations of the decoder, for one image."""
-    length, units = count_tokens(config, image_size), config.output_channels * config.patch_size**2
-    return _count_coder_operations(config.decoder, length, config.quantizer.code_dim, units)
+    length, units = count_tokens(config, image_size), config.outputs_per_token
+    coder = _count_coder_operations(config.decoder, length, config.quantizer.code_dim, units)
+    return coder + 2 * math.prod(image_size) * refinement_kernels(config)
 
 
 def count_vim_operations(config: VIMConfig, length: int, codes: int) -> int:

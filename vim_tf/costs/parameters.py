@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from vim_tf.config.loss_sections import DiscriminatorConfig
 from vim_tf.config.sections import (
     ClassifierConfig,
-    DiscriminatorConfig,
     TransformerConfig,
     VIMConfig,
     ViTVQGANConfig,
@@ -38,12 +38,21 @@ def count_vit_vqgan(config: ViTVQGANConfig, image_size: tuple[int, int]) -> dict
     patch = config.patch_size**2
     learned = count_tokens(config, image_size) if config.positions == "learned" else 0
     codes, code_dim = config.quantizer.codes, config.quantizer.code_dim
-    dim = config.encoder.dim
+    dim, outputs = config.encoder.dim, config.output_channels
+    decoder = _count_coder(config.decoder, code_dim, config.outputs_per_token, learned)
+    if config.refinement_channels:
+        decoder += refinement_kernels(config) + 2 * config.refinement_channels + outputs
     return {
         "encoder": _count_coder(config.encoder, 3 * patch, dim, learned),
         "quantizer": dim * code_dim + code_dim + codes * code_dim,
-        "decoder": _count_coder(config.decoder, code_dim, config.output_channels * patch, learned),
+        "decoder": decoder,
     }
+
+
+def refinement_kernels(config: ViTVQGANConfig) -> int:
+    """Parameters of the kernels of the decoder's `Refinement`; 0 without one."""
+    channels = config.refinement_channels
+    return 9 * channels * (config.output_channels + channels + config.output_channels)
 
 
 def count_discriminator(
@@ -101,10 +110,18 @@ def count_tokens(config: ViTVQGANConfig, image_size: tuple[int, int]) -> int:
 def discriminator_layers(
     config: DiscriminatorConfig, image_size: tuple[int, int]
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Sizes and widths of the discriminator's levels, fine to coarse."""
+    """Sizes and widths of the discriminator's levels, fine to coarse.
+
+    Widths that the config leaves open follow the longer side s of the images. At 256 pixels they
+    are StyleGAN2's, 64 to 512. The finest level has s / 4, from 32 to 64; no level has more than
+    2 s, or 512.
+    """
     height, width = image_size
+    side = max(image_size)
+    most = config.channels or min(2 * side, 512)
+    base = config.base_channels or side * min(max(side // 4, 32), 64)
     sizes = [(height, width)]
     while min(sizes[-1]) >= 8:
         sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
-    widths = [max(1, min(config.channels, config.base_channels // max(size))) for size in sizes]
+    widths = [max(1, min(most, base // max(size))) for size in sizes]
     return sizes, widths

@@ -21,6 +21,7 @@ import tensorflow as tf
 from PIL import Image
 
 from vim_tf.annotations import StrPath
+from vim_tf.data.styles import concepts, npm
 from vim_tf.errors import UserError
 
 SIDE = 32
@@ -41,20 +42,11 @@ def read_package(path: StrPath) -> tuple[list[dict[str, Any]], dict[str, bytes]]
         UserError: the path is not this package.
     """
     path = pathlib.Path(path)
-    contents = {}
-    if path.is_dir():
-        root = path / "package" if (path / "package").is_dir() else path
-        for file in [root / "emoji.json", *(root / _IMAGES).glob("*.png")]:
-            if file.is_file():
-                contents[file.relative_to(root).as_posix()] = file.read_bytes()
-    elif path.is_file() and tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = member.name.removeprefix("package/")
-                if name == "emoji.json" or name.startswith(_IMAGES):
-                    packed = archive.extractfile(member)
-                    assert packed is not None, name  # npm packs regular files only
-                    contents[name] = packed.read()
+    contents: dict[str, bytes] = {}
+    if path.is_dir() or (path.is_file() and tarfile.is_tarfile(path)):
+        contents = npm.read_files(
+            path, lambda name: name == "emoji.json" or name.startswith(_IMAGES)
+        )
     images = {
         name.removeprefix(_IMAGES): data
         for name, data in contents.items()
@@ -86,21 +78,12 @@ def make_rows(
     also share a base, so that no image can be on both sides of a split by base.
     """
     rows = []
-    base_of_pixels: dict[bytes, str] = {}
-    merged: dict[str, str] = {}
-
-    def find(base: str) -> str:
-        return find(merged[base]) if base in merged else base
-
     for entry in sorted(entries, key=lambda entry: entry["unified"]):
         variants = entry.get("skin_variations", {})
         for variant in [entry, *(variants[tone] for tone in sorted(variants))]:
             if variant["image"] not in images:
                 continue
             image = shrink(images[variant["image"]])
-            twin = find(base_of_pixels.setdefault(image.tobytes(), entry["unified"]))
-            if twin != find(entry["unified"]):
-                merged[find(entry["unified"])] = twin
             rows.append(
                 {
                     "image": image,
@@ -109,9 +92,9 @@ def make_rows(
                     "base": entry["unified"],
                 }
             )
-    for row in rows:
-        row["base"] = find(row["base"])
-    return rows
+    pixels = [row["image"].tobytes() for row in rows]
+    bases = concepts.merge_equal([row["base"] for row in rows], pixels)
+    return [{**row, "base": base} for row, base in zip(rows, bases, strict=True)]
 
 
 def write_records(

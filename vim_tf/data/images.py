@@ -32,6 +32,7 @@ _SOURCES = {
     "emoji": "emoji",
     "folder": "folder",
     "idx": "idx",
+    "styles": "styles",
     "tfds": "tfds",
     "tfrecord": "tfrecord",
 }

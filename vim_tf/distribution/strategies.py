@@ -84,6 +84,11 @@ def _gpus() -> list[Any]:
     return tf.config.list_physical_devices("GPU")
 
 
+def has_accelerator() -> bool:
+    """Returns whether there is a GPU or a TPU."""
+    return bool(_gpus() or tf.config.list_logical_devices("TPU"))
+
+
 def describe_devices(strategy: tf.distribute.Strategy) -> str:
     """Returns the start-up line: versions, devices, strategy and replicas."""
     gpus = _gpus()

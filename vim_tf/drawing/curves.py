@@ -19,13 +19,15 @@ def draw_curves(
     panels: Sequence[tuple[str, bool, Sequence[tuple[str, str]]]],
     path: StrPath,
 ) -> None:
-    """Draws a run's numbers over its steps.
+    """Draws a run's numbers over its steps; a panel without any number is left out.
 
     Args:
         records: the result of `Run.read_metrics`.
         panels: (title, logarithmic, [(kind, name), ...]) of each plot.
         path: the PNG file.
     """
+    found = {(record["kind"], name) for record in records for name in record}
+    panels = [panel for panel in panels if found & {*panel[2]}] or panels
     figure, axes = _make_figure(len(panels), 5 * len(panels))
     for axis, (title, logarithmic, curves) in zip(axes, panels, strict=True):
         for kind, name in curves:

@@ -226,6 +226,9 @@ class RunImages:
         data: the `vim_tf.data.images.ImageData`.
         split: "validation" or "train".
         limit: number of images to use, the first ones; None uses all.
+
+    Attributes:
+        class_names: of the labels; () if the images have none.
     """
 
     def __init__(
@@ -236,6 +239,7 @@ class RunImages:
         if limit is not None and limit > size:
             raise UserError(f"n is {limit:,}, but the run's {split} data hold {size:,} images")
         self.count = limit or size
+        self.class_names = data.class_names
         self.description: dict[str, Any] = {
             "kind": f"the run's {split} images",
             "source": data.config.source,
@@ -246,9 +250,13 @@ class RunImages:
 
     def float_batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yields float32 [B,H,W,3] in [-1,1]."""
+        return (images for images, _ in self.labelled_batches(batch_size))
+
+    def labelled_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (float32 [B,H,W,3] in [-1,1], labels [B] int32)."""
         left = self.count
         for batch in self._data.evaluation(self._split, batch_size):
-            yield batch["image"][:left]
+            yield batch["image"][:left], batch["label"][:left]
             left -= min(left, batch_size)
             if not left:
                 return

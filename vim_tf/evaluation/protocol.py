@@ -37,6 +37,7 @@ class EvaluationResult:
         models: {"tokenizer": SHA-256 of the weights, ...} of a run.
         versions: of the packages that computed the figures.
         run: name of the run's folder; None if no model was judged.
+        by_class: {class name: {name: float}}; None if the classes were not measured alone.
         command: the command line; None for a call from Python.
     """
 
@@ -49,6 +50,7 @@ class EvaluationResult:
     models: dict[str, str]
     versions: dict[str, str]
     run: str | None = None
+    by_class: dict[str, dict[str, float]] | None = None
     command: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +64,10 @@ class EvaluationResult:
         return result
 
     def __str__(self) -> str:
-        return f"{format_table(self.figures, self.missing)}\n{markdown_line(self.to_dict())}"
+        parts = [format_table(self.figures, self.missing)]
+        if self.by_class is not None:
+            parts.append(format_classes(self.by_class))
+        return "\n".join([*parts, markdown_line(self.to_dict())])
 
 
 def make_result(
@@ -74,6 +79,7 @@ def make_result(
     settings: dict[str, Any],
     models: dict[str, str] | None = None,
     run: StrPath | None = None,
+    by_class: dict[str, dict[str, float]] | None = None,
 ) -> EvaluationResult:
     """Returns an `EvaluationResult`.
 
@@ -87,6 +93,7 @@ def make_result(
         models: as in `EvaluationResult`; None without a model.
         run: the run's folder; its name is the model's name in `model_index`. None if no model is
             judged.
+        by_class: as in `EvaluationResult`.
     """
     described = None
     if extractor is not None:
@@ -110,6 +117,7 @@ def make_result(
         models or {},
         installed_versions(),
         None if run is None else os.path.basename(os.path.abspath(run)),
+        by_class,
     )
 
 
@@ -169,6 +177,16 @@ def format_table(figures: Mapping[str, float], missing: Mapping[str, str]) -> st
     lines = [f"{name:{width}}  {value:.6g}" for name, value in figures.items()]
     lines += [f"{name:{width}}  -  {reason}" for name, reason in missing.items()]
     return "\n".join(lines) + "\n"
+
+
+def format_classes(by_class: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns a Markdown table with a row for each class."""
+    names = list(dict.fromkeys(name for figures in by_class.values() for name in figures))
+    rows = [["class", *names], ["---"] * (len(names) + 1)]
+    for label, figures in by_class.items():
+        cells = [f"{figures[name]:.4g}" if name in figures else "-" for name in names]
+        rows.append([label.replace("|", " "), *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _describe(images: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ def evaluate_reconstruction(
     allow_small_n: bool = False,
     overrides: Sequence[str] = (),
     other_images: bool = False,
+    by_class: bool = False,
 ) -> protocol.EvaluationResult:
     """Measures how well a run's tokenizer reconstructs images of the run's data.
 
@@ -54,6 +55,7 @@ def evaluate_reconstruction(
         allow_small_n: allow FID with fewer than twice as many images as features.
         overrides: "data.key=value" strings, for images that have moved since the training.
         other_images: allow images that the run was not trained on.
+        by_class: measure the images of each class also alone.
 
     Returns:
         A `protocol.EvaluationResult`.
@@ -71,6 +73,8 @@ def evaluate_reconstruction(
     distance = None if lpips is None else open_lpips(lpips)
     trained = open_run(run, overrides, other_images)
     images, reference = _run_reference(trained, split, n)
+    if by_class and not images.class_names:
+        raise UserError("by_class is set, but the run's images have no classes; leave it out")
     if network is not None:
         compute_metrics.check_counts(
             "images", images.count, images.count, metrics, network, allow_small_n
@@ -92,6 +96,7 @@ def evaluate_reconstruction(
         {"batch_size": batch_size, "allow_small_n": allow_small_n, **settings},
         {"tokenizer": trained.tokenizer.model_hash()},
         run,
+        source.figures_by_class() if by_class else None,
     )
 
 

@@ -1,4 +1,9 @@
-"""Similarity of two images, pixel by pixel; PSNR, l1 and l2 are in `vim_tf.losses`."""
+"""Similarity of two images, pixel by pixel; PSNR, l1 and l2 are in `vim_tf.losses`.
+
+Also the differences of neighbouring pixels, which show the borders of patches, and blur.
+"""
+
+from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
@@ -7,6 +12,7 @@ from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
 
 WINDOW = 11  # pixels
+ROUNDING = 1e-5  # smaller differences of neighbouring pixels are errors of float32, not content
 SIGMA = 1.5  # of the Gaussian, in pixels
 # They keep quotients finite in dark and flat areas: (K1 L)^2 and (K2 L)^2 of the paper, L = 1.
 LUMINANCE_CONSTANT = 0.01**2
@@ -69,3 +75,56 @@ def _blur(maps: Tensor) -> Tensor:
         kernel = weights.reshape(shape)
         maps = tf.nn.depthwise_conv2d(maps, kernel, (1, 1, 1, 1), "VALID")
     return maps
+
+
+class NeighbourDifferences:
+    """Differences of neighbouring pixels of a set of images, which is added batch by batch.
+
+    A pair of neighbours is one below the other, or one next to the other. Each channel counts.
+    A difference below `ROUNDING` is 0.
+
+    Args:
+        patch_size: side P of a patch in pixels. A pair on both sides of a patch border is a seam.
+    """
+
+    def __init__(self, patch_size: int) -> None:
+        self.patch_size = patch_size
+        # [N,3] of images: absolute at seams, absolute inside patches, squares of all.
+        self._sums = np.zeros([0, 3])
+        self._pairs = np.zeros([0, 3])
+
+    def add(self, images: np.ndarray | Tensor) -> None:
+        """Adds images [B,H,W,C] in [0,1], any real dtype; H and W are multiples of P."""
+        images = np.asarray(images, "float64")
+        sums, pairs = np.zeros([len(images), 3]), np.zeros([len(images), 3])
+        for axis in (1, 2):
+            differences = np.diff(images, axis=axis)
+            differences[np.abs(differences) < ROUNDING] = 0
+            at_seam = np.arange(1, images.shape[axis]) % self.patch_size == 0
+            seams = np.compress(at_seam, differences, axis)
+            inside = np.compress(~at_seam, differences, axis)
+            parts = np.abs(seams), np.abs(inside), np.square(differences)
+            sums += np.stack([part.sum((1, 2, 3)) for part in parts], axis=1)
+            pairs += [part[0].size for part in parts]
+        self._sums = np.concatenate([self._sums, sums])
+        self._pairs = np.concatenate([self._pairs, pairs])
+
+    def of(self, chosen: np.ndarray | slice) -> NeighbourDifferences:
+        """Returns the differences of some images: a slice or bool [N], in the order of `add`."""
+        found = NeighbourDifferences(self.patch_size)
+        found._sums, found._pairs = self._sums[chosen], self._pairs[chosen]
+        return found
+
+    @property
+    def energy(self) -> float:
+        """Mean squared difference of all pairs; 0 if there is no pair."""
+        return self._means()[2]
+
+    @property
+    def seam_ratio(self) -> float | None:
+        """Mean absolute difference of the seams over that inside patches; None if that is 0."""
+        seams, inside, _ = self._means()
+        return seams / inside if inside else None
+
+    def _means(self):
+        return (self._sums.sum(0) / np.maximum(self._pairs.sum(0), 1)).tolist()

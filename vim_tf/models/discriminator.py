@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers, ops
 
 from vim_tf.annotations import Tensor
-from vim_tf.config.sections import DiscriminatorConfig
+from vim_tf.config.loss_sections import DiscriminatorConfig
 from vim_tf.costs.parameters import discriminator_layers
 
 
@@ -123,7 +123,11 @@ class Equalized(layers.Layer):
             x = self._convolve(blur(x, padding=2), kernel, 2, "valid")
         if self.use_bias:
             x = x + self.bias
-        return ops.leaky_relu(x, negative_slope=0.2) * math.sqrt(2.0) if self.activate else x
+        if not self.activate:
+            return x
+        # The gain comes first, which changes nothing but rounding: TensorFlow's graph optimizer
+        # tries to fuse the bias with an activation next to it, and reports that it fails.
+        return ops.leaky_relu(x * math.sqrt(2.0), negative_slope=0.2)
 
     def _convolve(self, x, kernel, strides, padding):
         return ops.conv(x, kernel, strides=strides, padding=padding, data_format="channels_last")
@@ -156,7 +160,8 @@ class Discriminator(keras.Model):
 
     Sides are halved (odd ones rounded down) as long as both are 8 or more: 256 x 256 ends at 4 x 4,
     28 x 28 at 7 x 7, 48 x 64 at 6 x 8. A layer whose longer side is r has `base_channels // r`
-    channels, from 1 to `channels`.
+    channels, from 1 to `channels`; see `costs.parameters.discriminator_layers` for those that the
+    config leaves open.
 
     Args:
         config: `DiscriminatorConfig`, of which `channels` and `base_channels` are read.

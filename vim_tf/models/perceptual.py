@@ -12,9 +12,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from vim_tf.annotations import StrPath, Tensor
+from vim_tf.annotations import Tensor
+from vim_tf.config.loss_sections import PerceptualNetworkConfig
 from vim_tf.costs.parameters import VGG16_MIN_SIDE, VGG16_STAGES
 from vim_tf.errors import UserError
+from vim_tf.files import hash_file
 from vim_tf.messages import shorten
 from vim_tf.models.weights_files import read_shapes
 
@@ -22,8 +24,8 @@ from vim_tf.models.weights_files import read_shapes
 LAYERS = tuple(f"block{i}_conv{last}" for i, (last, _) in enumerate(VGG16_STAGES, start=1))
 MEAN_BGR = np.array([103.939, 116.779, 123.68], "float32")  # of ImageNet, in grey levels
 ADVICE = (
-    "set losses.perceptual: 0, or losses.perceptual_weights to the path of "
-    "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    "set losses.perceptual: 0, or losses.perceptual_network.path to a file of VGG16 weights "
+    "without top, see docs/training.md"
 )
 
 
@@ -32,30 +34,47 @@ def preprocess(images: Tensor) -> Tensor:
     return ops.flip((ops.cast(images, "float32") + 1.0) * 127.5, axis=-1) - MEAN_BGR
 
 
-def _load_vgg(weights):
-    if weights == "imagenet":
+def _load_vgg(network):
+    if network is not None and network.path is None:
         try:
             return keras.applications.VGG16(include_top=False, weights="imagenet")
         except Exception as error:  # Keras raises a bare Exception when a download fails
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"losses.perceptual_weights is imagenet, but VGG16's weights could not be "
-                f"downloaded ({reason}); {ADVICE}"
+                "losses.perceptual_network.path is not set, and VGG16's weights of "
+                f"keras.applications could not be downloaded ({reason}); {ADVICE}"
             ) from None
     vgg = keras.applications.VGG16(include_top=False, weights=None)
-    if weights is None:
+    if network is None:
         return vgg
-    if not os.path.isfile(weights):
-        raise UserError(f"losses.perceptual_weights is {weights}, which is no file; {ADVICE}")
+    if not os.path.isfile(network.path):
+        raise UserError(
+            f"losses.perceptual_network.path is {network.path}, which is no file; {ADVICE}"
+        )
+    _check_hash(network)
     try:
-        _load_file(vgg, weights)
+        _load_file(vgg, network.path)
     except Exception as error:  # h5py raises many kinds for a damaged file
         reason = shorten(str(error).partition("\n")[0])
         raise UserError(
-            f"losses.perceptual_weights is {weights}, which is no file of VGG16 weights without "
-            f"top ({reason}); {ADVICE}"
+            f"losses.perceptual_network.path is {network.path}, which is no file of VGG16 weights "
+            f"without top ({reason}); {ADVICE}"
         ) from None
     return vgg
+
+
+def _check_hash(network):
+    found = hash_file(network.path)
+    if network.sha256 is None:
+        raise UserError(
+            f"losses.perceptual_network.sha256 is not set; that of {network.path} is {found}: set "
+            "it, so that a run resumes with the same network"
+        )
+    if network.sha256.lower() != found:
+        raise UserError(
+            f"losses.perceptual_network.sha256 is {shorten(network.sha256)}, but that of "
+            f"{network.path} is {found}; get the right file, or correct the hash"
+        )
 
 
 def _load_file(vgg, path):
@@ -68,13 +87,7 @@ def _load_file(vgg, path):
     convolutions = [layer for layer in vgg.layers if layer.weights]
     with h5py.File(path, "r") as file:
         for number, layer in enumerate(convolutions):
-            # By the layer, or in files of Keras 3 (.weights.h5) by its class and number.
-            names = {layer.name, f"conv2d_{number}" if number else "conv2d"}
-            found = {
-                place: shape
-                for place, shape in shapes.items()
-                if names & set(place.split("/")[:-1])
-            }
+            found = _places_of(layer.name, number, shapes)
             wanted = [tuple(weight.shape) for weight in layer.weights]  # the kernel and the bias
             if sorted(found.values()) != sorted(wanted):
                 what = shorten(str(sorted(found.values())))
@@ -86,21 +99,42 @@ def _load_file(vgg, path):
             layer.set_weights(values)
 
 
+def _places_of(name, number, shapes):
+    """{place: shape} of a convolution, block2_conv1 for example, in one of three layouts.
+
+    By the layer's name; in a file of Keras 3 (.weights.h5) by its class and its number among all
+    convolutions; or, if each block of the network is a layer, by block and number in the block.
+    """
+    block, place = name.split("_conv")
+    for names in ({name}, {block, _numbered(int(place) - 1)}, {_numbered(number)}):
+        found = {
+            place: shape for place, shape in shapes.items() if names <= {*place.split("/")[:-1]}
+        }
+        if found:
+            break
+    return found
+
+
+def _numbered(number):
+    return f"conv2d_{number}" if number else "conv2d"
+
+
 class PerceptualFeatures(keras.Model):
     """VGG16 up to its last convolution, frozen; images smaller than 32 pixels are enlarged.
 
     Args:
-        weights: "imagenet" (Keras downloads and keeps them), or the path of a weights file without
-            top (.h5 of keras.applications, or .weights.h5 of Keras 3). None leaves random weights;
-            it is for tests, and no config can say it.
+        network: a file (.h5 of keras.applications, or .weights.h5 of Keras 3), or without a path
+            the weights that Keras downloads and keeps. None leaves random weights; it is for tests,
+            and no config can say it.
 
     Raises:
-        UserError: the weights cannot be downloaded, or the file is missing or does not fit.
+        UserError: the weights cannot be downloaded, or the file is missing, has another hash or
+            does not fit.
     """
 
-    def __init__(self, weights: StrPath = "imagenet", **kwargs: Any) -> None:
+    def __init__(self, network: PerceptualNetworkConfig | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        vgg = _load_vgg(weights)
+        vgg = _load_vgg(network)
         self.vgg = keras.Model(vgg.inputs, [vgg.get_layer(name).output for name in LAYERS])
         self.trainable = False
         self.built = True

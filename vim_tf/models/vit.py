@@ -9,7 +9,8 @@ from keras import initializers, layers, ops
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import TransformerConfig
 from vim_tf.models.attention import fan_in_normal
-from vim_tf.models.patches import patchify, unpatchify
+from vim_tf.models.patches import add_overlapping, patchify, unpatchify
+from vim_tf.models.refinement import Refinement
 from vim_tf.models.transformer import Transformer
 
 
@@ -141,7 +142,11 @@ class ViTEncoder(layers.Layer):
 
 
 class ViTDecoder(layers.Layer):
-    """Codes [B,N,d] -> [B,H,W,channels], without activation on the output."""
+    """Codes [B,N,d] -> [B,H,W,channels], without activation on the output.
+
+    With `overlapping`, each token makes a patch of twice the side, see `patches.add_overlapping`.
+    `refinement_channels` above 0 adds a `Refinement` of that many channels.
+    """
 
     def __init__(
         self,
@@ -151,6 +156,8 @@ class ViTDecoder(layers.Layer):
         positions: str,
         code_dim: int,
         channels: int,
+        overlapping: bool = False,
+        refinement_channels: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -158,21 +165,30 @@ class ViTDecoder(layers.Layer):
         self.patch_size = patch_size
         self.grid = grid
         self.code_dim = code_dim
+        self.channels = channels
         self.embedding = layers.Dense(
             config.dim, kernel_initializer=fan_in_normal(code_dim), name="code_embedding"
         )
         self.positions = PositionEmbedding(grid, positions, name="positions")
         self.transformer = Transformer(config, causal=False, salt=2, name="transformer")
-        self.head = TanhHead(config.mlp_dim, channels * patch_size**2, name="head")
+        self.unpatchify = add_overlapping if overlapping else unpatchify
+        pixels = (4 if overlapping else 1) * patch_size**2
+        self.head = TanhHead(config.mlp_dim, channels * pixels, name="head")
+        self.refinement = None
+        if refinement_channels:
+            self.refinement = Refinement(refinement_channels, name="refinement")
 
     def build(self, input_shape: tuple) -> None:
         """Creates the weights for codes [B,N,d]."""
         self.embedding.build((None, None, self.code_dim))
         for layer in (self.positions, self.transformer, self.head):
             layer.build((None, None, self.config.dim))
+        if self.refinement is not None:
+            self.refinement.build((None, None, None, self.channels))
 
     def call(self, codes: Tensor, training: bool | None = None) -> Tensor:
         """[B,N,d] -> [B,H,W,channels]."""
         x = self.positions(self.embedding(codes))  # [B,N,D]
         patches = self.head(self.transformer(x, training=training))
-        return unpatchify(patches, self.patch_size, self.grid)
+        images = self.unpatchify(patches, self.patch_size, self.grid)
+        return images if self.refinement is None else self.refinement(images)

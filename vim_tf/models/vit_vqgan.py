@@ -67,6 +67,8 @@ class ViTVQGAN(Preset, keras.Model):
             config.positions,
             config.quantizer.code_dim,
             channels=config.output_channels,
+            overlapping=config.overlapping_patches,
+            refinement_channels=config.refinement_channels,
             name="decoder",
         )
         self.encoder.build((None, *self.image_size, 3))
@@ -92,20 +94,30 @@ class ViTVQGAN(Preset, keras.Model):
         """Images [B,H,W,3] in [-1,1] -> tokens [B,N] int32 in raster order."""
         return self.encode(images).tokens
 
+    def decoder_output(self, codes: Tensor, training: bool | None = None) -> Tensor:
+        """Codes [B,N,d] -> the numbers of `distribution_of`, [B,H,W,3 or 6] float32."""
+        return ops.cast(self.decoder(codes, training=training), "float32")
+
     def decode_distribution(
         self, codes: Tensor, training: bool | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Codes [B,N,d] -> images [B,H,W,3] before clipping, and the logit-Laplace parameters.
+        """Codes [B,N,d] -> `distribution_of` their `decoder_output`."""
+        return self.distribution_of(self.decoder_output(codes, training=training))
+
+    def distribution_of(self, decoded: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The decoder's output -> images [B,H,W,3] before clipping, logit-Laplace parameters.
+
+        Args:
+            decoded: [B,H,W,3] or, for "logit_laplace", [B,H,W,6], float32.
 
         Returns:
             (images, mean, log_scale), each [B,H,W,3] float32; the last two are None unless
             `config.output` is "logit_laplace". The images are then the sigmoid of the mean,
             mapped from [EPSILON, 1 - EPSILON] to [-1,1], see `losses.LOGIT_LAPLACE_EPSILON`.
         """
-        x = ops.cast(self.decoder(codes, training=training), "float32")
         if self.config.output == "rgb":
-            return x, None, None
-        mean, log_scale = x[..., :3], x[..., 3:]
+            return decoded, None, None
+        mean, log_scale = decoded[..., :3], decoded[..., 3:]
         squeezed = ops.sigmoid(mean)
         return (2 * squeezed - 1) / (1 - 2 * LOGIT_LAPLACE_EPSILON), mean, log_scale
 
@@ -130,8 +142,9 @@ class ViTVQGAN(Preset, keras.Model):
         other = ViTVQGAN(self.config, image_size)
         for part in ("encoder", "decoder"):
             old, new = getattr(self, part), getattr(other, part)
-            for name in ("embedding", "transformer", "head"):
-                getattr(new, name).set_weights(getattr(old, name).get_weights())
+            for name in ("embedding", "transformer", "head", "refinement"):
+                if getattr(old, name, None) is not None:  # not every decoder has a refinement
+                    getattr(new, name).set_weights(getattr(old, name).get_weights())
             new.positions.copy_resized(old.positions)
         other.quantizer.set_weights(self.quantizer.get_weights())
         return other

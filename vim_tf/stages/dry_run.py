@@ -30,8 +30,10 @@ from vim_tf.training_loop.loop import (
 
 if TYPE_CHECKING:
     from vim_tf.data.images import ImageData
+    from vim_tf.trainers.trainer import Trainer
 
 SHOWN_LABELS = 5
+TIMED, MOST_TIMED = 3.0, 20  # seconds and steps that the speed is measured over, about
 Result = TypeVar("Result")
 
 
@@ -71,6 +73,8 @@ def dry_run(experiment: TrainingExperiment, stream: TextIO | None = None) -> Non
             lambda: stage_class(experiment, strategy, run, sources),
         )
         report.say(f"  {stage.trainer.model.count_params():,} parameters")
+        for line in stage.trainer.remarks:
+            report.say(line)
         _train_and_restore(stage, run, strategy, report)
         _load_and_use(stage, run, report)
     report.say("dry run: all good")
@@ -151,7 +155,8 @@ def _train_and_restore(
     kept = trainer.experiment.training.keep_checkpoints
     report.say(f"  {format_bytes(size)}; a run keeps {kept}")
     train("the second step")
-    report.say(f"  {trainer.experiment.data.batch_size / report.seconds:.1f} img/s")
+    seconds = _measure_step(loop, trainer, report)
+    report.say(f"  {trainer.experiment.data.batch_size / seconds:.1f} img/s")
     if any(new == old for new, old in zip(weights(), saved, strict=True)):
         raise UserError(
             f"a step changed no weight; raise optimizer.learning_rate, which is "
@@ -162,6 +167,22 @@ def _train_and_restore(
         raise UserError(
             "the checkpoint does not restore the weights of the first step; a run could not resume"
         )
+
+
+def _measure_step(loop: TrainLoop, trainer: Trainer, report: Report) -> float:
+    """Returns the seconds of a step, with R1's share; trains on."""
+    every = trainer.rare_every
+    steps = min(max(round(TIMED / report.seconds), 1), MOST_TIMED)
+    if every > 1:
+        steps = min(steps, every - 1)
+        trainer.step.assign(every + 1)  # the next steps are without R1
+    report.time("more steps", lambda: loop.train(tf.constant(steps)))
+    seconds = report.seconds / steps
+    if every > 1:
+        trainer.step.assign(every)
+        report.time(f"a step with R1, one of {every}", lambda: loop.train(tf.constant(1)))
+        seconds = ((every - 1) * seconds + report.seconds) / every
+    return seconds
 
 
 def _load_and_use(stage: Any, run: Run, report: Report) -> None:

@@ -66,4 +66,6 @@ def run_training(
             run.start(experiment)
         workers.check_same("the config", loader.to_yaml(experiment))
         stage = stage_class(experiment, strategy, run)
+        for line in stage.trainer.remarks:
+            sys.stderr.write(f"{line}\n")
         return loop.train(stage, run, strategy, announce, callbacks)

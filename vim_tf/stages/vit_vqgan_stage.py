@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vim_tf.annotations import Tensor
@@ -41,7 +43,32 @@ class ViTVQGANStage(Stage):
         ("PSNR (dB)", False, [("train", "psnr"), ("evaluation", "psnr")]),
         ("share of codes used", False, [("train", "usage"), ("evaluation", "usage")]),
         ("perplexity of the codes", False, [("train", "perplexity"), ("evaluation", "perplexity")]),
+        (
+            "discriminator",
+            False,
+            [("train", name) for name in ("discriminator", "real_logit", "fake_logit")],
+        ),
+        (
+            "gradients at the decoder's output",
+            True,
+            [
+                ("train", f"{name}_gradient")
+                for name in ("l2", "logit_laplace", "perceptual", "adversarial")
+            ],
+        ),
     )
+
+    @classmethod
+    def for_dry_run(
+        cls, experiment: ViTVQGANExperiment, say: Callable[[str], None]
+    ) -> ViTVQGANExperiment:
+        """Lets the discriminator take part from the first step, so that it is tried too."""
+        config = experiment.discriminator
+        if not experiment.losses.adversarial or (config.start == 0 and config.plateau == 0):
+            return experiment
+        say("the discriminator takes part from the first step in this dry run")
+        config = dataclasses.replace(config, start=0, plateau=0)
+        return dataclasses.replace(experiment, discriminator=config)
 
     @classmethod
     def estimate_memory(

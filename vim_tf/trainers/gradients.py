@@ -86,6 +86,16 @@ def accumulate(
     return gradients, logs, tf.nest.map_structure(lambda array: array.concat(), arrays)
 
 
+def squared_norm(gradient: Tensor) -> Tensor:
+    """The mean over images of the squared norm of each image's own gradient, a float32 scalar.
+
+    Args:
+        gradient: [B,...], of a mean over B images; so each row is 1 / B of the image's gradient.
+            Means of the result over equal parts of a batch are the result of the whole batch.
+    """
+    return tf.cast(tf.shape(gradient)[0], tf.float32) * tf.reduce_sum(tf.square(gradient))
+
+
 def gradients_or_zeros(
     tape: tf.GradientTape, loss: Tensor, variables: Sequence[keras.Variable]
 ) -> list[Tensor]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from vim_tf.annotations import Tensor
 from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.distribution.replicas import assign_everywhere
+from vim_tf.distribution.strategies import has_accelerator
 from vim_tf.models.precision import computing_in
 from vim_tf.models.seeded_dropout import row_keys, step_keys
 from vim_tf.trainers.ema import ExponentialMovingAverage
@@ -19,6 +20,11 @@ from vim_tf.trainers.optimizers import make_optimizer
 
 if TYPE_CHECKING:
     import numpy as np
+
+NO_XLA = (
+    "training.jit_compile: XLA makes convolutions slow on a CPU, so the steps of this run are not "
+    "compiled with XLA"
+)
 
 
 class Trainer(keras.Model):
@@ -36,16 +42,18 @@ class Trainer(keras.Model):
         images_counted: number of images in these logs.
         judged_by: (the number by which evaluations are compared, 1 if more is better, else -1);
             every subclass sets it.
+        convolves: whether a step is mostly convolutions, which XLA makes slow on a CPU.
+        rare_every: steps from one step with R1 to the next; 1 if all steps cost the same.
+        remarks: lines for the user about what was changed or left out.
         rollbacks: how often the run went back to a checkpoint, an int64 tf.Variable.
-        adversarial_start: step from which a discriminator takes part, an int64 tf.Variable; None
-            without a discriminator.
         bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 without one.
     """
 
     epoch_logs: tuple[str, ...] = ()
     images_counted: int = 0
     judged_by: tuple[str, int]
-    adversarial_start: tf.Variable | None = None
+    convolves: bool = False
+    rare_every: int = 1
 
     def __init__(
         self,
@@ -71,8 +79,11 @@ class Trainer(keras.Model):
             transformer.save_memory(
                 experiment.training.rematerialize, experiment.training.query_block
             )
+        self.remarks: list[str] = []
         self._gradients = self.compute_gradients
-        if experiment.training.jit_compile:
+        if experiment.training.jit_compile and self.convolves and not has_accelerator():
+            self.remarks.append(NO_XLA)
+        elif experiment.training.jit_compile:
             self._gradients = tf.function(self.compute_gradients, jit_compile=True, autograph=False)
         # The graph notes here which logs are not finite; see `_look_for_not_finite`.
         self._watched = (*log_names,)
@@ -162,9 +173,32 @@ class Trainer(keras.Model):
         """Turns `evaluate_batch`'s results of all images, [M] or [M,N], into named numbers."""
         raise NotImplementedError
 
-    def after_evaluation(self, step: int, results: dict[str, float]) -> int:
-        """Notes an evaluation; returns the step from which a discriminator takes part, or 0."""
-        return 0
+    def is_better(self, results: dict[str, float], best: float | None) -> bool:
+        """Returns whether an evaluation is to be kept as the best one.
+
+        Args:
+            results: the numbers of `summarize`.
+            best: the number of the best evaluation so far that `judged_by` names; None without one.
+        """
+        name, sign = self.judged_by
+        return best is None or sign * results[name] > sign * best
+
+    @property
+    def decisions(self) -> dict[str, tf.Variable]:
+        """The int64 variables that `after_evaluation` decides about, by name."""
+        return {}
+
+    def after_evaluation(self, step: int, results: dict[str, float]) -> dict[str, int]:
+        """Notes an evaluation; returns the number for each of the `decisions`."""
+        return {}
+
+    def describe_decision(self, name: str, number: int) -> str:
+        """Returns a line about a decision that changed to `number`."""
+        raise NotImplementedError
+
+    def is_counted(self, name: str, step: Tensor) -> Tensor | None:
+        """Returns whether a log of a step is part of its mean, a bool scalar; None: always."""
+        return None
 
     def histograms(self) -> dict[str, np.ndarray]:
         """Returns the values that TensorBoard shows as histograms, by name."""
@@ -184,7 +218,9 @@ class Trainer(keras.Model):
         self.after_step(step, extras)
         self._look_for_not_finite(step, logs)
         for name, value in logs.items():
-            self.log_metrics[name].update_state(value)
+            counted = self.is_counted(name, step)
+            weight = None if counted is None else tf.cast(counted, tf.float32)
+            self.log_metrics[name].update_state(value, weight)
         return self.train_results()
 
     def _look_for_not_finite(self, step: Tensor, logs: dict[str, Tensor]) -> None:

@@ -143,9 +143,11 @@ class TrainLoop(orbit.StandardTrainer):
         if self.stopped.numpy():
             raise Stopped
         results = self.trainer.train_results()
+        # Of no step: R1 between two steps with it, or a discriminator before its start.
+        absent = {name for name, log in self.trainer.log_metrics.items() if not log.count.numpy()}
         if not self._whole_epoch():
-            results = {k: v for k, v in results.items() if k not in self.trainer.epoch_logs}
-        return results
+            absent |= {*self.trainer.epoch_logs}
+        return {name: value for name, value in results.items() if name not in absent}
 
 
 class EvaluationLoop(orbit.AbstractEvaluator):
@@ -254,7 +256,7 @@ class _Training:
         self.checkpoints, self.reporter, self.stop = checkpoints, reporter, stop
         self.callbacks = keras.callbacks.CallbackList(callbacks, model=self.trainer)
         self.trainer.stop_training = False
-        start = self.trainer.adversarial_start
+        start = self.trainer.decisions.get("start")
         self.diagnosis = Diagnosis(
             self.trainer.experiment, None if start is None else lambda: int(start.numpy())
         )
@@ -313,29 +315,26 @@ class _Training:
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Returns the evaluation; {} on a worker that is not the chief."""
-        results, is_best, start = {}, False, 0
-        name, sign = self.trainer.judged_by
+        results, is_best, decided = {}, False, {}
         if self.workers.is_chief:
             self.callbacks.on_test_begin()
             results = self.controller.evaluate(self.config.evaluate_batches or -1)
             results = {name: float(value) for name, value in results.items()}
             self.callbacks.on_test_end(results)
             best = self.checkpoints.best()
-            is_best = best is None or sign * results[name] > sign * best[1]
-            start = self.trainer.after_evaluation(step, results)
-        self._start_discriminator(self.workers.chiefs(start))
+            is_best = self.trainer.is_better(results, None if best is None else best[1])
+            decided = self.trainer.after_evaluation(step, results)
+        for name, variable in self.trainer.decisions.items():
+            number = self.workers.chiefs(decided.get(name, 0))
+            if number != int(variable.numpy()):
+                variable.assign(number)
+                self.reporter.say(self.trainer.describe_decision(name, number))
         if self.workers.chiefs(is_best):
             self.checkpoints.save(step)
             if self.workers.is_chief:
                 self.run_folder.save_preset(self.stage.save, best=True)
-                self.checkpoints.mark_best(step, results[name])
+                self.checkpoints.mark_best(step, results[self.trainer.judged_by[0]])
         return results
-
-    def _start_discriminator(self, step: int) -> None:
-        variable = self.trainer.adversarial_start
-        if variable is not None and step != int(variable.numpy()):
-            variable.assign(step)
-            self.reporter.say(f"the discriminator takes part from step {step} on")
 
     def _roll_back(self, found: str) -> int:
         rollbacks = int(self.trainer.rollbacks.numpy()) + 1

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from vim_tf.config.experiments import TrainingExperiment
 
 FEW_CODES = 0.1  # share of the codes used in an epoch
+FLAT_USE = 0.01  # perplexity of held-out tokens, as a share of the codes
 REPORTS = 5  # so many in a row are "for long"
 # The discriminator's loss if it only guesses.
 UNDECIDED = {"non_saturating": 2 * math.log(2), "hinge": 2.0}
-WINS, LOSES = 0.05, 0.99  # shares of that loss
-WORSE_PSNR = 1.0  # dB
+WINS, LOSES = 0.05, 0.98  # shares of that loss
 WORSE_NATS = 0.01  # share
 
 
@@ -28,24 +28,24 @@ class Diagnosis:
     ) -> None:
         self._experiment, self._start = experiment, adversarial_start
         self._said, self._shares = set(), []
-        self._before_start = self._best = None
+        self._best = None
 
     def training(self, step: int, values: dict[str, float]) -> list[str]:
         """Returns new warnings about the means of the last steps."""
         lines = []
-        usage = values.get("usage")
-        if usage is not None and usage < FEW_CODES:
-            lines += self._once(
-                "usage",
-                f"the codebook collapses: {usage:.1%} of the codes are used; lower "
-                "losses.commitment, set model.quantizer.revive_every, or add losses.entropy",
-            )
-        if self._start is not None:
-            lines += self._discriminator(step, values, self._start())
+        if values.get("usage", 1) < FEW_CODES:
+            lines += self._collapse(values["usage"])
+        if self._start is not None and step > self._start():
+            lines += self._discriminator(values)
         return lines
 
     def evaluation(self, step: int, values: dict[str, float]) -> list[str]:
         """Returns new warnings about an evaluation."""
+        if values.get("usage", 1) < FEW_CODES:
+            # Few held-out images cannot use many codes, but then they use them evenly.
+            codes = self._experiment.model.quantizer.codes  # pyright: ignore[reportAttributeAccessIssue]  # only a tokenizer reports usage
+            if values["perplexity"] < FLAT_USE * codes:
+                return self._collapse(values["usage"])
         nats = values.get("nats")
         if nats is None:
             return []
@@ -60,39 +60,35 @@ class Diagnosis:
             "step; use fewer steps or more images, or raise model.transformer.dropout",
         )
 
-    def _discriminator(self, step: int, values: dict[str, float], start: int) -> list[str]:
-        if step <= start:
-            psnr = values["psnr"]
-            before = psnr if self._before_start is None else self._before_start
-            self._before_start = max(psnr, before)
-            return []
+    def _collapse(self, usage: float) -> list[str]:
+        return self._once(
+            "usage",
+            f"the codebook collapses: {usage:.1%} of the codes are used; set "
+            "model.quantizer.revive_every, lower losses.commitment_mean, or add losses.entropy",
+        )
+
+    def _discriminator(self, values: dict[str, float]) -> list[str]:
+        """One warning at most: the remedies of the two cases are opposites."""
         config = self._experiment.discriminator  # pyright: ignore[reportAttributeAccessIssue]  # there is a discriminator
         undecided = UNDECIDED[config.loss]
         self._shares = [*self._shares, values["discriminator"] / undecided][-REPORTS:]
-        lines, for_long = [], len(self._shares) == REPORTS
-        if for_long and max(self._shares) < WINS:
-            lines += self._once(
-                "wins",
+        if len(self._shares) < REPORTS:
+            return []
+        if max(self._shares) < WINS:
+            return self._once(
+                "discriminator",
                 f"the discriminator wins: its loss is {values['discriminator']:.3g}, and "
                 f"that of guessing {undecided:.3g}; raise discriminator.r1_gamma, lower "
                 "discriminator_optimizer.learning_rate, or let it start later",
             )
-        if for_long and min(self._shares) > LOSES:
-            lines += self._once(
-                "loses",
+        if min(self._shares) > LOSES:
+            return self._once(
+                "discriminator",
                 f"the discriminator cannot tell real from fake: its loss stays at that of "
                 f"guessing, {undecided:.3g}; raise discriminator_optimizer.learning_rate, or lower "
                 "discriminator.r1_gamma",
             )
-        if self._before_start is not None and values["psnr"] < self._before_start - WORSE_PSNR:
-            lines += self._once(
-                "worse",
-                f"reconstruction got worse after the discriminator started: "
-                f"{values['psnr']:.4g} dB, before it {self._before_start:.4g} dB; lower "
-                "losses.adversarial, or let it start later or grow slower "
-                "(discriminator.start, discriminator.ramp_steps)",
-            )
-        return lines
+        return []
 
     def _once(self, name: str, line: str) -> list[str]:
         if name in self._said:

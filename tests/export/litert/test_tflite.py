@@ -82,7 +82,8 @@ def test_decoders_answer_as_keras_for_tokens_that_no_image_has(run, exported, na
     tokens = random_tokens(run, 8)
     actual = tflite.run_tflite(exported[0] / name, tokens)
     error = np.abs(actual - run.tokenizer.decode_tokens(tokens)).max()
-    assert error < {"decoder_float32.tflite": 1e-5, "decoder_float16.tflite": 1e-2}.get(name, 0.2)
+    # The ranges of int8 numbers are those of the tokens of images.
+    assert error < {"decoder_float32.tflite": 1e-5, "decoder_float16.tflite": 1e-2}.get(name, 0.4)
 
 
 @pytest.mark.parametrize("token", [-1, 16])
@@ -99,6 +100,7 @@ def test_only_builtin_operations(exported, name):
     operations = tflite.read_operations((exported[0] / name).read_bytes())
     names = {operation for operation, _ in operations}
     assert {"FULLY_CONNECTED", "SOFTMAX", "GELU"} <= names
+    assert ("CONV_2D" in names) == name.startswith("decoder")  # the tiny run has a refinement
     assert not {operation for operation in names if "custom" in operation.lower()}
 
 

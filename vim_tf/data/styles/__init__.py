@@ -1,0 +1,1 @@
+"""Builds the data set of `data.source: styles` from packages of emoji and icons."""
