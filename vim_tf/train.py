@@ -13,7 +13,8 @@ from vim_tf.config import loader
 from vim_tf.config.experiments import Experiment, LinearProbeExperiment
 from vim_tf.distribution import cluster
 from vim_tf.errors import UserError
-from vim_tf.runs.run import Run, find_tokenizer_config
+from vim_tf.runs.continuation import open_runs
+from vim_tf.runs.run import find_tokenizer_config
 from vim_tf.stages import registry
 
 
@@ -34,6 +35,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument(
         "--workdir", help="the run's folder; runs/<name of the config> if not given"
+    )
+    parser.add_argument(
+        "--continue-as",
+        metavar="FOLDER",
+        help="go on from the last checkpoint of --workdir in this new folder, with a config that "
+        "may differ; --workdir stays as it is",
     )
     parser.add_argument(
         "--deterministic",
@@ -91,12 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         dry_run(experiment)
         return
-    run = Run(parsed.workdir or _default_workdir(parsed.config[-1]))
+    workdir = parsed.workdir or _default_workdir(parsed.config[-1])
     cluster.announce(experiment.training.strategy)
+    run, _ = open_runs(experiment, workdir, parsed.continue_as)
     run.check(experiment)
     from vim_tf.stages.training import run_training
 
-    results = run_training(experiment, run.path)
+    results = run_training(experiment, workdir, continue_as=parsed.continue_as)
     if results:  # empty on a worker that is not the chief
         summary = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
         sys.stdout.write(f"done: {summary}\nimages: {run.image_dir}\npreset: {run.preset_dir}\n")

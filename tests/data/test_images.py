@@ -111,10 +111,18 @@ def test_the_seed_changes_the_order_but_not_the_split(reading):
 def test_a_run_resumes_from_its_step(reading):
     start = 6  # the middle of the second epoch
     assert reading.data.train_size < start * 7 < 2 * reading.data.train_size
-    resumed = list(reading.data.train(start).take(5))
+    resumed = list(reading.data.train(start * 7).take(5))
     for expected, got in zip(reading.train[start:], resumed, strict=False):
         np.testing.assert_array_equal(got["image"], expected["image"])
         np.testing.assert_array_equal(got["label"], expected["label"])
+
+
+def test_a_run_may_go_on_with_another_batch_size(reading):
+    """The images come in the same order for each batch size, from any position on."""
+    order = numbers_of(reading.train)
+    other = dataclasses.replace(reading.data.config, batch_size=5)
+    batches = dataclasses.replace(reading.data, config=other).train(16).take(4)
+    assert numbers_of(batches) == order[16:36]
 
 
 @pytest.mark.parametrize("start", [0, 3])

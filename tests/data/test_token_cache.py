@@ -119,7 +119,7 @@ def test_each_image_comes_once_an_epoch_and_once_a_pass(tmp_path):
 def test_resumes_from_its_step_alone(tmp_path):
     write(tmp_path / "cache")
     whole = take(TokenCache.open(tmp_path / "cache", HASH).train(7, 4), 12)
-    rest = take(TokenCache.open(tmp_path / "cache", HASH).train(7, 4, start_step=5), 7)
+    rest = take(TokenCache.open(tmp_path / "cache", HASH).train(7, 4, start=20), 7)
     for expected, batch in zip(whole[5:], rest, strict=True):
         np.testing.assert_array_equal(batch["token"], expected["token"])
         np.testing.assert_array_equal(batch["label"], expected["label"])
@@ -137,8 +137,8 @@ def test_order_depends_on_the_seed_and_not_on_the_batch_size(tmp_path):
 def test_workers_make_contiguous_shares_of_each_batch(tmp_path):
     write(tmp_path / "cache")
     cache = TokenCache.open(tmp_path / "cache", HASH)
-    whole = unroll(take(cache.train(1, 6, start_step=2), 5))
-    shares = [take(cache.train(1, 6, 2, worker, 3), 5) for worker in range(3)]
+    whole = unroll(take(cache.train(1, 6, start=12), 5))
+    shares = [take(cache.train(1, 6, 12, worker, 3), 5) for worker in range(3)]
     dealt = unroll([share[step] for step in range(5) for share in shares])
     for name, rows in whole.items():
         np.testing.assert_array_equal(dealt[name], rows)

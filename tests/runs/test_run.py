@@ -43,7 +43,7 @@ def test_the_config_is_kept_and_read_back(run, tiny):
 
 def test_another_config_is_refused_with_the_difference(run, tiny):
     run.start(tiny("vit_vqgan"))
-    run.checkpoint_dir.mkdir()
+    (run.checkpoint_dir / "step_00000003").mkdir(parents=True)
     before = run.config_path.read_text()
     with pytest.raises(UserError) as caught:
         run.start(tiny("vit_vqgan", "optimizer.learning_rate=3e-4", "seed=1"))

@@ -67,7 +67,7 @@ def test_unlabelled_images_tokenized_while_training(stage):
     """Runs a step, an evaluation, samples and a preset, without a cache and without classes."""
     stage, run = stage
     assert stage.trainer.model.classes == 0
-    batch = next(iter(stage.train_dataset(3, 0)))
+    batch = next(iter(stage.train_dataset(24, 0)))
     assert batch["image"].shape == (8, 16, 16, 3)
     assert np.isfinite(float(stage.trainer.train_step(batch)["nats"]))
     held_out = next(iter(stage.evaluation_dataset))
@@ -83,10 +83,10 @@ def test_batches_start_where_they_are_asked_to(tiny, tmp_path):
     strategy = tf.distribute.OneDeviceStrategy("CPU:0")
     stage = make_stage(tiny("vit_vqgan", "seed=-1"), strategy, Run(tmp_path))
     third = list(stage.train_dataset(0, 0).take(3))[2]
-    first = next(iter(stage.train_dataset(2, 0)))
+    first = next(iter(stage.train_dataset(16, 0)))
     np.testing.assert_array_equal(first["image"], third["image"])
     np.testing.assert_array_equal(first["label"], third["label"])
-    other = next(iter(stage.train_dataset(2, 1)))  # after a rollback
+    other = next(iter(stage.train_dataset(16, 1)))  # after a rollback
     assert np.any(other["image"].numpy() != third["image"].numpy())
     assert stage.images_per_epoch == 24
     assert sum(len(batch["label"]) for batch in stage.evaluation_dataset) == 10

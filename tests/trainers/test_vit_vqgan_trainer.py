@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from vim_tf import losses
+from vim_tf.trainers.adversary import WAITS
 from vim_tf.trainers.trainer import NO_XLA
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
@@ -222,15 +223,15 @@ def test_a_start_below_one_is_a_share_of_the_run(make):
 def test_a_plateau_of_psnr_starts_the_discriminator(make):
     trainer = make("discriminator.plateau=0.5", "discriminator.start=200", "training.steps=1000")
     psnrs = {100: 10.0, 200: 10.1, 300: 11.0, 400: 11.4, 500: 30.0}
-    assert int(trainer.adversary.start.numpy()) == 1000
+    assert int(trainer.adversary.start.numpy()) == WAITS
 
     def starts(step):
         return trainer.after_evaluation(step, {"psnr": psnrs[step]})["start"]
 
-    assert starts(100) == 1000  # there is no value to compare with
+    assert starts(100) == WAITS  # there is no value to compare with
     assert starts(200) == starts(200) == 200  # as if the run was resumed there
-    trainer.adversary.start.assign(1000)
-    assert [starts(step) for step in (300, 300, 400)] == [1000, 1000, 400]
+    trainer.adversary.start.assign(WAITS)
+    assert [starts(step) for step in (300, 300, 400)] == [WAITS, WAITS, 400]
     trainer.adversary.start.assign(400)
     assert starts(500) == 400  # it stays
 
@@ -239,7 +240,7 @@ def test_before_its_start_no_plateau_counts_and_without_one_it_has_no_part(make)
     early = make("discriminator.plateau=0.5", "discriminator.start=0.9", "training.steps=1000")
     psnr = {"psnr": 9.0}
     starts = [early.after_evaluation(step, psnr)["start"] for step in (100, 899, 900)]
-    assert starts == [1000, 1000, 900]
+    assert starts == [WAITS, WAITS, 900]
     assert make("discriminator.start=7").after_evaluation(100, psnr)["start"] == 7
     assert make("losses.adversarial=0").after_evaluation(100, psnr) == {}
 

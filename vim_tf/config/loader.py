@@ -97,16 +97,23 @@ def diff(old: Experiment, new: Experiment) -> list[str]:
         Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key. After
         `MOST_DIFFERENCES` of them, one last line gives the number of the others.
     """
-    if type(old) is not type(new):
-        return [f"experiment: {old.experiment} -> {new.experiment}"]
-    before, after = _flatten(old), _flatten(new)
-    lines = [
-        f"{path}: {show(before[path])} -> {show(after[path])}"
-        for path in before
-        if before[path] != after[path]
-    ]
+    changes = find_changes(old, new)
+    lines = [f"{key}: {show(before)} -> {show(after)}" for key, (before, after) in changes.items()]
     rest = len(lines) - MOST_DIFFERENCES
     return lines if rest <= 0 else [*lines[:MOST_DIFFERENCES], f"and {rest} more"]
+
+
+def find_changes(old: Experiment, new: Experiment) -> dict[str, tuple[Any, Any]]:
+    """Compares two configs.
+
+    Returns:
+        {dotted key: (value in `old`, value in `new`)} of the keys that differ; only the key
+        "experiment" if the two are of different experiments.
+    """
+    if type(old) is not type(new):
+        return {"experiment": (old.experiment, new.experiment)}
+    before, after = _flatten(old), _flatten(new)
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
 
 
 def config_help() -> str:

@@ -150,14 +150,14 @@ class ImageData:
                 return f"{found} ({changed})" if found else f"first difference {changed}"
         return found or fingerprints.difference(then, self.fingerprint())
 
-    def train(self, start_step: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
+    def train(self, start: int = 0, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
         """Returns endless augmented batches, shuffled in another order each epoch.
 
-        Batch `step` has the positions from step * B to (step + 1) * B - 1 of the endless sequence
-        of epochs, so `train(k)` equals `train()` without its first k batches.
+        The batches have B positions each of the endless sequence of epochs, so `train(k * B)`
+        equals `train()` without its first k batches.
 
         Args:
-            start_step: the step whose batch comes first.
+            start: position of the first image, from 0.
             worker: index of the contiguous share of each batch's rows; only these images are
                 decoded.
             workers: number of shares, all of the same size.
@@ -168,7 +168,7 @@ class ImageData:
         def make(*element: Any) -> dict[str, Tensor]:
             return self._augment(load, *split.locate(self.seed, *element))
 
-        elements = split.shuffled(self.seed, start_step * batch_size)
+        elements = split.shuffled(self.seed, start)
         share = batch_size // workers
         if workers > 1:
             elements = (

@@ -270,19 +270,19 @@ class TokenCache:
         return len(self.labels["train"])
 
     def train(
-        self, seed: int, batch_size: int, start_step: int = 0, worker: int = 0, workers: int = 1
+        self, seed: int, batch_size: int, start: int = 0, worker: int = 0, workers: int = 1
     ) -> tf.data.Dataset:
         """Returns endless training batches, shuffled in another order each epoch.
 
         Position p of the endless sequence belongs to epoch p // M, which has each image once.
-        Batch `step` has the positions from step * B on, so `train(seed, B, k)` equals
-        `train(seed, B)` without its first k batches. In `passes` epochs each image is used once
-        from each pass, starting with a random pass.
+        The batches have B positions each, so `train(seed, B, k * B)` equals `train(seed, B)`
+        without its first k batches. In `passes` epochs each image is used once from each pass,
+        starting with a random pass.
 
         Args:
             seed: any integer.
             batch_size: images B of a batch, over all replicas.
-            start_step: the step whose batch comes first.
+            start: position of the first image, from 0.
             worker: index of the contiguous share of each batch's rows.
             workers: number of shares, all of the same size.
 
@@ -294,8 +294,8 @@ class TokenCache:
         tokens = tf.constant(self.tokens["train"].reshape(-1, length))  # [passes * M, N]
         labels = tf.constant(self.labels["train"])
 
-        def make(step: Tensor) -> dict[str, Tensor]:
-            first_row = step * batch_size + worker * share
+        def make(batch: Tensor) -> dict[str, Tensor]:
+            first_row = start + batch * batch_size + worker * share
             position = first_row + tf.range(share, dtype=tf.int64)
             epoch = position // size
             image = hashing.shuffle_index(position % size, size, seed, epoch)
@@ -306,8 +306,7 @@ class TokenCache:
                 "label": tf.gather(labels, image),
             }
 
-        steps = tf.data.Dataset.counter(start_step)
-        return steps.map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return tf.data.Dataset.counter().map(make, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def evaluation(self, batch_size: int, split: str = "validation") -> tf.data.Dataset:
         """Returns every image of a split once, in stored order, from its first pass.

@@ -23,6 +23,7 @@ from vim_tf.annotations import StrPath
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import DamagedError, UserError
 from vim_tf.files import measure_file, write_atomically
+from vim_tf.messages import reason_of
 from vim_tf.runs.failpoints import failpoint
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.versions import installed_versions
@@ -138,8 +139,58 @@ class Checkpoints:
         self._read(self.path(step))
         return step
 
-    def _find_newest(self) -> int | None:
-        """Returns the step of the newest complete checkpoint; None if there is none."""
+    def restore_from(self, folder: StrPath) -> list[str]:
+        """Restores the newest complete checkpoint of another run, which is only read.
+
+        Parts that the other run does not have, such as a discriminator, keep their first values.
+
+        Args:
+            folder: the folder of the other run's checkpoints.
+
+        Returns:
+            Lines for the user.
+
+        Raises:
+            UserError: there is no complete checkpoint, it has another architecture or another kind
+                of optimizer, or it was trained on tokens of another tokenizer.
+        """
+        other = Checkpoints(self._items, folder, self._keep, self._workers, self._say)
+        step = other._find_newest(keep=True) if self._workers.is_chief else None
+        step = self._workers.chiefs(-1 if step is None else step)
+        if step < 0:
+            raise UserError(f"{folder} has no complete checkpoint to go on from")
+        place = other.path(step)
+        lines = [f"goes on from {place}"]
+        made_from = _read_manifest(place)["made_from"]
+        if self._made_from is not None and made_from is not None:
+            lines += self._made_from.compare(f"checkpoint {place}", made_from, other.run_folder)
+        names = tf.train.load_checkpoint(str(place / STATE)).get_variable_to_shape_map()
+        kept = {name.split("/", 1)[0] for name in names}
+        is_empty = {name: isinstance(item, list) and not item for name, item in self._items.items()}
+        new = [name for name in self._items if name not in kept and not is_empty[name]]
+        if new:
+            lines.append(f"the checkpoint has no {', '.join(new)}; these start anew")
+        other._items = {name: item for name, item in self._items.items() if name in kept}
+        other._checkpoint = tf.train.Checkpoint(**other._items)
+        try:
+            other._read(place, partly=True)
+        # The slots of another optimizer are missing, or have other shapes.
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"checkpoint {place} has another kind of optimizer than the config "
+                f"({reason_of(error)}); keep second_moment of the optimizers, and the parts of the "
+                "model"
+            ) from None
+        return lines
+
+    def _find_newest(self, keep: bool = False) -> int | None:
+        """Returns the step of the newest complete checkpoint; None if there is none.
+
+        Args:
+            keep: whether to leave damaged checkpoints as they are.
+        """
         for step in reversed(self.steps()):
             folder = self.path(step)
             try:
@@ -149,6 +200,8 @@ class Checkpoints:
             if not damage:
                 return step
             self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is used")
+            if keep:
+                continue
             # Without a manifest it is not used any more, and its step can be saved again.
             (folder / MANIFEST).replace(folder / f"damaged_{MANIFEST}")
         return None
@@ -165,6 +218,11 @@ class Checkpoints:
         """Marks the checkpoint of a step as the best, to keep it until another is better."""
         best = {"step": int(step), "value": value}
         write_atomically(self._folder / BEST, formats.to_json("checkpoint", best))
+
+    @property
+    def run_folder(self) -> epath.Path:
+        """The folder of the run."""
+        return self._folder.parent
 
     def path(self, step: int) -> epath.Path:
         """Returns the folder of the checkpoint of a step."""
@@ -192,7 +250,8 @@ class Checkpoints:
                 shapes[name] = [list(weight.shape), weight.dtype]
         return shapes
 
-    def _read(self, folder: epath.Path) -> None:
+    def _read(self, folder: epath.Path, partly: bool = False) -> None:
+        """Reads the checkpoint; `partly` leaves out the items of it that are not ours."""
         if not folder.exists():
             raise UserError(
                 f"the chief's checkpoint {folder} is not there on this worker; give a workdir on "
@@ -202,6 +261,8 @@ class Checkpoints:
         if self._made_from is not None and manifest["made_from"] is not None:
             self._made_from.check(f"checkpoint {folder}", manifest["made_from"])
         ours, theirs = self._shapes(), manifest["variables"]
+        if partly:
+            theirs = {name: x for name, x in theirs.items() if name.split("/")[0] in self._items}
         for name in dict.fromkeys([*ours, *theirs]):
             if ours.get(name) != theirs.get(name):
                 described = [
@@ -215,7 +276,11 @@ class Checkpoints:
                     f"there and {described[1]} here; give another workdir, or the config and the "
                     "version of vim_tf that it was made with"
                 )
-        self._checkpoint.read(str(folder / STATE)).assert_consumed()
+        status = self._checkpoint.read(str(folder / STATE))
+        if partly:
+            status.assert_existing_objects_matched().expect_partial()
+        else:
+            status.assert_consumed()
 
 
 def _read_manifest(folder: epath.Path) -> dict[str, Any]:

@@ -44,6 +44,27 @@ class MadeFrom:
         found = self._data.difference(then["images"], fingerprints.load(self._folder))
         if found is not None:
             raise fingerprints.made_from_other_images(path, found, advice)
+        self._check_tokenizer(path, then, advice)
+
+    def compare(self, path: StrPath, then: Mapping[str, Any], folder: epath.Path) -> list[str]:
+        """Compares the sources with those of another run, which may be of other images.
+
+        Args:
+            path: the name of the other run's checkpoint, for the error.
+            then: the result of `describe` when it was made.
+            folder: the other run's folder.
+
+        Returns:
+            Lines for the user.
+
+        Raises:
+            UserError: the other run was trained on tokens of another tokenizer.
+        """
+        self._check_tokenizer(path, then, "give its tokenizer as tokenizer.run")
+        found = self._data.difference(then["images"], fingerprints.load(folder))
+        return [] if found is None else [f"goes on with other images: {found}"]
+
+    def _check_tokenizer(self, path: StrPath, then: Mapping[str, Any], advice: str) -> None:
         if then["tokenizer"] != self._tokenizer_hash:
             names = [str(name)[:16] for name in (then["tokenizer"], self._tokenizer_hash)]
             raise UserError(

@@ -1,6 +1,7 @@
 """Run folders: the files that a training writes, and how to find them again.
 
 <run>/config.yaml        the resolved config; `--config <run>/config.yaml` repeats the run
+<run>/changes.jsonl      one JSON object for each time that the run went on with other settings
 <run>/checkpoints/       full training state, the last few and the best
 <run>/preset/            the averaged weights, for everything but training
 <run>/preset_best/       the averaged weights of the best evaluation
@@ -19,6 +20,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -30,11 +32,13 @@ from etils import epath
 
 from vim_tf.annotations import StrPath
 from vim_tf.config import loader
-from vim_tf.config.experiments import Experiment, ViTVQGANExperiment
+from vim_tf.config.experiments import Experiment, TrainingExperiment, ViTVQGANExperiment
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.errors import UserError
 from vim_tf.files import is_in_bucket, write_atomically
+from vim_tf.formats import WRITTEN_BY
 from vim_tf.messages import shorten
+from vim_tf.runs.changes import Changes, find_changes
 
 PRESET_CONFIG = "config.json"
 
@@ -57,35 +61,79 @@ class Run:
         self.tensorboard_dir = self.path / "tensorboard"
         self.image_dir = self.path / "images"
 
-    def check(self, experiment: Experiment) -> None:
-        """Raises UserError if this folder belongs to a run of another config or is no run.
+    def check(self, experiment: TrainingExperiment) -> Changes | None:
+        """Compares the config of this run with the one with which it is to go on.
 
         A run without checkpoints, for example after a mistake in its config, may be replaced.
+
+        Returns:
+            The changes, see `changes.find_changes`; None if there is nothing to go on from.
+
+        Raises:
+            UserError: this folder is no run, or a setting changed that makes another experiment,
+                or the run has done more steps than `training.steps`.
         """
         if self.config_path.exists():
-            if not self.checkpoint_dir.exists():
-                return
-            lines = loader.diff(self.load_experiment(), experiment)
-            if lines:
+            if not self.has_checkpoint():
+                return None
+            changes = find_changes(self.load_experiment(), experiment)
+            if changes.refused:
                 raise UserError(
-                    f"{self.path} is a run of another config ({'; '.join(lines)}); "
-                    "give another workdir, or the old config to resume it"
+                    f"{self.path} is a run of another config ({'; '.join(changes.lines)}); give "
+                    "the old config to resume it, another workdir to start anew, or a new folder "
+                    "as continue_as to go on from its weights with this config"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or self._holds_more_than_a_lock()):
+            done = self.last_step()
+            if done is not None and done > experiment.training.steps:
+                raise UserError(
+                    f"training.steps is {experiment.training.steps:,}, and {self.path} has done "
+                    f"{done:,} steps; give at least as many"
+                )
+            return changes
+        if self.path.exists() and (not self.path.is_dir() or self._holds_more_than_a_lock()):
             raise UserError(
                 f"{self.path} exists and is no run of vim_tf; give a new or empty workdir"
             )
 
-    def start(self, experiment: Experiment) -> None:
-        """Makes the folder and writes the config."""
-        self.check(experiment)
+    def last_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, which may be damaged; None without one."""
+        if not self.checkpoint_dir.is_dir():
+            return None
+        names = [path.name for path in self.checkpoint_dir.iterdir()]
+        steps = [int(name[5:]) for name in names if re.fullmatch("step_[0-9]{8,18}", name)]
+        return max(steps, default=None)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint, which may be damaged."""
+        return self.last_step() is not None
+
+    def start(self, experiment: TrainingExperiment) -> Changes | None:
+        """Makes the folder; writes the config of a new run. Returns the result of `check`.
+
+        The config of a run that goes on is replaced by `go_on`, when its checkpoint was accepted.
+        """
+        changes = self.check(experiment)
         self._make_folder()
         try:
             # The config first: a folder with other files but no config is not a run.
-            write_atomically(self.config_path, loader.to_yaml(experiment, of_run=True))
+            if changes is None:
+                write_atomically(self.config_path, loader.to_yaml(experiment, of_run=True))
             self.image_dir.mkdir(exist_ok=True)
         except OSError as error:
             raise self._unwritable(error) from None
+        return changes
+
+    def go_on(self, experiment: TrainingExperiment, step: int, changes: Mapping[str, Any]) -> None:
+        """Replaces the config, and adds a line to changes.jsonl.
+
+        Args:
+            experiment: the config from this step on.
+            step: the step.
+            changes: a dict for JSON that says what changed.
+        """
+        line = {"step": step, **changes, "written_by": WRITTEN_BY}
+        self._append(self.path / "changes.jsonl", json.dumps(line) + "\n")
+        write_atomically(self.config_path, loader.to_yaml(experiment, of_run=True))
 
     def _make_folder(self) -> None:
         try:
@@ -172,11 +220,13 @@ class Run:
     def append_metrics(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Adds one line to metrics.jsonl."""
         line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
-        if is_in_bucket(self.metrics_path):  # files there cannot be appended to
-            before = self.metrics_path.read_text() if self.metrics_path.exists() else ""
-            self.metrics_path.write_text(before + line)
+        self._append(self.metrics_path, line)
+
+    def _append(self, path: epath.Path, line: str) -> None:
+        if is_in_bucket(path):  # files there cannot be appended to
+            path.write_text((path.read_text() if path.exists() else "") + line)
             return
-        with open(self.metrics_path, "a+b") as file:
+        with open(path, "a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":  # a run was killed while it wrote

@@ -21,12 +21,8 @@ from vim_tf.drawing import grids
 from vim_tf.errors import UserError
 from vim_tf.runs.run import Run
 from vim_tf.stages import registry
-from vim_tf.training_loop.loop import (
-    NotFinite,
-    TrainableStage,
-    TrainLoop,
-    make_checkpoints,
-)
+from vim_tf.training_loop.loop import NotFinite, TrainableStage, TrainLoop
+from vim_tf.training_loop.resume import make_checkpoints
 
 if TYPE_CHECKING:
     from vim_tf.data.images import ImageData

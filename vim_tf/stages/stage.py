@@ -134,17 +134,17 @@ class Stage(abc.ABC):
     def make_trainer(self) -> Trainer:
         """Returns the trainer, not compiled yet."""
 
-    def train_dataset(self, start_step: int, rollbacks: int, *share: int) -> tf.data.Dataset:
-        """Returns endless batches from a step on.
+    def train_dataset(self, start: int, rollbacks: int, *share: int) -> tf.data.Dataset:
+        """Returns endless batches from a position on.
 
         Args:
-            start_step: the step.
+            start: position of the first image in the endless sequence of epochs.
             rollbacks: number of rollbacks so far; each leads to another order.
             *share: index of a worker and number of workers, for that worker's share of the rows of
                 each batch. Without them there is one worker.
         """
         data = dataclasses.replace(self.data, seed=order_seed(self.data.seed, rollbacks))
-        return data.train(start_step, *share)
+        return data.train(start, *share)
 
     @property
     def evaluation_dataset(self) -> tf.data.Dataset:

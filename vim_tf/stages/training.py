@@ -12,7 +12,7 @@ from vim_tf.config import loader
 from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.distribution.strategies import describe_devices, strategy_of
 from vim_tf.distribution.workers import Workers
-from vim_tf.runs.run import Run
+from vim_tf.runs.continuation import open_runs
 from vim_tf.stages import registry
 from vim_tf.training_loop import loop
 
@@ -26,6 +26,7 @@ def run_training(
     experiment: TrainingExperiment,
     workdir: StrPath,
     *,
+    continue_as: StrPath | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, float]:
     """Trains an experiment; the same call again resumes.
@@ -34,6 +35,9 @@ def run_training(
         experiment: the result of `load_config`, or an object of a class of
             `config.experiments.EXPERIMENTS` that is a training.
         workdir: the run's folder; created if it is missing.
+        continue_as: a new folder. The run in `workdir` goes on there with `experiment`, of which
+            any setting may differ that fits its weights; `workdir` is only read. The same call
+            again resumes the run in the new folder.
         callbacks: see `training_loop.loop.train`.
 
     Returns:
@@ -44,14 +48,16 @@ def run_training(
             repeatedly not finite.
         Interrupted: SIGTERM or Ctrl-C came; everything is saved.
     """
-    run = Run(workdir)
-    run.check(experiment)
+    run, previous = open_runs(experiment, workdir, continue_as)
+    changes = run.check(experiment)
     stage_class: type[Stage] = registry.stage_class(experiment)
     strategy = strategy_of(experiment.training)
     workers = Workers(strategy)
     sys.stderr.write(f"{describe_devices(strategy)}\n")
 
-    def announce(step: int) -> None:
+    def announce(step: int, remarks: Sequence[str]) -> None:
+        for line in remarks:
+            sys.stderr.write(f"{run.path}: {line}\n")
         how = f"resuming at step {step}" if step else "starting"
         sys.stderr.write(
             f"{run.path}: {how}, {experiment.training.steps} steps of "
@@ -63,9 +69,9 @@ def run_training(
         held.enter_context(workers.watched())
         if workers.is_chief:
             held.enter_context(run.lock())
-            run.start(experiment)
+            changes = run.start(experiment)
         workers.check_same("the config", loader.to_yaml(experiment))
         stage = stage_class(experiment, strategy, run)
         for line in stage.trainer.remarks:
             sys.stderr.write(f"{line}\n")
-        return loop.train(stage, run, strategy, announce, callbacks)
+        return loop.train(stage, run, strategy, announce, callbacks, changes, previous)

@@ -175,12 +175,12 @@ class VIMStage(Stage):
             )
         return trainer
 
-    def train_dataset(self, start_step: int, rollbacks: int, *share: int) -> tf.data.Dataset:
+    def train_dataset(self, start: int, rollbacks: int, *share: int) -> tf.data.Dataset:
         """Batches of the cache's tokens, or of images."""
         if self.cache is None:
-            return super().train_dataset(start_step, rollbacks, *share)
+            return super().train_dataset(start, rollbacks, *share)
         seed = order_seed(self.experiment.seed, rollbacks)
-        return self.cache.train(seed, self.experiment.data.batch_size, start_step, *share)
+        return self.cache.train(seed, self.experiment.data.batch_size, start, *share)
 
     @property
     def evaluation_dataset(self) -> tf.data.Dataset:

@@ -24,6 +24,7 @@ LOGS = ("adversarial", "discriminator", "real_logit", "fake_logit", "r1")
 GAMMA_AT_256 = 10.0  # StyleGAN2's
 MEMORY = 0.9  # share of the running means that a step keeps
 WORSE = 1.0  # dB below the best evaluation, from which the weight is halved
+WAITS = 2**62  # the start of a discriminator that waits for a plateau: no run has so many steps
 _SALTS = (2**30, 2**30 + 1, 2**30 + 2)  # of the draws for real and fake images, and for R1
 
 
@@ -54,7 +55,7 @@ class Adversary:
         # The same function of smaller images has larger gradients by their pixels.
         by_size = GAMMA_AT_256 * max(experiment.data.image_size) / 256
         self.gamma = by_size if config.r1_gamma is None else config.r1_gamma
-        start = steps if config.plateau > 0 else self.first_start
+        start = WAITS if config.plateau > 0 else self.first_start
         self.start = tf.Variable(start, trainable=False, dtype=tf.int64)
         self.halvings = tf.Variable(0, trainable=False, dtype=tf.int64)
         self.mean_squares = tf.Variable([0.0, 0.0], trainable=False)
@@ -175,7 +176,7 @@ class Adversary:
 
         With `discriminator.plateau` the start is the step of the first evaluation, from
         `discriminator.start` on, with a smaller gain of PSNR over the previous evaluation. Until
-        then it is the last step of the run. The weight is halved if the term takes part, PSNR is
+        then it is `WAITS`. The weight is halved if the term takes part, PSNR is
         more than `WORSE` below that of the best evaluation, and is not rising.
         """
         start, halvings = int(self.start.numpy()), int(self.halvings.numpy())
@@ -184,7 +185,6 @@ class Adversary:
             before, last, best = last, psnr, max(best, psnr)
             self._evaluated.assign([before, last, step, best])
             halvings += step > start and psnr < best - WORSE and psnr <= before
-        waits = self.config.plateau > 0 and start == self.steps
-        if waits and step >= self.first_start and last - before < self.config.plateau:
+        if start == WAITS and step >= self.first_start and last - before < self.config.plateau:
             start = step
         return start, halvings

@@ -17,6 +17,7 @@ from vim_tf.models.seeded_dropout import row_keys, step_keys
 from vim_tf.trainers.ema import ExponentialMovingAverage
 from vim_tf.trainers.gradients import accumulate, apply_gradients
 from vim_tf.trainers.optimizers import make_optimizer
+from vim_tf.trainers.schedules import learning_rate_schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,9 @@ class Trainer(keras.Model):
         rare_every: steps from one step with R1 to the next; 1 if all steps cost the same.
         remarks: lines for the user about what was changed or left out.
         rollbacks: how often the run went back to a checkpoint, an int64 tf.Variable.
+        origin: int64 tf.Variable [3]: (step, position, batch size). Batches of this size are read
+            from that step on; the first of them starts at this position of the endless sequence
+            of epochs. It changes when a run goes on with another batch size.
         bad_step: first step with a log that was not finite, an int64 tf.Variable; -1 without one.
     """
 
@@ -90,6 +94,8 @@ class Trainer(keras.Model):
         self.bad_step = tf.Variable(-1, trainable=False, dtype=tf.int64)
         self._bad = tf.Variable([False] * len(self._watched), trainable=False)
         self.rollbacks = tf.Variable(0, trainable=False, dtype=tf.int64)
+        size = experiment.data.batch_size
+        self.origin = tf.Variable([0, 0, size], trainable=False, dtype=tf.int64)
         self.built = True
 
     @property
@@ -251,6 +257,50 @@ class Trainer(keras.Model):
         """Forgets the logs that were not finite; called after a rollback."""
         self.bad_step.assign(-1)
 
+    def images_seen(self) -> int:
+        """Returns the position of the next batch in the endless sequence of epochs."""
+        step, position, size = (int(number) for number in self.origin.numpy())
+        return position + (int(self.step.numpy()) - step) * size
+
+    def adopt_batch_size(self) -> str | None:
+        """Lets the data go on with the batch size of the config; called after each restore.
+
+        Returns:
+            A line for the user if the checkpoint is of another batch size; otherwise None.
+        """
+        size, before = self.experiment.data.batch_size, int(self.origin.numpy()[2])
+        if size == before:
+            return None
+        position = self.images_seen()
+        self.origin.assign([int(self.step.numpy()), position, size])
+        return (
+            f"data.batch_size was {before} and is {size}: the data goes on after its first "
+            f"{position:,} images"
+        )
+
+    def adopt_steps(self, before: int) -> list[str]:
+        """Notes that a run goes on with another number of steps; returns lines for the user.
+
+        The schedules have the new length from now on, as if the run had it from its start.
+
+        Args:
+            before: `training.steps` until now.
+        """
+        now, lines = self.experiment.training.steps, []
+        for name, start in self.optimizer_starts().items():
+            config, step = getattr(self.experiment, name), int(self.step.numpy())
+            rates = [
+                float(learning_rate_schedule(config, steps, start)(step)) for steps in (before, now)
+            ]
+            lines.append(
+                f"learning rate of {name} at step {step}: {rates[0]:.3g} -> {rates[1]:.3g}"
+            )
+        return lines
+
+    def optimizer_starts(self) -> dict[str, int | tf.Variable]:
+        """Returns {config section of each optimizer: the step at which its weights start}."""
+        return {"optimizer": 0}
+
     def train_results(self) -> dict[str, Tensor]:
         """Returns the running means of the logs since the last reset."""
         return {name: metric.result() for name, metric in self.log_metrics.items()}
@@ -269,6 +319,7 @@ class Trainer(keras.Model):
             "ema_model": self.ema_model,
             "optimizer": self.optimizer,
             "rollbacks": self.rollbacks,
+            "origin": self.origin,
             # tf.train.Checkpoint leaves the state of Keras' random layers out.
             "seeds": [v.value for v in self.model.variables if "seed" in v.path],
         }

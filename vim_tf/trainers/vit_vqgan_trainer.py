@@ -308,6 +308,13 @@ class ViTVQGANTrainer(Trainer):
             return {}
         return {"start": self.adversary.start, "halvings": self.adversary.halvings}
 
+    def optimizer_starts(self) -> dict[str, int | tf.Variable]:
+        """Adds the discriminator's optimizer."""
+        starts = super().optimizer_starts()
+        if self.adversary is not None:
+            starts["discriminator_optimizer"] = self.adversary.start
+        return starts
+
     def after_evaluation(self, step: int, results: dict[str, float]) -> dict[str, int]:
         """Notes an evaluation; see `Adversary.after_evaluation`."""
         if self.adversary is None:

@@ -28,11 +28,13 @@ from vim_tf.annotations import Tensor
 from vim_tf.distribution.replicas import over_replicas, share_batches
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import Interrupted, UserError
+from vim_tf.runs.changes import Changes
 from vim_tf.runs.checkpoints import Checkpoints
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.runs.run import Run
 from vim_tf.trainers.trainer import Trainer
 from vim_tf.training_loop.reporter import Reporter
+from vim_tf.training_loop.resume import make_checkpoints, restore
 from vim_tf.training_loop.stop_signal import StopSignal
 from vim_tf.training_loop.training_warnings import Diagnosis
 
@@ -52,8 +54,8 @@ class TrainableStage(Protocol):
         """Finite batches of held-out images."""
         ...
 
-    def train_dataset(self, start_step: int, rollbacks: int, *share: int) -> tf.data.Dataset:
-        """Returns endless batches from a step on."""
+    def train_dataset(self, start: int, rollbacks: int, *share: int) -> tf.data.Dataset:
+        """Returns endless batches from a position in the sequence of epochs on."""
         ...
 
     def draw(self, run: Run) -> dict[str, np.ndarray]:
@@ -180,20 +182,14 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
 
 
-def make_checkpoints(
-    trainer: Trainer, run: Run, workers: Workers, made_from: MadeFrom | None = None
-) -> Checkpoints:
-    """Returns the `Checkpoints` of a trainer's whole state in a run's folder."""
-    items, keep = trainer.checkpoint_items(), trainer.experiment.training.keep_checkpoints
-    return Checkpoints(items, run.checkpoint_dir, keep, workers, made_from=made_from)
-
-
 def train(
     stage: TrainableStage,
     run: Run,
     strategy: tf.distribute.Strategy,
-    on_start: Callable[[int], None] | None = None,
+    on_start: Callable[[int, Sequence[str]], None] | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    changes: Changes | None = None,
+    previous: Run | None = None,
 ) -> dict[str, float]:
     """Trains a stage up to its last step, resuming from the run's last checkpoint.
 
@@ -201,11 +197,13 @@ def train(
         stage: a `stages.stage.Stage`.
         run: the run's folder, started.
         strategy: the strategy that the trainer was made in.
-        on_start: called with the step at which training begins.
+        on_start: called with the step at which training begins, and lines for the user.
         callbacks: their `model` is the trainer. These methods are called: `on_train_begin`;
             `on_train_batch_end(step - 1, logs)`, once every `log_every` steps; `on_test_begin`,
             `on_test_end(logs)`; and `on_train_end(logs)`. A callback that sets
             `self.model.stop_training` ends the training as a signal does.
+        changes: settings that have changed since the run was stopped.
+        previous: another run, from whose last checkpoint this one goes on if it has none itself.
 
     Returns:
         The last evaluation; {} on a worker that is not the chief.
@@ -219,10 +217,10 @@ def train(
     config = trainer.experiment.training
     workers = Workers(strategy)
     checkpoints = make_checkpoints(trainer, run, workers, stage.made_from)
-    checkpoints.restore()
+    remarks = restore(checkpoints, trainer, run, workers, changes, previous)
     first_step = int(trainer.step.numpy())
     if on_start:
-        on_start(first_step)
+        on_start(first_step, remarks)
     reporter = Reporter(
         run, first_step, config.steps, trainer.experiment.data.batch_size, stage.shown
     )
@@ -277,7 +275,7 @@ class _Training:
         )
 
     def _batches(self) -> tf.distribute.DistributedDataset:
-        place = int(self.trainer.step.numpy()), int(self.trainer.rollbacks.numpy())
+        place = self.trainer.images_seen(), int(self.trainer.rollbacks.numpy())
         make = functools.partial(self.stage.train_dataset, *place)
         return share_batches(self.strategy, make, self.trainer.experiment.data.batch_size)
 
@@ -347,6 +345,7 @@ class _Training:
         step = self.checkpoints.restore()
         if step is None:
             raise UserError(f"{found}, before the first checkpoint; {advice}")
+        self.trainer.adopt_batch_size()
         self.trainer.rollbacks.assign(rollbacks)
         self.trainer.forget_not_finite()
         self.loop.train_dataset = self._batches()

@@ -220,7 +220,7 @@ def test_files_found_broken_while_training_are_skipped(tmp_path, monkeypatch):
     settings = config(tmp_path, validation_fraction=0.01, on_error="skip", batch_size=3)
     data = images.make_image_dataset(settings, 0)
     whole = [batch["image"].numpy() for batch in data.train().take(8)]
-    resumed = [batch["image"].numpy() for batch in data.train(5).take(3)]
+    resumed = [batch["image"].numpy() for batch in data.train(5 * 3).take(3)]
     np.testing.assert_array_equal(whole[5:], resumed)
     for reading in (data.evaluation("train"), data.augmented_pass(0)):
         assert sum(len(batch["label"]) for batch in reading) == 6 - data.validation_size

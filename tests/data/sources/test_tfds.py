@@ -92,7 +92,7 @@ def test_a_fraction_is_held_out_and_order_follows_the_seed(data_dir):
     assert sorted(train + held_out) == [(number, number % 2) for number in range(30)]
     assert len(train) == data.train_size and len(held_out) == data.validation_size
     whole = read(data.train().take(8))
-    assert read(data.train(3).take(5)) == whole[12:]
+    assert read(data.train(12).take(5)) == whole[12:]
     assert sorted(whole[: len(train)]) == sorted(train)
 
 
