@@ -82,7 +82,7 @@ def test_a_foreign_workdir_is_one_line(tiny_configs, tmp_path):
 def test_another_config_in_the_same_workdir_is_one_line(tiny_configs, tmp_path, tiny):
     run = Run(tmp_path / "run")
     run.start(tiny("vit_vqgan"))
-    run.checkpoint_dir.mkdir()
+    (run.checkpoint_dir / "step_00000003").mkdir(parents=True)
     arguments = ["--config", tiny_configs["vit_vqgan"], "--workdir", run.path, "--set", "seed=4"]
     assert "seed: 0 -> 4" in refused("train", *arguments)
 

@@ -122,7 +122,7 @@ def test_diff_names_each_changed_key():
         "data.image_size: [256, 256] -> [64, 32]",
         "optimizer.learning_rate: 0.00045 -> 0.0003",
     ]
-    assert diff(old, ViTVQGANExperiment()) == ["experiment: vim -> vit_vqgan"]
+    assert diff(old, ViTVQGANExperiment()) == ['experiment: "vim" -> "vit_vqgan"']
 
 
 def test_help_names_every_key_with_its_default_and_meaning():

@@ -53,7 +53,7 @@ def test_another_config_is_refused_with_the_difference(run, tiny):
     assert message.count("->") == 2
     assert str(run.path) in message
     assert run.config_path.read_text() == before
-    with pytest.raises(UserError, match="experiment: vit_vqgan -> vim"):
+    with pytest.raises(UserError, match='experiment: "vit_vqgan" -> "vim"'):
         run.start(tiny("vim"))
 
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from vim_tf import train
+from vim_tf.data.token_cache import TokenCache
 from vim_tf.errors import UserError
-from vim_tf.stages.stage import Stage
 from vim_tf.trainers.schedules import learning_rate_schedule
 
 pytestmark = pytest.mark.large  # each test trains
@@ -105,42 +105,28 @@ def test_other_images_at_the_new_place_are_refused_and_the_config_stays(
     assert not (run / "changes.jsonl").exists()
 
 
-@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
-def test_another_strategy_agrees_to_rounding(stopped, tiny_runs, stage, capsys):
+def test_another_strategy_agrees_to_rounding(stopped, tiny_runs, capsys):
     """In its own process, since a process has only one MirroredStrategy."""
-    run = stopped(stage)
+    run = stopped("vit_vqgan")
     settings = ("--set", "training.strategy=mirrored", "training.cpu_replicas=2")
     command = [sys.executable, "-m", "vim_tf.train", "--config", run / "config.yaml"]
     command += ["--workdir", run, *settings]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "not bit for bit" in done.stderr and "2 replicas" in done.stderr
-    assert_same_state(run, tiny_runs[stage], 6, tolerance=1e-5)
-    go_on(run, "training.strategy=one_device", "training.steps=7")
+    assert_same_state(run, tiny_runs["vit_vqgan"], 6, tolerance=1e-5)
+    go_on(run, "training.strategy=one_device", "training.cpu_replicas=1", "training.steps=7")
     assert (run / "checkpoints" / "step_00000007").exists()
 
 
-@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
-def test_another_batch_size_goes_on_at_the_next_image(stopped, stage, monkeypatch, capsys):
-    run, starts = stopped(stage), []
-    read = Stage.train_dataset
+def test_another_batch_size_goes_on_at_the_next_image(stopped, monkeypatch, capsys):
+    run, starts, read = stopped("vim"), [], TokenCache.train
 
-    def note(self, start, *rest):
+    def note(self, seed, batch_size, start=0, *rest):
         starts.append(start)
-        return read(self, start, *rest)
+        return read(self, seed, batch_size, start, *rest)
 
-    if stage == "vim":
-        from vim_tf.data.token_cache import TokenCache
-
-        read_cache = TokenCache.train
-
-        def note_cache(self, seed, batch_size, start=0, *rest):
-            starts.append(start)
-            return read_cache(self, seed, batch_size, start, *rest)
-
-        monkeypatch.setattr(TokenCache, "train", note_cache)
-    else:
-        monkeypatch.setattr(Stage, "train_dataset", note)
+    monkeypatch.setattr(TokenCache, "train", note)
     go_on(run, "data.batch_size=4")
     said = capsys.readouterr().err
     assert "data.batch_size was 8 and is 4: the data goes on after its first 24 images" in said
