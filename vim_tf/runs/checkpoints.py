@@ -8,6 +8,8 @@
 Paths may be in a bucket, gs://...
 """
 
+import math
+import os
 import re
 import sys
 import tempfile
@@ -22,13 +24,14 @@ from vim_tf import fingerprints, formats
 from vim_tf.annotations import StrPath
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import DamagedError, UserError
-from vim_tf.files import measure_file, write_atomically
-from vim_tf.runs.failpoints import failpoint
+from vim_tf.failpoints import failpoint
+from vim_tf.files import is_in_bucket, measure_file, set_aside, write_atomically
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.versions import installed_versions
 
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
 ADVICE = "train again in another workdir"
+BEST_ADVICE = "the next evaluation counts as the best, and writes the file again"
 _WHOLE = {"type": "integer", "minimum": 0}
 
 
@@ -80,16 +83,22 @@ class Checkpoints:
         self._folder = epath.Path(folder)
         self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
         self._made_from = made_from
+        self._said_best = False
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, ascending."""
-        found = [path.parent.name for path in self._folder.glob(f"step_*/{MANIFEST}")]
-        return sorted(int(name[5:]) for name in found if re.fullmatch("step_[0-9]{8,18}", name))
+        # Not by glob: the path of the folder may have its special characters, as in "exp[1]".
+        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(
+            int(folder.name[5:])
+            for folder in folders
+            if re.fullmatch("step_[0-9]{8,18}", folder.name) and (folder / MANIFEST).is_file()
+        )
 
     def save(self, step: int) -> None:
         """Saves the state of a step, unless it is saved already; removes old checkpoints."""
         step = int(step)
-        is_new = not (self.path(step) / MANIFEST).exists()
+        is_new = not (self.path(step) / MANIFEST).is_file()
         if self._workers.chiefs(is_new):
             if self._workers.is_chief:
                 self._write(step)
@@ -104,8 +113,10 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         folder = self.path(step)
-        if folder.exists():  # a save that was cut short
+        if folder.is_dir():  # a save that was cut short
             folder.rmtree()
+        elif folder.exists():
+            folder.unlink()
         folder.mkdir(parents=True)
         failpoint("before_state")
         self._checkpoint.write(str(folder / STATE))
@@ -155,16 +166,32 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float] | None:
         """Returns (step, value) of the best evaluation so far, or None."""
+        path = self._folder / BEST
         try:
-            best = formats.read_json(self._folder / BEST, "checkpoint", ADVICE, BEST_SCHEMA)
-        except (FileNotFoundError, DamagedError):
+            best = formats.read_json(path, "checkpoint", BEST_ADVICE, BEST_SCHEMA)
+            if not math.isfinite(best["value"]):
+                raise DamagedError(f"{path} is damaged: value is {best['value']}; {BEST_ADVICE}")
+        except FileNotFoundError:
+            return None
+        except (OSError, UserError) as error:
+            if not self._said_best:
+                self._say(f"the best evaluation is not known: {error}")
+                self._said_best = True
             return None
         return best["step"], best["value"]
 
     def mark_best(self, step: int, value: float) -> None:
         """Marks the checkpoint of a step as the best, to keep it until another is better."""
-        best = {"step": int(step), "value": value}
-        write_atomically(self._folder / BEST, formats.to_json("checkpoint", best))
+        path, best = self._folder / BEST, {"step": int(step), "value": value}
+        if not is_in_bucket(path) and os.path.isdir(path) and not os.path.islink(path):
+            self._say(f"{path} is a folder; it is now {set_aside(path)}")
+        write_atomically(path, formats.to_json("checkpoint", best))
+
+    def forget_best(self) -> None:
+        """Forgets the best evaluation, of a training that left no checkpoint to go on from."""
+        path = self._folder / BEST
+        if path.is_file():
+            path.unlink()
 
     def path(self, step: int) -> epath.Path:
         """Returns the folder of the checkpoint of a step."""

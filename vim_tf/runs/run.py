@@ -17,10 +17,9 @@ and there is no lock.
 import atexit
 import contextlib
 import functools
-import json
 import os
 import shutil
-import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,10 +32,14 @@ from vim_tf.config import loader
 from vim_tf.config.experiments import Experiment, ViTVQGANExperiment
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.errors import UserError
-from vim_tf.files import is_in_bucket, write_atomically
+from vim_tf.failpoints import failpoint
+from vim_tf.files import is_in_bucket, remove, write_atomically
+from vim_tf.locks import Held, locked
 from vim_tf.messages import shorten
+from vim_tf.runs.metrics_log import MetricsLog
 
 PRESET_CONFIG = "config.json"
+PRESETS = ("preset", "preset_best")
 
 
 class Run:
@@ -54,6 +57,7 @@ class Run:
         self.best_preset_dir = self.path / "preset_best"
         self.lock_path = self.path / "lock"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.metrics = MetricsLog(self.metrics_path)
         self.tensorboard_dir = self.path / "tensorboard"
         self.image_dir = self.path / "images"
 
@@ -97,7 +101,7 @@ class Run:
         return UserError(f"{self.path} cannot be written ({error.strerror}); give another workdir")
 
     def _holds_more_than_a_lock(self) -> bool:
-        return any(path != self.lock_path for path in self.path.iterdir())
+        return any(path != self.lock_path or path.is_dir() for path in self.path.iterdir())
 
     def load_experiment(self, overrides: Sequence[str] = ()) -> Experiment:
         """Returns the config of this run, with `--set` overrides; UserError if there is none."""
@@ -119,21 +123,24 @@ class Run:
                 _copy_preset(Path(folder), place)
             return
         new, old = place.with_name(f"{place.name}.new"), place.with_name(f"{place.name}.old")
-        for folder in (new, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        remove(new)  # of a run that was killed
         save(new)
-        if place.exists():
+        failpoint("before_preset")
+        # The old one is removed only when a whole preset is there: this order survives any kill.
+        if (place / PRESET_CONFIG).exists():
+            remove(old)
             os.replace(place, old)
+            failpoint("between_presets")
+        else:
+            remove(place)
         os.replace(new, place)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Prevents other processes from training in this folder.
 
-        The operating system frees the lock however its process ends. It may not see processes on
-        other machines; then the name of the machine in the file is compared. In a bucket there is
-        no lock.
+        The lock ends with its process, see `locks`. In a bucket there is no lock.
 
         Raises:
             UserError: another process has the lock.
@@ -141,60 +148,30 @@ class Run:
         if is_in_bucket(self.path):
             yield
             return
-        import fcntl  # does not exist on Windows, where everything but training works
-
         self._make_folder()
-        with open(self.lock_path, "a+") as file:
-            file.seek(0)
-            holder, _, machine = file.read().strip().partition(" on ")
-            here = socket.gethostname()
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(locked(self.lock_path, _say))
+            except Held as found:
                 raise UserError(
-                    f"{self.path} is being trained by {holder} on {machine}; wait until it ends, "
-                    "or give another workdir"
+                    f"{self.path} is being trained by {found.holder}; wait until it ends, or give "
+                    "another workdir"
                 ) from None
-            if machine not in ("", here):
-                raise UserError(
-                    f"{self.path} is being trained by {holder} on {machine}, as {self.lock_path} "
-                    f"says; this is {here}. If that process is gone, remove the file"
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {here}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                # Not removed: another process may have it open already.
-                file.truncate(0)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
 
     def append_metrics(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Adds one line to metrics.jsonl."""
-        line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
-        if is_in_bucket(self.metrics_path):  # files there cannot be appended to
-            before = self.metrics_path.read_text() if self.metrics_path.exists() else ""
-            self.metrics_path.write_text(before + line)
-            return
-        with open(self.metrics_path, "a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # a run was killed while it wrote
-                    line = "\n" + line
-            file.write(line.encode())
+        self.metrics.append(step, kind, values)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns metrics.jsonl as a list of dicts; for a repeated step, the last one."""
-        if not self.metrics_path.exists():
-            return []
-        records = {}
-        for line in self.metrics_path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a run that was killed while it wrote
-            records[record["step"], record["kind"]] = record
-        return sorted(records.values(), key=lambda record: record["step"])
+        """Returns metrics.jsonl as a list of dicts, see `MetricsLog.read`."""
+        return self.metrics.read()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def find_tokenizer_config(experiment: Experiment) -> ViTVQGANConfig | None:
@@ -223,8 +200,11 @@ def find_preset(path: StrPath) -> Path | epath.Path:
         UserError: the path is neither of them, or the run has not saved a preset yet.
     """
     given = epath.Path(path)
+    candidates = [given, given / "preset", given / "preset.old"]
     # Only the old one is there if a run was killed while it replaced the preset.
-    for folder in (given, given / "preset", given / "preset.old"):
+    if given.name in PRESETS:
+        candidates.append(given.with_name(f"{given.name}.old"))
+    for folder in candidates:
         if (folder / PRESET_CONFIG).exists():
             return _fetch_preset(folder) if is_in_bucket(folder) else folder
     if (given / "config.yaml").exists():
