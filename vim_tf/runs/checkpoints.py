@@ -8,13 +8,14 @@
 Paths may be in a bucket, gs://...
 """
 
+import contextlib
 import math
 import os
 import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -175,7 +176,7 @@ class Checkpoints:
             return None
         except (OSError, UserError) as error:
             if not self._said_best:
-                self._say(f"the best evaluation is not known: {error}")
+                self._say(f"the best evaluation is not known, as {path} cannot be used: {error}")
                 self._said_best = True
             return None
         return best["step"], best["value"]
@@ -242,7 +243,19 @@ class Checkpoints:
                     f"there and {described[1]} here; give another workdir, or the config and the "
                     "version of vim_tf that it was made with"
                 )
-        self._checkpoint.read(str(folder / STATE)).assert_consumed()
+        with _readable(folder) as place:
+            self._checkpoint.read(f"{place}/{STATE}").assert_consumed()
+
+
+@contextlib.contextmanager
+def _readable(folder: epath.Path) -> Iterator[str]:
+    """Gives a path of a folder that TensorFlow can read: it takes "[" for a pattern."""
+    if "[" not in str(folder) or is_in_bucket(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        os.symlink(os.path.abspath(folder), f"{place}/checkpoint")
+        yield f"{place}/checkpoint"
 
 
 def _read_manifest(folder: epath.Path) -> dict[str, Any]:

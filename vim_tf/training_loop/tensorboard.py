@@ -19,8 +19,9 @@ def forget_from(writer: tf.summary.SummaryWriter, step: int) -> None:
     """
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
     event = tf.compat.v1.Event(wall_time=time.time(), step=step, session_log=start)
-    # tf.summary has no function for events that are no summaries.
-    tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+    for _ in range(2):  # TensorBoard forgets nothing at the first start that it reads of a log
+        # tf.summary has no function for events that are no summaries.
+        tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
     writer.flush()
 
 
