@@ -39,7 +39,7 @@ from vim_tf.messages import shorten
 from vim_tf.runs.metrics_log import MetricsLog
 
 PRESET_CONFIG = "config.json"
-PRESETS = ("preset", "preset_best")
+PRESETS = ("preset", "preset_best")  # the last averaged weights, and those of the best evaluation
 
 
 class Run:
@@ -191,6 +191,29 @@ def find_tokenizer_config(experiment: Experiment) -> ViTVQGANConfig | None:
     return found.model
 
 
+def find_run(path: StrPath) -> tuple[Run, str]:
+    """Returns (a run, the name in `PRESETS` of its weights to use).
+
+    Args:
+        path: the folder of a run, or its `preset_best` or `preset`.
+
+    Raises:
+        UserError: the path is a preset without its run. Anything else is taken for a run.
+    """
+    folder = Path(os.path.abspath(path))
+    if (folder / "config.yaml").exists():
+        return Run(path), "preset"
+    if folder.name in PRESETS and (folder.parent / "config.yaml").exists():
+        given = Path(path)
+        return Run(given.parent if given.name == folder.name else folder.parent), folder.name
+    if (folder / PRESET_CONFIG).exists():
+        raise UserError(
+            f"{path} is a preset without its run; here the run's config.yaml is needed too: give "
+            f"the folder of the run, or its {PRESETS[1]}"
+        )
+    return Run(path), "preset"
+
+
 def find_preset(path: StrPath) -> Path | epath.Path:
     """Returns the preset folder of a run folder or of a preset folder, on a disk.
 
@@ -209,6 +232,10 @@ def find_preset(path: StrPath) -> Path | epath.Path:
             return _fetch_preset(folder) if is_in_bucket(folder) else folder
     if (given / "config.yaml").exists():
         raise UserError(f"{given} has saved no preset yet; wait until its training saves one")
+    if given.name in PRESETS and (given.parent / "config.yaml").exists():
+        raise UserError(
+            f"{given.parent} has saved no {given.name} yet; wait until its training evaluates"
+        )
     raise UserError(f"{given} is neither a run nor a preset; give the workdir of a training")
 
 
