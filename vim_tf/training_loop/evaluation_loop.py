@@ -9,6 +9,10 @@ from vim_tf.distribution.replicas import over_replicas
 from vim_tf.trainers.trainer import Trainer
 
 
+class Stopped(Exception):
+    """A stop was requested."""
+
+
 class EvaluationLoop(orbit.AbstractEvaluator):
     """Evaluates the averaged weights on a finite dataset; the replicas of this process share it.
 
@@ -16,13 +20,19 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         trainer: the trainer.
         strategy: the strategy that it was made in.
         dataset: finite batches, dicts.
+        stop: bool tf.Variable, read before each batch; None never stops.
     """
 
     def __init__(
-        self, trainer: Trainer, strategy: tf.distribute.Strategy, dataset: tf.data.Dataset
+        self,
+        trainer: Trainer,
+        strategy: tf.distribute.Strategy,
+        dataset: tf.data.Dataset,
+        stop: tf.Variable | None = None,
     ) -> None:
         self.trainer = trainer
         self.dataset = dataset
+        self.stop = stop
         names = sorted(dataset.element_spec)
         with strategy.scope():
             evaluate = over_replicas(
@@ -31,9 +41,17 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         self.evaluate_batch = lambda batch: evaluate(*(batch[name] for name in names))
 
     def evaluate(self, num_steps: int | Tensor) -> dict[str, float]:
-        """Returns the trainer's summary of all batches, or of the first `num_steps`."""
+        """Returns the trainer's summary of all batches, or of the first `num_steps`.
+
+        Raises:
+            Stopped: `stop` was set.
+        """
         num_steps = int(num_steps)
         dataset = self.dataset if num_steps < 0 else self.dataset.take(num_steps)
-        batches = [tf.nest.map_structure(np.asarray, self.evaluate_batch(b)) for b in dataset]
+        batches = []
+        for batch in dataset:
+            if self.stop is not None and self.stop.numpy():
+                raise Stopped
+            batches.append(tf.nest.map_structure(np.asarray, self.evaluate_batch(batch)))
         names = batches[0]
         return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})

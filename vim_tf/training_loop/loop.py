@@ -34,7 +34,7 @@ from vim_tf.runs.made_from import MadeFrom
 from vim_tf.runs.run import Run
 from vim_tf.trainers.trainer import Trainer
 from vim_tf.training_loop import tensorboard
-from vim_tf.training_loop.evaluation_loop import EvaluationLoop
+from vim_tf.training_loop.evaluation_loop import EvaluationLoop, Stopped
 from vim_tf.training_loop.reporter import Reporter
 from vim_tf.training_loop.stop_signal import StopSignal
 from vim_tf.training_loop.training_warnings import Diagnosis
@@ -70,10 +70,6 @@ class TrainableStage(Protocol):
 
 class NotFinite(Exception):
     """A loss or a gradient became NaN or infinite."""
-
-
-class Stopped(Exception):
-    """A stop was requested."""
 
 
 class TrainLoop(orbit.StandardTrainer):
@@ -184,7 +180,7 @@ def train(
         The last evaluation; {} on a worker that is not the chief.
 
     Raises:
-        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        Interrupted: SIGTERM, SIGHUP or SIGINT came; everything is saved.
         UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or the checkpoint is of
             another architecture, or was made from other images or by another tokenizer.
     """
@@ -253,7 +249,13 @@ class _Training:
         self.controller = orbit.Controller(
             global_step=self.trainer.step,
             trainer=self.loop,
-            evaluator=EvaluationLoop(self.trainer, strategy, stage.evaluation_dataset),
+            evaluator=EvaluationLoop(
+                self.trainer,
+                strategy,
+                stage.evaluation_dataset,
+                # Several workers stop together, in their next step.
+                stop.requested if self.workers.count == 1 else None,
+            ),
             strategy=strategy,
             train_actions=[self._report_training],
             eval_actions=[self._report_evaluation],
@@ -276,27 +278,30 @@ class _Training:
         config, results = self.config, {}
         self._forget_logs_after(step, evaluates)
         self.callbacks.on_train_begin()
-        if evaluates:
-            results = self._evaluate(step)
-        while step < config.steps:
-            stops = [(step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)]
-            target = min(*stops, config.steps)
-            try:
-                self.controller.train(target, checkpoint_at_completion=False)
-            except NotFinite as found:
-                step = self._roll_back(str(found))
-                continue
-            except Stopped:
-                step = int(self.trainer.step.numpy())
-                self.checkpoints.save(step)
-                raise Interrupted(
-                    f"stopped at step {step} and saved; the same command resumes from there"
-                ) from None
-            step = target
-            if _is_due(config, step, config.checkpoint_every):
-                self.checkpoints.save(step)
-            if _is_due(config, step, config.evaluate_every):
+        try:
+            if evaluates:
                 results = self._evaluate(step)
+            while step < config.steps:
+                next_stops = [
+                    (step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)
+                ]
+                target = min(*next_stops, config.steps)
+                try:
+                    self.controller.train(target, checkpoint_at_completion=False)
+                except NotFinite as found:
+                    step = self._roll_back(str(found))
+                    continue
+                step = target
+                if _is_due(config, step, config.checkpoint_every):
+                    self.checkpoints.save(step)
+                if _is_due(config, step, config.evaluate_every):
+                    results = self._evaluate(step)
+        except Stopped:
+            step = int(self.trainer.step.numpy())
+            self.checkpoints.save(step)
+            raise Interrupted(
+                f"stopped at step {step} and saved; the same command resumes from there"
+            ) from None
         self.callbacks.on_train_end(results or None)
         self.workers.wait()  # a worker that ends earlier would count as dead
         return results
