@@ -23,7 +23,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description="Export a trained run as a SavedModel for TF Serving, for LiteRT and for the "
         "browser. Every export gets a new version number; nothing is overwritten.",
     )
-    parser.add_argument("--run", required=True, help="folder of a run, of either stage")
+    parser.add_argument(
+        "--run", required=True, help="folder of a run of either stage, or its preset_best"
+    )
     parser.add_argument(
         "--to", required=True, metavar="DIR", help="a new folder, or the folder of earlier exports"
     )

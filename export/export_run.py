@@ -69,7 +69,7 @@ def export_model(
     """Exports a run; each format is compared with Keras on real images before it is published.
 
     Args:
-        run: folder of a run of either stage.
+        run: folder of a run of either stage, or its `preset_best`.
         out: a new folder, or one of exports; each export gets a new version in it.
         formats: some of "saved_model", "tflite" and "tfjs".
         embed_block: block of VIM that `embed` takes, from 0; None takes the one that the linear
@@ -99,7 +99,9 @@ def export_model(
             _say(f"embed takes block {embed_block}, which the linear probe chose")
     signatures = Signatures(opened.tokenizer, opened.vim, embed_block, max_pixels)
     done, asked = opened.steps
-    if done < asked:
+    if opened.weights != "preset":
+        _say(f"the weights are those of {opened.weights}, of step {done}")
+    elif done < asked:
         _say(f"{opened.path} is not fully trained: its weights are those of step {done} of {asked}")
     if not opened.vim:
         _say(f"{opened.path} is a run of stage 1: only the tokenizer's signatures are exported")
@@ -185,6 +187,7 @@ def export(
 def _about(run, release, formats):
     return {
         "run": str(run.path),
+        "preset": run.weights,
         "version": release.version,
         "formats": formats,
         "weights": run.hashes(),

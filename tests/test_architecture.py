@@ -88,8 +88,9 @@ def test_the_walk_sees_the_tree():
 
 # From low to high. A package imports only itself and those before it, also inside functions.
 ORDER = (
-    *("annotations", "errors", "versions", "messages", "files", "formats", "fingerprints"),
-    *("npz_files", "noise", "config", "losses", "sampling", "distribution", "data", "metrics"),
+    *("annotations", "errors", "versions", "messages", "stopping", "failpoints", "files"),
+    *("formats", "locks", "fingerprints", "npz_files", "noise", "config", "losses", "sampling"),
+    *("distribution", "data", "metrics"),
     *("costs", "models", "runs", "trainers", "generation", "training_loop", "evaluation"),
     *("export", "drawing", "stages", "linear_probe", "command_line"),
 )

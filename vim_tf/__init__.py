@@ -4,7 +4,13 @@ The names below are loaded on first use, so that a command line answers before T
 """
 
 import importlib
+import sys
 from typing import Any
+
+if sys.argv[:1] == ["-m"]:  # python -m vim_tf.train: Python looks for the module in this package
+    from vim_tf import stopping
+
+    stopping.listen()
 
 from vim_tf.versions import VERSION as __version__  # noqa: F401, a package's usual name for it
 

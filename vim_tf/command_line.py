@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from vim_tf import stopping
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.config.sections import OneProcess
@@ -18,7 +19,6 @@ from vim_tf.errors import Interrupted, UserError
 from vim_tf.messages import LONGEST_MESSAGE, shorten
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 MOVED_IMAGES = "override keys of the run's data if the images have moved: --set data.path=..."
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -172,16 +172,19 @@ def check_new_files(folder: StrPath, names: Iterable[str]) -> dict[str, Path]:
 def run(main: Callable[[], None]) -> None:
     """Runs `main()`; prints one line on standard error and exits if it raises.
 
-    The exit code is 2 for a user's mistake, and 75 for a training that was asked to stop and has
-    saved everything. With the environment variable VIM_TF_DEBUG=1 a mistake is raised unchanged,
-    with its traceback.
+    The exit code is 2 for a user's mistake. For SIGTERM, SIGHUP and Ctrl-C it is 75 if the same
+    command goes on from what is finished, and 130 if it starts again; see `stopping`. With the
+    environment variable VIM_TF_DEBUG=1 a mistake is raised unchanged, with its traceback.
     """
     quiet_tensorflow()
     try:
-        main()
+        with stopping.raising():
+            main()
+    except stopping.Stop as stop:  # its line is written
+        sys.exit(stop.exit_code)
     except Interrupted as notice:
         sys.stderr.write(f"{_one_line(notice)}\n")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(stopping.EXIT_GOES_ON)
     except Exception as error:
         mistake = error if isinstance(error, UserError) else _as_user_error(error)
         if mistake is None or os.environ.get("VIM_TF_DEBUG") == "1":

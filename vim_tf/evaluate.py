@@ -88,7 +88,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", required=True, help="folder of a run")
+    parser.add_argument("--run", required=True, help="folder of a run, or its preset_best")
     parser.add_argument(
         "--split",
         choices=("validation", "train"),

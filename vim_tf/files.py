@@ -1,7 +1,9 @@
-"""Writes files atomically, and hashes them."""
+"""Writes files atomically, moves them out of the way, and hashes them."""
 
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,21 @@ _PART = 2**24  # bytes read at once
 def is_in_bucket(path: StrPath) -> bool:
     """Whether a path is a URL such as gs://bucket/run; files there cannot be renamed or locked."""
     return "://" in os.fspath(path)
+
+
+def append_line(path: StrPath, line: str) -> None:
+    """Adds a line to a text file; a last line that was cut short stays a line of its own."""
+    if is_in_bucket(path):  # files there cannot be appended to
+        bucket_path = epath.Path(path)
+        before = bucket_path.read_text() if bucket_path.exists() else ""
+        bucket_path.write_text(f"{before}{line}\n")
+        return
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":  # a process was killed while it wrote
+                line = f"\n{line}"
+        file.write(f"{line}\n".encode())
 
 
 def write_atomically(path: StrPath, data: bytes | str) -> None:
@@ -38,9 +55,35 @@ def write_atomically(path: StrPath, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # only the owner may read a file of mkstemp
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # also when the process is asked to stop
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def is_regular(path: StrPath) -> bool:
+    """Whether a path is a file: no folder, no pipe, and no link."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+def set_aside(path: StrPath) -> Path:
+    """Renames what lies where a file belongs to the first free `<name>.aside-<n>`; returns this."""
+    path, number = Path(path), 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.aside-{number}")):
+        number += 1
+    os.rename(path, aside)
+    return aside
+
+
+def remove(path: StrPath) -> None:
+    """Removes a file, a link or a whole folder, if there is one."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def hash_file(path: StrPath) -> str:

@@ -19,7 +19,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description="Fit a linear classifier on the features of every block of a trained VIM, "
         "choose the block on a part of the training images, and test it once.",
     )
-    parser.add_argument("--run", help="folder of a VIM run")
+    parser.add_argument("--run", help="folder of a VIM run, or its preset_best")
     parser.add_argument("--blocks", help="all (default), or numbers: 0,6,12; 0 is the embeddings")
     parser.add_argument("--head", help="logistic_regression (default) or sgd, for much data")
     parser.add_argument(

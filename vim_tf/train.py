@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vim_tf import command_line
+from vim_tf import command_line, stopping
 from vim_tf.config import loader
 from vim_tf.config.experiments import Experiment, LinearProbeExperiment
 from vim_tf.distribution import cluster
@@ -76,6 +76,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
     parsed = parse_arguments(arguments)
+    if parsed.print_config or parsed.describe or parsed.dry_run:
+        stopping.starts_again()
     if parsed.deterministic:
         parsed.set = [*parsed.set, "training.deterministic=true"]
     experiment = loader.load_config(parsed.config, parsed.set)

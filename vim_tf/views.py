@@ -12,7 +12,7 @@ from vim_tf import command_line
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.errors import UserError
-from vim_tf.runs.run import Run
+from vim_tf.runs.run import find_run
 from vim_tf.stages import registry
 
 FILES = {
@@ -29,7 +29,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         description="Draw what a run has learnt: its codes, where it attends, and whether its "
         "samples are copies.",
     )
-    parser.add_argument("--run", required=True, help="folder of a run of either stage")
+    parser.add_argument(
+        "--run", required=True, help="folder of a run of either stage, or its preset_best"
+    )
     parser.add_argument("--out", required=True, help="folder for the PNG files")
     parser.add_argument(
         "--views", help=f"one or more of {','.join(FILES)} (default: all that the run has)"
@@ -50,7 +52,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def choose_views(folder: StrPath, text: str | None) -> Sequence[str]:
     """Returns the views in the text of `--views`; UserError for one that the run does not have."""
-    kind = registry.kind_of(Run(folder).load_experiment())
+    kind = registry.kind_of(find_run(folder)[0].load_experiment())
     name = kind.experiment.experiment
     if not kind.views:
         raise UserError(f"{folder} is a run of experiment {name}, which has no views")

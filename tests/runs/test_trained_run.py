@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import keras
@@ -64,7 +65,7 @@ def test_a_folder_that_is_no_run_is_refused(tiny_runs, tmp_path):
     with pytest.raises(UserError, match="is no run: it has no config.yaml"):
         open_run(tmp_path)
     with pytest.raises(UserError, match="is no run: it has no config.yaml"):
-        open_run(tiny_runs["vim"] / "preset")
+        open_run(tmp_path / "nowhere")
 
 
 def test_a_run_without_weights_and_a_torn_one(tiny_runs, tmp_path):
@@ -96,3 +97,64 @@ def test_the_probe_of_these_weights_says_which_block(tiny_runs, tmp_path):
         (path / "probe" / "probe.json").write_text(text)
         assert open_run(path).probed_block == expected
     assert open_run(tiny_runs["vit_vqgan"]).probed_block is None
+
+
+@pytest.fixture
+def copied(tiny_runs, tmp_path):
+    """A function (stage) -> a copy of the run whose `preset_best` has other weights."""
+
+    def copy(stage):
+        run = shutil.copytree(tiny_runs[stage], tmp_path / stage)
+        model = load(run / "preset_best")
+        model.weights[0].assign(model.weights[0] + 1)
+        model.save_to_preset(run / "preset_best", model.metadata)
+        return run
+
+    return copy
+
+
+@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
+def test_the_best_weights_of_a_run_are_taken_with_its_config_and_images(copied, stage, monkeypatch):
+    path = copied(stage)
+    last = open_run(path)
+    best = open_run(path / "preset_best")
+    assert (last.weights, best.weights) == ("preset", "preset_best")
+    assert best.path == last.path
+    assert best.experiment == last.experiment
+    assert best.data.fingerprint() == last.data.fingerprint()
+    name = "tokenizer" if stage == "vit_vqgan" else "vim"
+    assert best.hashes()[name] == load(path / "preset_best").model_hash()
+    assert best.hashes()[name] != last.hashes()[name]
+    assert open_run(path / "preset").hashes() == last.hashes()
+    monkeypatch.chdir(path / "preset_best")
+    for given in (".", "../preset_best", "../preset_best/"):
+        assert open_run(given).hashes() == best.hashes()
+    # A run that was killed while it replaced the preset has only the old one.
+    os.rename(path / "preset_best", path / "preset_best.old")
+    assert open_run(path / "preset_best").hashes() == best.hashes()
+    shutil.rmtree(path / "preset_best.old")
+    with pytest.raises(UserError, match=r"has saved no preset_best yet; wait until its training"):
+        open_run(path / "preset_best")
+
+
+def test_a_preset_without_its_run_is_refused(tiny_runs, tmp_path):
+    for name in ("preset_best", "mine"):
+        shutil.copytree(tiny_runs["vim"] / "preset_best", tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} is a preset without its run; here the run's"):
+            open_run(tmp_path / name)
+
+
+def test_a_config_and_weights_of_two_experiments_are_refused(copied, tiny_runs):
+    run = copied("vim")
+    shutil.copy(tiny_runs["vit_vqgan"] / "config.yaml", run)
+    with pytest.raises(UserError, match=r"is of experiment vit_vqgan, and preset holds a VIM: one"):
+        open_run(run)
+
+
+def test_each_weights_have_their_probe(copied):
+    path = copied("vim")
+    (path / "probe_best").mkdir()
+    text = formats.to_json("probe", {"block": 1, "models": open_run(path / "preset_best").hashes()})
+    (path / "probe_best" / "probe.json").write_text(text)
+    assert open_run(path).probed_block is None
+    assert open_run(path / "preset_best").probed_block == 1

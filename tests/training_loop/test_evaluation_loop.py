@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.training_loop.loop import EvaluationLoop
+from vim_tf.training_loop.evaluation_loop import EvaluationLoop
 
 
 class Trainer:

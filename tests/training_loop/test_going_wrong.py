@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 import vim_tf
-from vim_tf import train
-from vim_tf.command_line import EXIT_INTERRUPTED
+from vim_tf import stopping, train
 from vim_tf.errors import UserError
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.checkpoints import Checkpoints
@@ -132,7 +131,7 @@ def test_a_stopped_run_saves_and_goes_on(tiny_configs, tiny_runs, tmp_path, numb
                     break
             process.send_signal(number)
             said = process.stderr.read()
-            assert process.wait() == EXIT_INTERRUPTED
+            assert process.wait() == stopping.EXIT_GOES_ON
         assert signal.Signals(number).name in said
         step = int(re.search(r"^stopped at step (\d+) and saved; the same", said, re.M)[1])
         assert step > first

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import tensorflow as tf
 
+from vim_tf import stopping
 from vim_tf.training_loop.stop_signal import StopSignal
 
 
@@ -27,7 +29,7 @@ def endless(stop):
     return loop
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_graph(number):
     said = []
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
@@ -83,5 +85,6 @@ def test_the_second_signal_ends_the_process_at_once():
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline().startswith("SIGTERM: saving after this step")
+        time.sleep(2 * stopping.TOGETHER)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM

@@ -20,6 +20,7 @@ from typing import Any
 import tensorflow as tf
 from PIL import Image
 
+from vim_tf import command_line
 from vim_tf.annotations import StrPath
 from vim_tf.data.styles import concepts, npm
 from vim_tf.errors import UserError
@@ -146,11 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder for the records",
     )
     options = parser.parse_args(arguments)
-    try:
-        entries, images = read_package(options.package)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    entries, images = read_package(options.package)
     rows = make_rows(entries, images)
     pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
     for path in write_records(rows, options.out):
@@ -160,4 +157,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -111,6 +111,7 @@ def view_neighbours(
     nearest = {"samples": distances[:count, 0], "held_out": distances[count:, 0]}
     report = {
         "run": str(run.path),
+        "preset": run.weights,
         "models": run.hashes(),
         "samples": source.description | {"count": count},
         "training_images": training.count,

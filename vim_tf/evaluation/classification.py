@@ -22,10 +22,11 @@ from vim_tf.config.experiments import ClassifierExperiment
 from vim_tf.data.images import ImageData
 from vim_tf.data.splits import make_array_split
 from vim_tf.data.transforms import to_uint8
+from vim_tf.errors import UserError
 from vim_tf.evaluation import protocol, runner
 from vim_tf.evaluation.image_sources import RunImages, Samples, hash_images
 from vim_tf.evaluation.keras_classifier import KerasClassifier, open_classifier
-from vim_tf.runs.run import Run
+from vim_tf.runs.run import PRESETS, Run
 from vim_tf.runs.trained_run import TrainedRun, open_run
 from vim_tf.trainers.classifier_trainer import ClassifierTrainer
 
@@ -50,7 +51,7 @@ def evaluate_classification(
     """Judges a VIM's samples with a classifier.
 
     Args:
-        run: folder of a run of experiment vim, of a model with classes.
+        run: folder of a run of experiment vim, of a model with classes; or its `preset_best`.
         classifier: folder of a run of experiment classifier, or a .keras file.
         split: "validation" or "train": the real images that are classified.
         n: number of samples.
@@ -74,6 +75,7 @@ def evaluate_classification(
     runner.check_counts_and_split(n, batch_size, split)
     checks.rejection(reject, acceptance)
     judge = open_classifier(classifier, "classifier")
+    experiment = _find_config(classifier)
     opened = open_run(run, overrides, other_images)
     samples = runner.open_samples(
         opened,
@@ -109,10 +111,7 @@ def evaluate_classification(
             f"accuracy of {real}[{judge.name}]",
         )
         settings, missing = {}, {}
-        trained = Run(classifier)
-        if trained.config_path.exists():
-            experiment = trained.load_experiment()
-            assert isinstance(experiment, ClassifierExperiment)  # as `open_classifier` found
+        if experiment is not None:
             network = _train(experiment, images, labels, opened)
             settings = {"classification_accuracy_score": dataclasses.asdict(experiment)}
             student = KerasClassifier(judge.path, network, None, opened.class_names)
@@ -132,6 +131,21 @@ def evaluate_classification(
         opened.hashes(),
         run,
     )
+
+
+def _find_config(classifier: StrPath) -> ClassifierExperiment | None:
+    """Returns the config that a classifier was trained with; None if only its weights are there."""
+    path = Path(classifier)
+    run = Run(path.parent if path.name in PRESETS else path)
+    if not run.config_path.exists():
+        return None
+    experiment = run.load_experiment()
+    if not isinstance(experiment, ClassifierExperiment):
+        raise UserError(
+            f"{run.config_path} is of experiment {experiment.experiment}, and its preset holds a "
+            "Classifier: one of them is of another run; give a whole run of experiment classifier"
+        )
+    return experiment
 
 
 def _keep(samples: Samples, path: Path, batch_size: int) -> tuple[np.ndarray, str]:

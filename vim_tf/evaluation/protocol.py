@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
+from vim_tf.runs.run import find_run
 from vim_tf.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class EvaluationResult:
         models: {"tokenizer": SHA-256 of the weights, ...} of a run.
         versions: of the packages that computed the figures.
         run: name of the run's folder; None if no model was judged.
+        preset: "preset", the run's last weights, or "preset_best"; None if no model was judged.
         by_class: {class name: {name: float}}; None if the classes were not measured alone.
         command: the command line; None for a call from Python.
     """
@@ -52,6 +54,7 @@ class EvaluationResult:
     run: str | None = None
     by_class: dict[str, dict[str, float]] | None = None
     command: str | None = None
+    preset: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a dict for JSON, with the table row and the model index for a model card."""
@@ -91,8 +94,8 @@ def make_result(
         extractor: the feature network, or None.
         settings: as in `EvaluationResult`.
         models: as in `EvaluationResult`; None without a model.
-        run: the run's folder; its name is the model's name in `model_index`. None if no model is
-            judged.
+        run: the run's folder, or its preset_best; the name of the run's folder is the model's name
+            in `model_index`. None if no model is judged.
         by_class: as in `EvaluationResult`.
     """
     described = None
@@ -107,6 +110,10 @@ def make_result(
             "classes": extractor.classes,
             "resize": extractor.mode,
         }
+    name = preset = None
+    if run is not None:
+        trained, preset = find_run(run)
+        name = os.path.basename(os.path.abspath(trained.path))
     return EvaluationResult(
         figures,
         missing,
@@ -116,8 +123,9 @@ def make_result(
         settings,
         models or {},
         installed_versions(),
-        None if run is None else os.path.basename(os.path.abspath(run)),
+        name,
         by_class,
+        preset=preset,
     )
 
 

@@ -41,7 +41,7 @@ def evaluate_reconstruction(
     """Measures how well a run's tokenizer reconstructs images of the run's data.
 
     Args:
-        run: folder of a run of either stage.
+        run: folder of a run of either stage, or its `preset_best`.
         extractor: path of a feature network, see `features.open_extractor`; None measures only
             pixels and the codebook.
         extractor_hash: the network's expected SHA-256; None skips the check.

@@ -25,7 +25,8 @@ from vim_tf.errors import UserError
 from vim_tf.files import write_atomically
 from vim_tf.linear_probe import logistic_head, sgd_head
 from vim_tf.linear_probe.features import open_features, without_copied_channels
-from vim_tf.runs.trained_run import PROBE_FILE, PROBE_FOLDER, open_run
+from vim_tf.runs.run import find_run
+from vim_tf.runs.trained_run import PROBE_FILE, PROBE_FOLDERS, open_run
 from vim_tf.versions import installed_versions
 
 CURVE_FILE = "probe.png"
@@ -79,12 +80,13 @@ def run_linear_probe(
     """Fits a linear classifier on the features of a VIM's blocks, and tests the best one once.
 
     Args:
-        run: folder of a run of experiment vim, of images with labels.
+        run: folder of a run of experiment vim, of images with labels; or its `preset_best`.
         blocks: "all", or numbers such as "0,6,12"; 0 is the embeddings.
         head: "logistic_regression", or "sgd" for large data sets.
         validation_fraction: share of the training images that is used to choose the block.
         seed: any integer.
-        out: folder for `probe.json` and `probe.png`, without a result in it; None is `<run>/probe`.
+        out: folder for `probe.json` and `probe.png`, without a result in it; None is
+            `<run>/probe`, or `<run>/probe_best` for `preset_best`.
         overrides: "data.key=value" strings, for images that have moved since the training.
         other_images: allow images that the run was not trained on.
 
@@ -121,7 +123,8 @@ def fit_probe(
 
     Args:
         experiment: `LinearProbeExperiment`.
-        out: a folder without a result in it; None is `<run>/probe`.
+        out: a folder without a result in it; None is
+            `<run>/probe`, or `<run>/probe_best` for `preset_best`.
         overrides: "data.key=value" strings, for images that have moved since the training.
         command: the words of the command, for the result.
         other_images: allow images that the run was not trained on.
@@ -135,7 +138,8 @@ def fit_probe(
     """
     if experiment.run is None:
         raise UserError("run is not set; name the folder of a trained VIM")
-    out = Path(out or Path(experiment.run) / PROBE_FOLDER)
+    run, weights = find_run(experiment.run)
+    out = Path(out or run.path / PROBE_FOLDERS[weights])
     if (out / PROBE_FILE).exists():
         raise UserError(
             f"{out / PROBE_FILE} exists; delete it, or give another folder for the result"
@@ -204,6 +208,7 @@ def _probe(
         tested[name] = _accuracy(predict, test.arrays[name], test.labels)
     return {
         "run": str(experiment.run),
+        "preset": run.weights,
         "models": run.hashes(),
         "head": experiment.head,
         "seed": experiment.seed,

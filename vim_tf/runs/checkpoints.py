@@ -8,11 +8,14 @@
 Paths may be in a bucket, gs://...
 """
 
+import contextlib
+import math
+import os
 import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -22,14 +25,15 @@ from vim_tf import fingerprints, formats
 from vim_tf.annotations import StrPath
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import DamagedError, UserError
-from vim_tf.files import measure_file, write_atomically
+from vim_tf.failpoints import failpoint
+from vim_tf.files import is_in_bucket, measure_file, set_aside, write_atomically
 from vim_tf.messages import reason_of
-from vim_tf.runs.failpoints import failpoint
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.versions import installed_versions
 
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
 ADVICE = "train again in another workdir"
+BEST_ADVICE = "the next evaluation counts as the best, and writes the file again"
 _WHOLE = {"type": "integer", "minimum": 0}
 
 
@@ -81,16 +85,22 @@ class Checkpoints:
         self._folder = epath.Path(folder)
         self._say = say or (lambda line: sys.stderr.write(f"{line}\n"))
         self._made_from = made_from
+        self._said_best = False
 
     def steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, ascending."""
-        found = [path.parent.name for path in self._folder.glob(f"step_*/{MANIFEST}")]
-        return sorted(int(name[5:]) for name in found if re.fullmatch("step_[0-9]{8,18}", name))
+        # Not by glob: the path of the folder may have its special characters, as in "exp[1]".
+        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(
+            int(folder.name[5:])
+            for folder in folders
+            if re.fullmatch("step_[0-9]{8,18}", folder.name) and (folder / MANIFEST).is_file()
+        )
 
     def save(self, step: int) -> None:
         """Saves the state of a step, unless it is saved already; removes old checkpoints."""
         step = int(step)
-        is_new = not (self.path(step) / MANIFEST).exists()
+        is_new = not (self.path(step) / MANIFEST).is_file()
         if self._workers.chiefs(is_new):
             if self._workers.is_chief:
                 self._write(step)
@@ -105,8 +115,10 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         folder = self.path(step)
-        if folder.exists():  # a save that was cut short
+        if folder.is_dir():  # a save that was cut short
             folder.rmtree()
+        elif folder.exists():
+            folder.unlink()
         folder.mkdir(parents=True)
         failpoint("before_state")
         self._checkpoint.write(str(folder / STATE))
@@ -164,7 +176,8 @@ class Checkpoints:
         made_from = _read_manifest(place)["made_from"]
         if self._made_from is not None and made_from is not None:
             lines += self._made_from.compare(f"checkpoint {place}", made_from, other.run_folder)
-        names = tf.train.load_checkpoint(str(place / STATE)).get_variable_to_shape_map()
+        with _readable(place) as path:
+            names = tf.train.load_checkpoint(f"{path}/{STATE}").get_variable_to_shape_map()
         kept = {name.split("/", 1)[0] for name in names}
         is_empty = {name: isinstance(item, list) and not item for name, item in self._items.items()}
         new = [name for name in self._items if name not in kept and not is_empty[name]]
@@ -208,16 +221,32 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float] | None:
         """Returns (step, value) of the best evaluation so far, or None."""
+        path = self._folder / BEST
         try:
-            best = formats.read_json(self._folder / BEST, "checkpoint", ADVICE, BEST_SCHEMA)
-        except (FileNotFoundError, DamagedError):
+            best = formats.read_json(path, "checkpoint", BEST_ADVICE, BEST_SCHEMA)
+            if not math.isfinite(best["value"]):
+                raise DamagedError(f"{path} is damaged: value is {best['value']}; {BEST_ADVICE}")
+        except FileNotFoundError:
+            return None
+        except (OSError, UserError) as error:
+            if not self._said_best:
+                self._say(f"the best evaluation is not known, as {path} cannot be used: {error}")
+                self._said_best = True
             return None
         return best["step"], best["value"]
 
     def mark_best(self, step: int, value: float) -> None:
         """Marks the checkpoint of a step as the best, to keep it until another is better."""
-        best = {"step": int(step), "value": value}
-        write_atomically(self._folder / BEST, formats.to_json("checkpoint", best))
+        path, best = self._folder / BEST, {"step": int(step), "value": value}
+        if not is_in_bucket(path) and os.path.isdir(path) and not os.path.islink(path):
+            self._say(f"{path} is a folder; it is now {set_aside(path)}")
+        write_atomically(path, formats.to_json("checkpoint", best))
+
+    def forget_best(self) -> None:
+        """Forgets the best evaluation, of a training that left no checkpoint to go on from."""
+        path = self._folder / BEST
+        if path.is_file():
+            path.unlink()
 
     @property
     def run_folder(self) -> epath.Path:
@@ -276,11 +305,23 @@ class Checkpoints:
                     f"there and {described[1]} here; give another workdir, or the config and the "
                     "version of vim_tf that it was made with"
                 )
-        status = self._checkpoint.read(str(folder / STATE))
-        if partly:
-            status.assert_existing_objects_matched().expect_partial()
-        else:
-            status.assert_consumed()
+        with _readable(folder) as place:
+            status = self._checkpoint.read(f"{place}/{STATE}")
+            if partly:
+                status.assert_existing_objects_matched().expect_partial()
+            else:
+                status.assert_consumed()
+
+
+@contextlib.contextmanager
+def _readable(folder: epath.Path) -> Iterator[str]:
+    """Gives a path of a folder that TensorFlow can read: it takes "[" for a pattern."""
+    if "[" not in str(folder) or is_in_bucket(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        os.symlink(os.path.abspath(folder), f"{place}/checkpoint")
+        yield f"{place}/checkpoint"
 
 
 def _read_manifest(folder: epath.Path) -> dict[str, Any]:

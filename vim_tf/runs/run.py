@@ -22,7 +22,7 @@ import json
 import os
 import re
 import shutil
-import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,12 +35,16 @@ from vim_tf.config import loader
 from vim_tf.config.experiments import Experiment, TrainingExperiment, ViTVQGANExperiment
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.errors import UserError
-from vim_tf.files import is_in_bucket, write_atomically
+from vim_tf.failpoints import failpoint
+from vim_tf.files import append_line, is_in_bucket, remove, write_atomically
 from vim_tf.formats import WRITTEN_BY
+from vim_tf.locks import Held, locked
 from vim_tf.messages import shorten
 from vim_tf.runs.changes import Changes, find_changes
+from vim_tf.runs.metrics_log import MetricsLog
 
 PRESET_CONFIG = "config.json"
+PRESETS = ("preset", "preset_best")  # the last averaged weights, and those of the best evaluation
 
 
 class Run:
@@ -58,6 +62,7 @@ class Run:
         self.best_preset_dir = self.path / "preset_best"
         self.lock_path = self.path / "lock"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.metrics = MetricsLog(self.metrics_path)
         self.tensorboard_dir = self.path / "tensorboard"
         self.image_dir = self.path / "images"
 
@@ -132,7 +137,7 @@ class Run:
             changes: a dict for JSON that says what changed.
         """
         line = {"step": step, **changes, "written_by": WRITTEN_BY}
-        self._append(self.path / "changes.jsonl", json.dumps(line) + "\n")
+        append_line(self.path / "changes.jsonl", json.dumps(line))
         write_atomically(self.config_path, loader.to_yaml(experiment, of_run=True))
 
     def _make_folder(self) -> None:
@@ -145,7 +150,7 @@ class Run:
         return UserError(f"{self.path} cannot be written ({error.strerror}); give another workdir")
 
     def _holds_more_than_a_lock(self) -> bool:
-        return any(path != self.lock_path for path in self.path.iterdir())
+        return any(path != self.lock_path or path.is_dir() for path in self.path.iterdir())
 
     def load_experiment(self, overrides: Sequence[str] = ()) -> Experiment:
         """Returns the config of this run, with `--set` overrides; UserError if there is none."""
@@ -167,21 +172,24 @@ class Run:
                 _copy_preset(Path(folder), place)
             return
         new, old = place.with_name(f"{place.name}.new"), place.with_name(f"{place.name}.old")
-        for folder in (new, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        remove(new)  # of a run that was killed
         save(new)
-        if place.exists():
+        failpoint("before_preset")
+        # The old one is removed only when a whole preset is there: this order survives any kill.
+        if (place / PRESET_CONFIG).exists():
+            remove(old)
             os.replace(place, old)
+            failpoint("between_presets")
+        else:
+            remove(place)
         os.replace(new, place)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Prevents other processes from training in this folder.
 
-        The operating system frees the lock however its process ends. It may not see processes on
-        other machines; then the name of the machine in the file is compared. In a bucket there is
-        no lock.
+        The lock ends with its process, see `locks`. In a bucket there is no lock.
 
         Raises:
             UserError: another process has the lock.
@@ -189,62 +197,30 @@ class Run:
         if is_in_bucket(self.path):
             yield
             return
-        import fcntl  # does not exist on Windows, where everything but training works
-
         self._make_folder()
-        with open(self.lock_path, "a+") as file:
-            file.seek(0)
-            holder, _, machine = file.read().strip().partition(" on ")
-            here = socket.gethostname()
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(locked(self.lock_path, _say))
+            except Held as found:
                 raise UserError(
-                    f"{self.path} is being trained by {holder} on {machine}; wait until it ends, "
-                    "or give another workdir"
+                    f"{self.path} is being trained by {found.holder}; wait until it ends, or give "
+                    "another workdir"
                 ) from None
-            if machine not in ("", here):
-                raise UserError(
-                    f"{self.path} is being trained by {holder} on {machine}, as {self.lock_path} "
-                    f"says; this is {here}. If that process is gone, remove the file"
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {here}\n")
-            file.flush()
-            try:
-                yield
-            finally:
-                # Not removed: another process may have it open already.
-                file.truncate(0)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            yield
 
     def append_metrics(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Adds one line to metrics.jsonl."""
-        line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
-        self._append(self.metrics_path, line)
-
-    def _append(self, path: epath.Path, line: str) -> None:
-        if is_in_bucket(path):  # files there cannot be appended to
-            path.write_text((path.read_text() if path.exists() else "") + line)
-            return
-        with open(path, "a+b") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read() != b"\n":  # a run was killed while it wrote
-                    line = "\n" + line
-            file.write(line.encode())
+        self.metrics.append(step, kind, values)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Returns metrics.jsonl as a list of dicts; for a repeated step, the last one."""
-        if not self.metrics_path.exists():
-            return []
-        records = {}
-        for line in self.metrics_path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the last line of a run that was killed while it wrote
-            records[record["step"], record["kind"]] = record
-        return sorted(records.values(), key=lambda record: record["step"])
+        """Returns metrics.jsonl as a list of dicts, see `MetricsLog.read`."""
+        return self.metrics.read()
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def find_tokenizer_config(experiment: Experiment) -> ViTVQGANConfig | None:
@@ -264,6 +240,29 @@ def find_tokenizer_config(experiment: Experiment) -> ViTVQGANConfig | None:
     return found.model
 
 
+def find_run(path: StrPath) -> tuple[Run, str]:
+    """Returns (a run, the name in `PRESETS` of its weights to use).
+
+    Args:
+        path: the folder of a run, or its `preset_best` or `preset`.
+
+    Raises:
+        UserError: the path is a preset without its run. Anything else is taken for a run.
+    """
+    folder = Path(os.path.abspath(path))
+    if (folder / "config.yaml").exists():
+        return Run(path), "preset"
+    if folder.name in PRESETS and (folder.parent / "config.yaml").exists():
+        given = Path(path)
+        return Run(given.parent if given.name == folder.name else folder.parent), folder.name
+    if (folder / PRESET_CONFIG).exists():
+        raise UserError(
+            f"{path} is a preset without its run; here the run's config.yaml is needed too: give "
+            f"the folder of the run, or its {PRESETS[1]}"
+        )
+    return Run(path), "preset"
+
+
 def find_preset(path: StrPath) -> Path | epath.Path:
     """Returns the preset folder of a run folder or of a preset folder, on a disk.
 
@@ -273,12 +272,19 @@ def find_preset(path: StrPath) -> Path | epath.Path:
         UserError: the path is neither of them, or the run has not saved a preset yet.
     """
     given = epath.Path(path)
+    candidates = [given, given / "preset", given / "preset.old"]
     # Only the old one is there if a run was killed while it replaced the preset.
-    for folder in (given, given / "preset", given / "preset.old"):
+    if given.name in PRESETS:
+        candidates.append(given.with_name(f"{given.name}.old"))
+    for folder in candidates:
         if (folder / PRESET_CONFIG).exists():
             return _fetch_preset(folder) if is_in_bucket(folder) else folder
     if (given / "config.yaml").exists():
         raise UserError(f"{given} has saved no preset yet; wait until its training saves one")
+    if given.name in PRESETS and (given.parent / "config.yaml").exists():
+        raise UserError(
+            f"{given.parent} has saved no {given.name} yet; wait until its training evaluates"
+        )
     raise UserError(f"{given} is neither a run nor a preset; give the workdir of a training")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from vim_tf import fingerprints, formats
 from vim_tf.annotations import StrPath
+from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
 from vim_tf.data.images import ImageData, make_image_dataset
 from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.errors import UserError
@@ -18,9 +19,11 @@ from vim_tf.models.precision import computing_in
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import load, load_tokenizer_of
-from vim_tf.runs.run import Run
+from vim_tf.runs.run import find_run
 
-PROBE_FOLDER, PROBE_FILE = "probe", "probe.json"  # in a run, by default
+PROBE_FILE = "probe.json"
+# {weights: the folder in a run for their probe, by default}
+PROBE_FOLDERS = {"preset": "probe", "preset_best": "probe_best"}
 # The keys of the file of `vim_tf.probe` that are read here.
 PROBE_SCHEMA = {
     "type": "object",
@@ -58,6 +61,7 @@ class TrainedRun:
         vim: the VIM; None for a run of stage 1.
         class_names: name of class i at index i; () without labels.
         other_images: whether `data` may be images that the run was not trained on.
+        weights: "preset", the last ones, or "preset_best", those of the best evaluation.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class TrainedRun:
     vim: VIM | None
     class_names: tuple[str, ...]
     other_images: bool = False
+    weights: str = "preset"
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -81,7 +86,7 @@ class TrainedRun:
     @property
     def probed_block(self) -> int | None:
         """The block that `vim_tf.probe` chose for these weights, from 0; None if there is none."""
-        path = self.path / PROBE_FOLDER / PROBE_FILE
+        path = self.path / PROBE_FOLDERS[self.weights] / PROBE_FILE
         if self.vim is None or not path.exists():
             return None
         result = formats.read_json(path, "probe", "delete it and probe again", PROBE_SCHEMA)
@@ -124,13 +129,13 @@ def open_run(
     """Opens a run of stage 1 or 2, in float32 for every precision of the training.
 
     Args:
-        path: the folder of a run.
+        path: the folder of a run, or its `preset_best` for the weights of the best evaluation.
         overrides: "data.key=value" strings, for images that have moved since the training.
         other_images: whether to allow images that the run was not trained on.
 
     Raises:
-        UserError: there is no run, its weights are missing or damaged, or an override is not of
-            the data.
+        UserError: there is no run, its weights are missing, damaged or those of another experiment,
+            or an override is not of the data.
     """
     for override in overrides:
         if not override.startswith("data."):
@@ -140,18 +145,26 @@ def open_run(
             )
     if is_in_bucket(path):
         raise UserError(f"{path} is in a bucket; copy the run to a disk and give its folder there")
-    run = Run(path)
+    run, weights = find_run(path)
     experiment = run.load_experiment(overrides)
+    folder = run.path if weights == "preset" else run.path / weights
     with computing_in("float32"):
-        model = load(run.path)
+        model = load(folder)
         if not isinstance(model, ViTVQGAN | VIM):
             raise UserError(
                 f"{run.path} is a run of experiment {experiment.experiment}; give one of "
                 "experiment vit_vqgan or vim"
             )
+        kinds = {ViTVQGAN: ViTVQGANExperiment, VIM: VIMExperiment}
+        if not any(isinstance(model, m) and isinstance(experiment, e) for m, e in kinds.items()):
+            raise UserError(
+                f"{run.config_path} is of experiment {experiment.experiment}, and {weights} holds "
+                f"a {type(model).__name__}: one of them is of another run; take a whole copy of "
+                "the run"
+            )
         if isinstance(model, ViTVQGAN):
             tokenizer, vim, names = model, None, ()
         else:
             vim = model
-            tokenizer, names = load_tokenizer_of(model, run.path)
-    return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names), other_images)
+            tokenizer, names = load_tokenizer_of(model, folder)
+    return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names), other_images, weights)

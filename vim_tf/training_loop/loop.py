@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import logging
 
 from vim_tf.annotations import Tensor
-from vim_tf.distribution.replicas import over_replicas, share_batches
+from vim_tf.distribution.replicas import share_batches
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import Interrupted, UserError
 from vim_tf.runs.changes import Changes
@@ -33,8 +33,10 @@ from vim_tf.runs.checkpoints import Checkpoints
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.runs.run import Run
 from vim_tf.trainers.trainer import Trainer
+from vim_tf.training_loop import tensorboard
+from vim_tf.training_loop.evaluation_loop import EvaluationLoop, Stopped
 from vim_tf.training_loop.reporter import Reporter
-from vim_tf.training_loop.resume import make_checkpoints, restore
+from vim_tf.training_loop.resume import is_due, make_checkpoints, restore
 from vim_tf.training_loop.stop_signal import StopSignal
 from vim_tf.training_loop.training_warnings import Diagnosis
 
@@ -69,10 +71,6 @@ class TrainableStage(Protocol):
 
 class NotFinite(Exception):
     """A loss or a gradient became NaN or infinite."""
-
-
-class Stopped(Exception):
-    """A stop was requested."""
 
 
 class TrainLoop(orbit.StandardTrainer):
@@ -152,36 +150,6 @@ class TrainLoop(orbit.StandardTrainer):
         return {name: value for name, value in results.items() if name not in absent}
 
 
-class EvaluationLoop(orbit.AbstractEvaluator):
-    """Evaluates the averaged weights on a finite dataset; the replicas of this process share it.
-
-    Args:
-        trainer: the trainer.
-        strategy: the strategy that it was made in.
-        dataset: finite batches, dicts.
-    """
-
-    def __init__(
-        self, trainer: Trainer, strategy: tf.distribute.Strategy, dataset: tf.data.Dataset
-    ) -> None:
-        self.trainer = trainer
-        self.dataset = dataset
-        names = sorted(dataset.element_spec)
-        with strategy.scope():
-            evaluate = over_replicas(
-                lambda *rows: trainer.evaluate_batch(dict(zip(names, rows, strict=True)))
-            )
-        self.evaluate_batch = lambda batch: evaluate(*(batch[name] for name in names))
-
-    def evaluate(self, num_steps: int | Tensor) -> dict[str, float]:
-        """Returns the trainer's summary of all batches, or of the first `num_steps`."""
-        num_steps = int(num_steps)
-        dataset = self.dataset if num_steps < 0 else self.dataset.take(num_steps)
-        batches = [tf.nest.map_structure(np.asarray, self.evaluate_batch(b)) for b in dataset]
-        names = batches[0]
-        return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
-
-
 def train(
     stage: TrainableStage,
     run: Run,
@@ -209,7 +177,7 @@ def train(
         The last evaluation; {} on a worker that is not the chief.
 
     Raises:
-        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        Interrupted: SIGTERM, SIGHUP or SIGINT came; everything is saved.
         UserError: numbers were not finite `MOST_ROLLBACKS` + 1 times; or the checkpoint is of
             another architecture, or was made from other images or by another tokenizer.
     """
@@ -217,7 +185,7 @@ def train(
     config = trainer.experiment.training
     workers = Workers(strategy)
     checkpoints = make_checkpoints(trainer, run, workers, stage.made_from)
-    remarks = restore(checkpoints, trainer, run, workers, changes, previous)
+    remarks, evaluates = restore(checkpoints, trainer, run, workers, changes, previous)
     first_step = int(trainer.step.numpy())
     if on_start:
         on_start(first_step, remarks)
@@ -233,7 +201,7 @@ def train(
         training = _Training(stage, run, strategy, checkpoints, reporter, stop, callbacks)
         # orbit would print these lines; the reporter writes the same to standard error.
         held.enter_context(mock.patch.object(orbit.controller, "_log", logging.info))
-        return training.run(first_step)
+        return training.run(first_step, evaluates)
 
 
 class _Training:
@@ -266,7 +234,13 @@ class _Training:
         self.controller = orbit.Controller(
             global_step=self.trainer.step,
             trainer=self.loop,
-            evaluator=EvaluationLoop(self.trainer, strategy, stage.evaluation_dataset),
+            evaluator=EvaluationLoop(
+                self.trainer,
+                strategy,
+                stage.evaluation_dataset,
+                # Several workers stop together, in their next step.
+                stop.requested if self.workers.count == 1 else None,
+            ),
             strategy=strategy,
             train_actions=[self._report_training],
             eval_actions=[self._report_evaluation],
@@ -279,37 +253,54 @@ class _Training:
         make = functools.partial(self.stage.train_dataset, *place)
         return share_batches(self.strategy, make, self.trainer.experiment.data.batch_size)
 
-    def run(self, step: int) -> dict[str, float]:
-        """Trains from `step` on; returns the last evaluation."""
+    def run(self, step: int, evaluates: bool) -> dict[str, float]:
+        """Trains from `step` on; returns the last evaluation.
+
+        Args:
+            step: the first step.
+            evaluates: whether to evaluate before it.
+        """
         config, results = self.config, {}
+        self._forget_logs_after(step, evaluates)
         self.callbacks.on_train_begin()
-        if step and self._is_due(step, config.evaluate_every):
-            results = self._evaluate(step)  # the run may have been killed before it
-        while step < config.steps:
-            stops = [(step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)]
-            target = min(*stops, config.steps)
-            try:
-                self.controller.train(target, checkpoint_at_completion=False)
-            except NotFinite as found:
-                step = self._roll_back(str(found))
-                continue
-            except Stopped:
-                step = int(self.trainer.step.numpy())
-                self.checkpoints.save(step)
-                raise Interrupted(
-                    f"stopped at step {step} and saved; the same command resumes from there"
-                ) from None
-            step = target
-            if self._is_due(step, config.checkpoint_every):
-                self.checkpoints.save(step)
-            if self._is_due(step, config.evaluate_every):
+        try:
+            if evaluates:
                 results = self._evaluate(step)
+            while step < config.steps:
+                next_stops = [
+                    (step // n + 1) * n for n in (config.evaluate_every, config.checkpoint_every)
+                ]
+                target = min(*next_stops, config.steps)
+                try:
+                    self.controller.train(target, checkpoint_at_completion=False)
+                except NotFinite as found:
+                    step = self._roll_back(str(found))
+                    continue
+                step = target
+                if is_due(config, step, config.checkpoint_every):
+                    self.checkpoints.save(step)
+                if is_due(config, step, config.evaluate_every):
+                    results = self._evaluate(step)
+        except Stopped:
+            step = int(self.trainer.step.numpy())
+            self.checkpoints.save(step)
+            raise Interrupted(
+                f"stopped at step {step} and saved; the same command resumes from there"
+            ) from None
         self.callbacks.on_train_end(results or None)
         self.workers.wait()  # a worker that ends earlier would count as dead
         return results
 
-    def _is_due(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self.config.steps
+    def _forget_logs_after(self, step: int, evaluates: bool) -> None:
+        """Makes TensorBoard forget the steps that are repeated; see `MetricsLog.resume`."""
+        if not self.workers.is_chief:
+            return
+        writer = self.controller.summary_manager.summary_writer()
+        tensorboard.forget_from(writer, step if evaluates else step + 1)
+        if evaluates:  # TensorBoard forgets whole steps, and this one's training is not repeated
+            for record in self.run_folder.read_metrics():
+                if (record["step"], record["kind"]) == (step, "train"):
+                    tensorboard.write(writer, record)
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Returns the evaluation; {} on a worker that is not the chief."""
@@ -349,6 +340,9 @@ class _Training:
         self.trainer.rollbacks.assign(rollbacks)
         self.trainer.forget_not_finite()
         self.loop.train_dataset = self._batches()
+        if self.workers.is_chief:
+            self.run_folder.metrics.resume(step, evaluates=False)
+        self._forget_logs_after(step, evaluates=False)
         self.reporter.restart(step)
         self.reporter.say(
             f"{found}: back to step {step}, the data now comes in another order "

@@ -1,5 +1,6 @@
 """Progress of a run: a bar on a terminal, plain lines elsewhere, and a line in metrics.jsonl."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -53,8 +54,9 @@ class Reporter:
         self.run.append_metrics(step, "train", values)
         text = f"{self._format(values)}  {rate:.1f} img/s"
         if self.bar:
-            self.bar.update(step - self.step)
-            self.bar.set_postfix_str(text)
+            with contextlib.suppress(OSError):  # the terminal was closed, and the run saves
+                self.bar.update(step - self.step)
+                self.bar.set_postfix_str(text)
         else:
             per_step = (now - self.started) / (step - self.first_step)
             left = _clock(per_step * (self.steps - step))
@@ -73,11 +75,12 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Writes one line, above the bar if there is one."""
-        if self.bar:
-            self.bar.write(text, file=self.stream)
-        else:
-            self.stream.write(text + "\n")
-            self.stream.flush()
+        with contextlib.suppress(OSError):  # the terminal was closed
+            if self.bar:
+                self.bar.write(text, file=self.stream)
+            else:
+                self.stream.write(text + "\n")
+                self.stream.flush()
 
     def restart(self, step: int) -> None:
         """Continues from an earlier step."""
@@ -90,7 +93,8 @@ class Reporter:
     def close(self) -> None:
         """Ends the bar."""
         if self.bar:
-            self.bar.close()
+            with contextlib.suppress(OSError):
+                self.bar.close()
 
 
 def _clock(seconds: float) -> str:

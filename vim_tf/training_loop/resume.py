@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vim_tf.config.sections import TrainingConfig
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import UserError
 from vim_tf.runs.changes import Changes, find_changes
@@ -27,7 +28,7 @@ def restore(
     workers: Workers,
     changes: Changes | None,
     previous: Run | None,
-) -> list[str]:
+) -> tuple[list[str], bool]:
     """Restores the newest checkpoint, and adopts the settings that have changed.
 
     Args:
@@ -39,26 +40,41 @@ def restore(
         previous: another run, from whose last checkpoint this one goes on if it has none itself.
 
     Returns:
-        Lines for the user.
+        (Lines for the user, whether the first step must be evaluated before training goes on.)
 
     Raises:
         UserError: the checkpoint does not fit the trainer, the images or the tokenizer.
     """
-    if checkpoints.restore() is not None:
-        return [] if changes is None else _adopt(changes, {}, trainer, run, workers)
+    restored = checkpoints.restore()
+    # The run may have been killed between the checkpoint of a step and its evaluation.
+    config, step = trainer.experiment.training, int(trainer.step.numpy())
+    evaluates = step > 0 and is_due(config, step, config.evaluate_every)
+    if restored is not None:
+        if workers.is_chief:
+            run.metrics.resume(step, evaluates)
+        lines = [] if changes is None else _adopt(changes, {}, trainer, run, workers)
+        return lines, evaluates
+    if workers.is_chief:
+        run.metrics.start()
+        checkpoints.forget_best()
     if previous is None:
-        return []
+        return [], False
     changes = find_changes(previous.load_experiment(), trainer.experiment)
     lines = checkpoints.restore_from(previous.checkpoint_dir)
-    steps, done = trainer.experiment.training.steps, int(trainer.step.numpy())
-    if done > steps:
+    done = int(trainer.step.numpy())
+    if done > config.steps:
         raise UserError(
-            f"training.steps is {steps:,}, and {previous.path} has done {done:,} steps; give at "
-            "least as many"
+            f"training.steps is {config.steps:,}, and {previous.path} has done {done:,} steps; "
+            "give at least as many"
         )
     lines += _adopt(changes, {"continues": str(previous.path)}, trainer, run, workers)
     checkpoints.save(done)
-    return lines
+    return lines, done > 0 and is_due(config, done, config.evaluate_every)
+
+
+def is_due(config: TrainingConfig, step: int, every: int) -> bool:
+    """Returns whether something is done at a step: every so many steps, and at the last one."""
+    return step % every == 0 or step == config.steps
 
 
 def _adopt(
