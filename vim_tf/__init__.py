@@ -33,9 +33,11 @@ _HOMES = {
     "load": "vim_tf.runs.load",
     "load_config": "vim_tf.config.loader",
     "make_image_dataset": "vim_tf.data.images",
+    "normalize": "vim_tf.data.transforms",
     "open_classifier": "vim_tf.evaluation.keras_classifier",
     "run_linear_probe": "vim_tf.linear_probe.run",
     "run_training": "vim_tf.stages.training",
+    "to_uint8": "vim_tf.data.transforms",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  # it reads only literals
 
