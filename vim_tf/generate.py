@@ -75,6 +75,7 @@ def _generate(arguments: argparse.Namespace) -> tuple[np.ndarray, Sequence[str]]
 
     from vim_tf.evaluation.keras_classifier import open_classifier
     from vim_tf.generation.image_generator import ImageGenerator, generate_images
+    from vim_tf.generation.labels import split_labels
 
     generator = ImageGenerator.load(arguments.run)
     names, labels, n = generator.class_names, None, arguments.n
@@ -84,7 +85,7 @@ def _generate(arguments: argparse.Namespace) -> tuple[np.ndarray, Sequence[str]]
         labels = np.repeat(np.arange(len(names)), arguments.per_class)
         n = len(labels)
     elif arguments.labels is not None:
-        labels = [label.strip() for label in arguments.labels.split(",")]
+        labels = split_labels(arguments.labels)
     classifier = None
     if arguments.reject is not None:
         if labels is None:

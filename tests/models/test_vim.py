@@ -328,7 +328,18 @@ def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
         ({"labels": [0.5]}, "labels is .* takes integers"),
         ({"labels": [[0, 1]]}, r"labels has the shape \(1, 2\)"),
         ({"labels": []}, "labels asks for 0 rows"),
-        ({"n": 0}, "n asks for 0 rows"),
+        ({"labels": [[0], [1, 2]]}, "labels has rows of different lengths; give one number, or"),
+        ({"labels": True}, "labels is True; it takes integers"),
+        ({"labels": ["cats"]}, r"labels is \['cats'\]; it takes integers"),
+        ({"n": 0}, "n is 0; it must be 1 or more"),
+        ({"n": 2.0}, "n is 2.0; it must be an integer"),
+        ({"n": True}, "n is True; it must be an integer"),
+        ({"n": "3"}, "n is '3'; it must be an integer"),
+        ({"seed": 2**70}, "seed is 1.18059\\d*e.21; it must be from -2147483648 to 4294967295"),
+        ({"seed": None}, "seed is None; it takes integers"),
+        ({"seed": False}, "seed is False; it takes integers"),
+        ({"top_k": 5.0}, "top_k is 5.0; it takes integers"),
+        ({"temperature": [None]}, r"temperature is \[None\]; it takes numbers"),
         ({"labels": [0, 1], "n": 3}, "rows disagree: n 3, labels 2"),
         ({"labels": [0, 1], "seed": [1, 2, 3]}, "rows disagree: labels 2, seed 3"),
         ({"seed": 2**32}, "seed is 4294967296; it must be from -2147483648 to 4294967295"),
@@ -357,6 +368,29 @@ def test_refuses_labels_and_guidance_where_none_were_trained():
         model.generate(0)
     with pytest.raises(UserError, match="guidance_scale is 2 without labels"):
         model.generate(guidance_scale=2)
+
+
+def test_refuses_what_a_model_that_always_saw_labels_never_learnt():
+    tiny = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=24)
+    model = VIM(VIMConfig(tiny, label_drop=0.0), GRID, CODES, CLASSES)
+    with pytest.raises(UserError, match="^labels are missing; .* label_drop 0: it never saw one; giv"):
+        model.generate(n=2)
+    with pytest.raises(UserError, match="^guidance_scale is 2.0; it must be 1, because guidance need"):
+        model.generate([0, 1], guidance_scale=[1.0, 2.0])
+    assert model.generate([0, 1], guidance_scale=1).shape == (2, model.tokens_per_image)
+    never = VIM(VIMConfig(tiny, label_drop=1.0), GRID, CODES, CLASSES)
+    with pytest.raises(UserError, match="^labels are given, but .* label_drop 1: it never saw a labe"):
+        never.generate([0, 1])
+    assert never.generate(n=2).shape == (2, model.tokens_per_image)
+
+
+def test_takes_numbers_of_every_kind(model):
+    expected = model.generate([1, 2], seed=3, n=2, top_k=4)
+    found = model.generate(
+        np.int64([1, 2]), np.uint8(3), n=np.int16(2), top_k=np.int32(4), temperature=np.float64(1)
+    )
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(model.generate(tf.constant([1, 2]), seed=3, top_k=4), expected)
 
 
 # Saving and precision ---------------------------------------------------------------------------
