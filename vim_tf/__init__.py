@@ -4,6 +4,7 @@ The names below are loaded on first use, so that a command line answers before T
 """
 
 import importlib
+import os
 from typing import Any
 
 from vim_tf.versions import VERSION as __version__  # noqa: F401, a package's usual name for it
@@ -45,7 +46,17 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  # it re
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vim_tf' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        if (error.name or "").split(".")[0] != backend:
+            raise
+        raise ImportError(
+            f"KERAS_BACKEND is {backend}, and {backend} cannot be imported; install it, or unset "
+            "the variable",
+            name=backend,
+        ) from None
 
 
 def __dir__() -> list[str]:

@@ -157,7 +157,12 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         trainer: the trainer.
         strategy: the strategy that it was made in.
         dataset: finite batches, dicts.
+
+    Attributes:
+        images: number of images of the last evaluation.
     """
+
+    images: int = 0
 
     def __init__(
         self, trainer: Trainer, strategy: tf.distribute.Strategy, dataset: tf.data.Dataset
@@ -176,8 +181,9 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         num_steps = int(num_steps)
         dataset = self.dataset if num_steps < 0 else self.dataset.take(num_steps)
         batches = [tf.nest.map_structure(np.asarray, self.evaluate_batch(b)) for b in dataset]
-        names = batches[0]
-        return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
+        results = {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
+        self.images = len(next(iter(results.values())))
+        return self.trainer.summarize(results)
 
 
 def make_checkpoints(
@@ -258,17 +264,20 @@ class _Training:
         self.trainer.stop_training = False
         start = self.trainer.decisions.get("start")
         self.diagnosis = Diagnosis(
-            self.trainer.experiment, None if start is None else lambda: int(start.numpy())
+            self.trainer.experiment,
+            None if start is None else lambda: int(start.numpy()),
+            stage.images_per_epoch,
         )
         self.loop = TrainLoop(
             self.trainer, strategy, self._batches(), stage.images_per_epoch, stop.requested
         )
         self.workers = self.loop.workers
         summary_dir = str(run.tensorboard_dir) if self.workers.is_chief else None
+        self.evaluator = EvaluationLoop(self.trainer, strategy, stage.evaluation_dataset)
         self.controller = orbit.Controller(
             global_step=self.trainer.step,
             trainer=self.loop,
-            evaluator=EvaluationLoop(self.trainer, strategy, stage.evaluation_dataset),
+            evaluator=self.evaluator,
             strategy=strategy,
             train_actions=[self._report_training],
             eval_actions=[self._report_evaluation],
@@ -378,7 +387,8 @@ class _Training:
             self.stop.requested.assign(True)
 
     def _report_evaluation(self, values: dict[str, Any]) -> None:
-        self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
+        diagnose = functools.partial(self.diagnosis.evaluation, images=self.evaluator.images)
+        self._report(values, self.reporter.evaluation, diagnose)
         writer = self.controller.eval_summary_manager.summary_writer()
         with writer.as_default(int(self.trainer.step.numpy())):
             for name, image in self.stage.draw(self.run_folder).items():
