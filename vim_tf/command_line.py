@@ -135,19 +135,36 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_new_file(path: StrPath, suffix: str) -> Path:
+def check_new_file(path: StrPath, suffix: str, otherwise: str = "") -> Path:
     """Checks the path of `--out` before anything is computed, and returns it.
+
+    Args:
+        path: the path.
+        suffix: that the file name must have.
+        otherwise: what else may be given, for the error.
 
     Raises:
         UserError: it has another suffix, its folder does not exist, or the file exists.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise UserError(f"--out is {path}; give a file name that ends in {suffix}")
+        also = f", {otherwise}" if otherwise else ""
+        raise UserError(f"--out is {path}; give a file name that ends in {suffix}{also}")
     if not path.parent.is_dir():
         raise UserError(f"--out is {path}, but the folder {path.parent} does not exist; make it")
     if path.exists():
         raise UserError(f"--out {path} exists; delete it or give another name")
+    return path
+
+
+def check_new_folder(path: StrPath) -> Path:
+    """Returns the folder of `--out`; UserError if it is a file or holds anything."""
+    path = Path(path)
+    above = next(found for found in (path, *path.absolute().parents) if found.exists())
+    if not above.is_dir():
+        raise UserError(f"--out is {path}, but {above} is a file; give a folder")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"--out {path} is a folder that is not empty; give a new one")
     return path
 
 
