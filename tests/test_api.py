@@ -250,5 +250,7 @@ except ImportError as error:
     environment = {**os.environ, "KERAS_BACKEND": backend}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    line = f"KERAS_BACKEND is {backend}, and {backend} cannot be imported; install it, or unset the "
+    line = (
+        f"KERAS_BACKEND is {backend}, and {backend} cannot be imported; install it, or unset the "
+    )
     assert done.stdout == f"{line}variable\n", done.stderr

@@ -69,8 +69,8 @@ def test_without_labels_and_with_settings(run, tiny_runs):
         (["--zoom", "0"], "--zoom is 0"),
         (
             ["--zoom", "100000"],
-            r"the grid of 16 images would have 7,400,000 x 7,400,000 pixels; at most 134,217,728 are "
-            "drawn; lower --zoom or the number of images, or give a folder as --out",
+            "the grid of 16 images would have 7,400,000 x 7,400,000 pixels; at most 134,217,728 "
+            "are drawn; lower --zoom or the number of images, or give a folder as --out",
         ),
         (["--n", str(10**9)], "the grid of 1,000,000,000 images would have"),
         (["--labels", '"blue'], "the double quote after the start is not closed"),

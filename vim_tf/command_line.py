@@ -20,7 +20,7 @@ from vim_tf.messages import LONGEST_MESSAGE, shorten
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 MOVED_IMAGES = "override keys of the run's data if the images have moved: --set data.path=..."
-# TensorFlow's classes for the numbers below, see ErrnoToCode in its status.cc; etils passes them on.
+# TensorFlow's classes for the numbers below; etils passes them on.
 _TENSORFLOWS = ("PermissionDeniedError", "ResourceExhaustedError", "UnknownError")
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
@@ -155,6 +155,18 @@ def check_new_file(path: StrPath, suffix: str, otherwise: str = "") -> Path:
     if path.exists():
         raise UserError(f"--out {path} exists; delete it or give another name")
     return path
+
+
+def check_png_or_folder(text: str) -> tuple[Path, bool]:
+    """Returns the path of `--out`, and whether it is a folder for single images.
+
+    Raises:
+        UserError: it is neither a new PNG file nor an empty or new folder.
+    """
+    out = Path(text)
+    if out.suffix and not text.endswith("/") and not out.is_dir():
+        return check_new_file(out, ".png", "or a folder, such as images/"), False
+    return check_new_folder(out), True
 
 
 def check_new_folder(path: StrPath) -> Path:

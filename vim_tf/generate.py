@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--litert uses all cores itself, so --strategy {parsed.strategy} cannot share it; "
             "leave one of them out"
         )
-    out, is_folder = _check_out(parsed.out)
+    out, is_folder = command_line.check_png_or_folder(parsed.out)
 
     from vim_tf.distribution.strategies import make_strategy
     from vim_tf.generation.image_generator import ImageGenerator
@@ -80,18 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write = _write_folder if is_folder else _write_grid
         write(out, generator, labels, n, parsed)
     sys.stdout.write(f"{n} images: {out}\n")
-
-
-def _check_out(text: str) -> tuple[Path, bool]:
-    """Returns the path of --out, and whether it is a folder for single images.
-
-    Raises:
-        UserError: it is neither a new PNG file nor an empty or new folder.
-    """
-    out = Path(text)
-    if out.suffix and not text.endswith("/") and not out.is_dir():
-        return command_line.check_new_file(out, ".png", "or a folder, such as samples/"), False
-    return command_line.check_new_folder(out), True
 
 
 def _choose_labels(

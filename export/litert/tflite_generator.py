@@ -4,7 +4,8 @@
     generator_dynamic_int8.tflite  weights int8; dense layers multiply in int8, with ranges found as
                                    they run, the rest is float32
     generator.json                 what is needed besides: grid, codes, classes, label_drop,
-                                   class_names; weights, the hash of the VIM; files, the hash of each file
+                                   class_names; weights, the hash of the VIM; files, the hash of
+                                   each file
 
 Each computes one position; the caller keeps the cache (`plain_models.write_generator`).
 """
@@ -74,7 +75,7 @@ def write_files(vim: VIM, class_names: Sequence[str], folder: Path) -> None:
         "grid": list(vim.grid),
         "codes": vim.codes,
         "classes": vim.classes,
-        "label_drop": vim.label_drop,
+        "label_drop": vim.config.label_drop,
         "class_names": list(class_names),
         "weights": vim.model_hash(),
         "files": {name: hash_file(folder / name) for name in FILES},

@@ -223,7 +223,7 @@ class Signatures:
 
     def _check_settings(self, rows):
         vim = self.vim
-        allowed = allowed_settings(vim.codes, vim.classes, vim.label_drop)
+        allowed = allowed_settings(vim.codes, vim.classes, vim.config.label_drop)
         return _Check(tf.shape(rows)[0], allowed)
 
     def _answer_tokens(self, errors, tokens):

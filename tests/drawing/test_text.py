@@ -20,20 +20,25 @@ def draw(line):
 
 @pytest.fixture
 def fonts(tmp_path, monkeypatch):
-    """A function (letters) adds a font that draws each of them as a box; no others are installed."""
+    """A function (letters) adds a font that draws each as a box; no others are installed."""
     found = []
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: found)
 
     def add(letters):
         builder = FontBuilder(1000, isTTF=True)
         pen = TTGlyphPen(None)
-        for move, point in (("moveTo", (0, 0)), *(("lineTo", p) for p in ((0, 900), (900, 900), (900, 0)))):
+        for move, point in (
+            ("moveTo", (0, 0)),
+            *(("lineTo", p) for p in ((0, 900), (900, 900), (900, 0))),
+        ):
             getattr(pen, move)(point)
         pen.closePath()
         names = [".notdef", *(f"u{ord(letter):04X}" for letter in letters)]
         builder.setupGlyphOrder(names)
         builder.setupCharacterMap({ord(letter): f"u{ord(letter):04X}" for letter in letters})
-        builder.setupGlyf({name: pen.glyph() if name != ".notdef" else TTGlyphPen(None).glyph() for name in names})
+        builder.setupGlyf(
+            {name: pen.glyph() if name != ".notdef" else TTGlyphPen(None).glyph() for name in names}
+        )
         builder.setupHorizontalMetrics({name: (1000, 0) for name in names})
         builder.setupHorizontalHeader(ascent=900, descent=-100)
         builder.setupNameTable({"familyName": f"Test{len(found)}", "styleName": "Regular"})
@@ -57,7 +62,9 @@ def test_these_scripts_need_no_font_of_the_system(fonts, capsys, name):
     assert (draw(name) < 128).sum() > 20
     # The font has a glyph of its own for each letter, not the box of a missing one.
     missing = font.getmask("\U000f0000").getbbox()
-    assert all(bytes(font.getmask(c)) != bytes(font.getmask("\U000f0000")) for c in name if c != " "), missing
+    assert all(
+        bytes(font.getmask(c)) != bytes(font.getmask("\U000f0000")) for c in name if c != " "
+    ), missing
     assert capsys.readouterr().err == ""
 
 
@@ -76,7 +83,9 @@ def test_what_no_font_has_is_drawn_as_its_code_and_said_once(fonts, capsys):
     for _ in range(2):
         assert fit_font("猫 cat")[0] == r"\u732b cat"
     line = capsys.readouterr().err
-    assert line.startswith("no installed font has U+732B; they are drawn as codes such as \\u732b: ")
+    assert line.startswith(
+        "no installed font has U+732B; they are drawn as codes such as \\u732b: "
+    )
     assert line.count("\n") == 1
     assert fit_font("\U00020000a")[0] == r"\U00020000a"
 

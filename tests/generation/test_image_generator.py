@@ -91,7 +91,10 @@ def test_labels_are_one_or_a_list(generator, labels, n, expected):
         ({"labels": 2}, "^label 2 is none of the model's classes: 0 blue, 1 red$"),
         ({"labels": ["cats"]}, "^label cats is none of the model's classes: 0 blue, 1 red$"),
         ({"labels": [1, True]}, "^label True is none of the model's classes"),
-        ({"labels": [[0, 1]]}, r"^labels hold \[0, 1\]; give one label, or a list of one for each i"),
+        (
+            {"labels": [[0, 1]]},
+            r"^labels hold \[0, 1\]; give one label, or a list of one for each i",
+        ),
         ({"labels": np.int32([[0], [1]])}, r"^labels hold \[0\]; give one label, or a list"),
         ({"labels": b"red"}, "^label b'red' is none of the model's classes"),
         ({"labels": {"red": 1}}, "^label {'red': 1} is none of the model's classes"),

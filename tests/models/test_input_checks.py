@@ -72,7 +72,9 @@ def test_text_and_ragged_lists_are_refused(model):
 def test_images_of_0_to_1_give_a_warning(model):
     images = (pixels() / 255).astype("float32")
     for given in (images, tf.constant(images)):
-        with pytest.warns(UserWarning, match=r"^images have values from 0 to 1, none below 0; .*") as w:
+        with pytest.warns(
+            UserWarning, match=r"^images have values from 0 to 1, none below 0; .*"
+        ) as w:
             model.tokenize(given)
         assert "If yours are in [0,1], give 2 * images - 1" in str(w[0].message)
         assert w[0].filename == __file__

@@ -98,7 +98,9 @@ def test_a_policy_that_is_not_meant_is_refused_in_one_line(tiny_runs, policy):
     keras.config.set_dtype_policy(policy)
     try:
         for run in tiny_runs.values():
-            message = f"^the dtype policy of Keras is {policy}; vim_tf's models compute in float32 or"
+            message = (
+                f"^the dtype policy of Keras is {policy}; vim_tf's models compute in float32 or"
+            )
             with pytest.raises(UserError, match=message):
                 vim_tf.load(run)
     finally:

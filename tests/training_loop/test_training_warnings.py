@@ -58,7 +58,9 @@ def test_few_images_cannot_use_many_codes():
     assert diagnosis.training(1, {"usage": 0.03}) == []
     assert diagnosis.training(2, {"usage": 0.0044}) == []
     (line,) = diagnosis.training(3, {"usage": 0.0042})
-    assert line.startswith("the codebook collapses: 0.4% of the codes are used, of 4.3% that 22 imag")
+    assert line.startswith(
+        "the codebook collapses: 0.4% of the codes are used, of 4.3% that 22 imag"
+    )
     # Enough images: as without a number.
     diagnosis = Diagnosis(small(32), images_per_epoch=512)
     (line,) = diagnosis.training(1, {"usage": 0.03})
@@ -72,7 +74,9 @@ def test_few_held_out_images_cannot_use_many_codes():
     assert diagnosis.evaluation(2, {"usage": 4 / 8192, "perplexity": 3.0}, 2) == []
     # 512 images have 8,192 tokens, but usage is of 256 images at a time, 4,096 codes at most.
     (line,) = diagnosis.evaluation(3, {"usage": 400 / 8192, "perplexity": 80.0}, 512)
-    assert line.startswith("the codebook collapses: 4.9% of the codes are used, of 50.0% that 256 im")
+    assert line.startswith(
+        "the codebook collapses: 4.9% of the codes are used, of 50.0% that 256 im"
+    )
 
 
 @pytest.mark.parametrize(("loss", "undecided"), [("non_saturating", GUESS), ("hinge", 2.0)])

@@ -1,8 +1,8 @@
-"""Text in images: a font for every script that an installed font has.
+r"""Text in images: a font for every script that an installed font has.
 
 Pillow's own font has the Latin letters, and DejaVu, which comes with matplotlib, has also Cyrillic,
 Greek, Arabic and Hebrew. For other scripts the fonts of the system are searched. A character that
-no font has is drawn as its escape code, such as `\\u732b`, and a line says so.
+no font has is drawn as its escape code, such as `\u732b`, and a line says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from PIL import ImageFont
 
 if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont, ImageFont as BitmapFont
+    from PIL.ImageFont import FreeTypeFont
+    from PIL.ImageFont import ImageFont as BitmapFont
 
 SIZE = 10  # of the letters, in pixels
 _JOINERS = "\u200c\u200d"  # not printable by Python's rule, but letters of Persian words need them
@@ -47,7 +48,10 @@ def fit_font(text: str, size: int = SIZE) -> tuple[str, FreeTypeFont | BitmapFon
             break
     if fewest:
         _say_missing("".join(map(chr, sorted(fewest))))
-    return _escape(text, fewest), ImageFont.truetype(best, size)
+    shown = _escape(text, fewest)
+    return shown, ImageFont.load_default(size) if shown.isascii() else ImageFont.truetype(
+        best, size
+    )
 
 
 def _is_drawn(character: str) -> bool:

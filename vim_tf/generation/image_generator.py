@@ -188,7 +188,7 @@ class ImageGenerator:
         given = _list_labels(labels, n)
         if n not in (None, len(given)):
             raise UserError(f"there are {len(given)} labels and n is {n}; give as many as n")
-        # Once for each label: 50,000 names of 1,000 classes would take seconds. Typed, as 1 == True.
+        # Once for each label: 50,000 names of 1,000 classes would take seconds. 1 is not True.
         look_up = functools.lru_cache(None, typed=True)(self.label_number)
         try:
             numbers = [look_up(label) for label in given]

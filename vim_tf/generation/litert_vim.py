@@ -55,7 +55,7 @@ class LiteVIM:
         grid: rows and columns of tokens; N is their product.
         codes: number of codes K.
         classes: number of labels; 0 where there are none.
-        label_drop: as in `VIM`.
+        label_drop: `model.label_drop` of its training.
         weights: hash of the weights that it was exported from, `VIM.model_hash`.
 
     Raises:

@@ -176,7 +176,7 @@ def _probe(
             f"the images of {experiment.run} have no labels, and a probe predicts them; give "
             "each class its own sub-folder"
         )
-    if run.vim.label_drop == 0 and workers.is_chief:
+    if run.vim.classes and run.vim.config.label_drop == 0 and workers.is_chief:
         sys.stderr.write(
             f"{experiment.run} was trained with model.label_drop 0; the features are of images "
             "without label, which this VIM never saw, so that they may be worse\n"

@@ -105,6 +105,7 @@ def _is_known(values):
         return hasattr(values, "numpy")
     if keras.backend.backend() == "jax":
         import jax
+        from jax.core import Tracer
 
-        return isinstance(values, jax.Array) and not isinstance(values, jax.core.Tracer)
+        return isinstance(values, jax.Array) and not isinstance(values, Tracer)
     return False

@@ -7,7 +7,6 @@ import keras
 
 from vim_tf.errors import UserError
 
-
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 

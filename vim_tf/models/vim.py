@@ -106,11 +106,6 @@ class VIM(Preset, keras.Model):
         return self.grid[0] * self.grid[1]
 
     @property
-    def label_drop(self) -> float:
-        """Share of the labels that its training replaced by the null label; 1 without labels."""
-        return self.config.label_drop if self.classes else 1.0
-
-    @property
     def transformers(self) -> tuple[Transformer, ...]:
         """Its one transformer."""
         return (self.transformer,)
@@ -344,16 +339,14 @@ class VIM(Preset, keras.Model):
         compiles, and so does the first that filters (top_k, top_p) or guides.
 
         Args:
-            labels: integers from 0 to `classes - 1`, one or [B]; None is the null label, which
-                the model knows unless it was trained with `label_drop` 0.
+            labels: integers from 0 to `classes - 1`, one or [B]; None is the null label.
             seed: an integer from -2^31 to 2^32 - 1, from which each row gets its own by
                 `sampling.row_seeds`; or an array [B] of the rows' seeds.
             n: number of rows B; needed only where no array says it.
             temperature: at least 0; 0 is greedy, 1 the model's own distribution.
             top_k: draw among this many best codes; 0 is off.
             top_p: draw among the best codes that together have this probability; 1 is off.
-            guidance_scale: classifier-free guidance, at least 0; 1 is off and costs nothing. Needs
-                a model that knows labels and the null label.
+            guidance_scale: classifier-free guidance, at least 0; 1 is off and costs nothing.
             callback: called as `callback(done, total)` with numbers of tokens an image, after each
                 row of the grid. The tokens are the same with and without.
             modify_logits: function (logits [B,K] float32, position int32 scalar) -> logits [B,K],
@@ -364,7 +357,7 @@ class VIM(Preset, keras.Model):
             Tokens [B,N] int32.
 
         Raises:
-            UserError: a value out of range, or lengths that disagree.
+            UserError: a value out of range, lengths that disagree; see `sampling.settings`.
         """
         settings = check_settings(
             self.codes,
@@ -376,7 +369,7 @@ class VIM(Preset, keras.Model):
             top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
-            label_drop=self.label_drop,
+            label_drop=self.config.label_drop,
         )
         fixed = [None if x is None else ops.convert_to_tensor(x) for x in settings]
         sample, segment = self._compiled(modify_logits)

@@ -204,9 +204,11 @@ class VIMStage(Stage):
         A model that knows no null label draws the former of all classes in turn.
         """
         generator, names = self.generator, self.generator.class_names
-        label_drop = self.trainer.ema_model.label_drop
-        in_turn = spread(len(names), SAMPLES) if label_drop == 0 else None
-        images = generator.generate(None if in_turn is None else np.resize(in_turn, SAMPLES), SAMPLES)
+        label_drop = self.experiment.model.label_drop
+        in_turn = spread(len(names), SAMPLES) if names and label_drop == 0 else None
+        images = generator.generate(
+            None if in_turn is None else np.resize(in_turn, SAMPLES), SAMPLES
+        )
         drawn = {"samples": grids.image_grid(images, columns=16, zoom=zoom_of(images))}
         if names and label_drop < 1:
             shown = spread(len(names), SHOWN_CLASSES)
@@ -224,7 +226,8 @@ class VIMStage(Stage):
         """Generates an image."""
         name = "vim_tf.load of it and of its tokenizer"
         generator = report.time(name, lambda: ImageGenerator.load(run.path))
-        labels = [0] if self.trainer.ema_model.label_drop < 1 else None
+        knows_labels = generator.class_names and self.experiment.model.label_drop < 1
+        labels = [0] if knows_labels else None
         return report.time("a sample made", lambda: generator.generate(labels, n=1))[0]
 
 

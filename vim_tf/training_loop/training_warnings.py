@@ -78,7 +78,9 @@ class Diagnosis:
         usable, codes = self._usable_codes(images), self._usable_codes(None)
         if usage >= FEW_CODES * usable / codes:
             return []
-        most = "" if usable == codes else f", of {usable / codes:.1%} that {images:,} images can use"
+        most = (
+            "" if usable == codes else f", of {usable / codes:.1%} that {images:,} images can use"
+        )
         return self._once(
             "usage",
             f"the codebook collapses: {usage:.1%} of the codes are used{most}; set "

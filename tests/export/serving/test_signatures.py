@@ -256,7 +256,9 @@ def test_signatures_by_model(run, signatures):
     specs = never_null.functions()["generate"].input_signature
     given = {spec.name: tf.constant(rows[spec.name], spec.dtype) for spec in specs}
     answer = never_null.functions()["generate"](**given)
-    assert answer["error"].numpy()[0].startswith(b"guidance_scale is 2; it must be 1, because guida")
+    assert (
+        answer["error"].numpy()[0].startswith(b"guidance_scale is 2; it must be 1, because guida")
+    )
     assert answer["error"].numpy()[1] == b""
 
 
