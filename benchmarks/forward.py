@@ -146,4 +146,4 @@ def make_others(peers, case, config, arguments, batch):
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, any_backend=True)

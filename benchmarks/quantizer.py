@@ -74,4 +74,4 @@ def make_match(codes, arguments, peers):
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, any_backend=True)

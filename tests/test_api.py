@@ -1,6 +1,7 @@
 """The Python API of `import vim_tf`, on tiny runs."""
 
 import importlib
+import os
 import pkgutil
 import re
 import shutil
@@ -233,3 +234,23 @@ def test_a_callback_stops_a_training_that_goes_on_later(tiny, tmp_path):
 def test_a_probe_is_not_a_training(tmp_path):
     with pytest.raises(vim_tf.UserError, match="linear_probe is not a training"):
         vim_tf.run_training(EXPERIMENTS["linear_probe"](run="x"), tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_backend_that_is_not_installed_is_named(backend):
+    code = f"""
+import sys
+sys.modules[{backend!r}] = None
+import vim_tf
+try:
+    vim_tf.VIM
+except ImportError as error:
+    print(error)
+"""
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    line = (
+        f"KERAS_BACKEND is {backend}, and {backend} cannot be imported; install it, or unset the "
+    )
+    assert done.stdout == f"{line}variable\n", done.stderr

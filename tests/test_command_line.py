@@ -1,5 +1,9 @@
 import errno
+import os
+import subprocess
+import sys
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -88,6 +92,12 @@ def test_a_damaged_record(capsys):
         ValueError("label 'Permission denied' is none of ours"),
         RuntimeError("No space left on device"),
         KeyError("gs://bucket/x"),
+        # Quotes of the system's words: names of classes, of files, values.
+        OSError(errno.ENOENT, "No such file or directory", "Permission denied"),
+        OSError("label Permission denied is none of ours"),
+        tf.errors.InvalidArgumentError(None, None, "x; Permission denied"),
+        tf.errors.PermissionDeniedError(None, None, "class Permission denied is unknown"),
+        tf.errors.NotFoundError(None, None, "/x/Permission denied; No such file or directory"),
     ],
 )
 def test_our_own_mistakes_keep_their_traceback(error):
@@ -98,11 +108,12 @@ def test_our_own_mistakes_keep_their_traceback(error):
 
 def test_a_disk_that_is_full_when_h5py_closes_a_file(capsys):
     """h5py raises a RuntimeError then. Here one of its own functions raises the same."""
-    code = compile("def close(): raise RuntimeError('No space left on device')", "h5f.pyx", "exec")
+    reason = "Can't decrement id ref count (errno = 28, error message = 'No space left on device')"
+    code = compile(f"def close(): raise RuntimeError({reason!r})", "h5f.pyx", "exec")
     inside = {"__name__": "h5py.h5f"}
     exec(code, inside)
     code, text = outcome(inside["close"], capsys)
-    assert (code, text) == (2, "error: the disk is full (No space left on device)\n")
+    assert (code, text) == (2, f"error: the disk is full ({reason})\n")
 
 
 def test_a_full_disk_of_a_library_is_found_by_its_class(capsys):
@@ -112,6 +123,22 @@ def test_a_full_disk_of_a_library_is_found_by_its_class(capsys):
     UnknownError.__module__ = "etils.epath"
     code, text = outcome(raising(UnknownError("x; Permission denied\nmore")), capsys)
     assert (code, text) == (2, "error: permission is denied (x; Permission denied)\n")
+
+
+def test_what_tensorflow_and_h5py_really_say(capsys):
+    def by_tensorflow():
+        tf.io.write_file("/dev/full", "x" * 100_000)
+
+    def by_h5py():
+        try:
+            h5py.File("/dev/full", "w")
+        except OSError as error:  # it has a number here, which it has not in every version
+            raise OSError(str(error).removeprefix("[Errno 28] ")) from None
+
+    for write in (by_tensorflow, by_h5py):
+        code, text = outcome(write, capsys)
+        assert code == 2
+        assert text.startswith("error: the disk is full (")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +194,30 @@ def test_a_message_of_2000_characters_is_not_cut(capsys):
 def test_nothing_is_said_when_all_is_well(capsys):
     command_line.run(lambda: None)
     assert capsys.readouterr().err == ""
+
+
+# Keras' backend -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["jax", "torch", "nonsense"])
+def test_another_backend_is_refused(name, monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", name)
+    code, text = outcome(lambda: None, capsys)
+    message = f"error: KERAS_BACKEND is {name}; the command lines of vim_tf need tensorflow: unset "
+    assert (code, text) == (2, f"{message}the variable\n")
+
+
+def test_the_backend_is_tensorflow_whatever_kerass_file_says(tmp_path):
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    code = (
+        "from vim_tf import command_line\n"
+        "def main():\n import keras\n print(keras.backend.backend())\n"
+        "command_line.run(main)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    environment |= {"KERAS_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout == b"tensorflow\n"
 
 
 # Files of a folder ------------------------------------------------------------------------------

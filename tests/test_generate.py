@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,7 @@ from PIL import Image
 from vim_tf import generate
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
+from vim_tf.evaluation.image_sources import open_images
 from vim_tf.generation.image_generator import ImageGenerator
 
 
@@ -64,6 +67,13 @@ def test_without_labels_and_with_settings(run, tiny_runs):
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--per-class", "0"], "--per-class is 0"),
         (["--zoom", "0"], "--zoom is 0"),
+        (
+            ["--zoom", "100000"],
+            "the grid of 16 images would have 7,400,000 x 7,400,000 pixels; at most 134,217,728 "
+            "are drawn; lower --zoom or the number of images, or give a folder as --out",
+        ),
+        (["--n", str(10**9)], "the grid of 1,000,000,000 images would have"),
+        (["--labels", '"blue'], "the double quote after the start is not closed"),
         (["--strategy", "mirrored", "--cpu-replicas", "65"], "--cpu-replicas is 65; at most 64"),
         (["--top-p", "0"], "top_p is 0"),
         (["--top-k", "17"], "top_k is 17"),
@@ -86,7 +96,7 @@ def test_nothing_is_overwritten(run, tmp_path):
 
 
 def test_the_file_must_be_a_png_in_a_folder(run):
-    with pytest.raises(UserError, match="ends in .png"):
+    with pytest.raises(UserError, match="x.jpg; give a file name that ends in .png, or a folder"):
         run(name="x.jpg")
     with pytest.raises(UserError, match="does not exist; make it"):
         run(name="nowhere/x.png")
@@ -96,3 +106,73 @@ def test_a_tokenizers_run_is_refused(tiny_runs, tmp_path):
     with pytest.raises(UserError, match="holds a ViTVQGAN"):
         out = str(tmp_path / "x.png")
         generate.main(["--run", str(tiny_runs["vit_vqgan"]), "--out", out])
+
+
+# A folder of single images ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def write(tiny_runs, tmp_path):
+    """A function (*arguments) -> the folder of single images."""
+
+    def write(*arguments):
+        folder = tmp_path / "samples"
+        given = ["--run", str(tiny_runs["vim"]), "--out", f"{folder}/", "--seed", "2"]
+        generate.main([*given, *arguments])
+        return folder
+
+    return write
+
+
+def test_single_images_with_their_settings(write, tiny_runs):
+    folder = write("--labels", "red,blue", "--n", "3", "--top-p", "0.9", "--batch-size", "2")
+    settings = json.loads((folder / "samples.json").read_text())
+    names = ["0_seed2_label1_red.png", "1_seed2_label0_blue.png", "2_seed2_label1_red.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "samples.json"]
+    expected = ImageGenerator.load(tiny_runs["vim"])
+    assert settings["run"] == str(tiny_runs["vim"])
+    assert settings["models"]["vim"] == expected.vim.model_hash()
+    assert (settings["seed"], settings["top_p"], settings["top_k"]) == (2, 0.9, 0)
+    assert settings["images"][1] == {"file": names[1], "index": 1, "label": 0, "class": "blue"}
+    images = expected.generate([1, 0, 1], seed=2, top_p=0.9)
+    for name, image in zip(names, images, strict=True):
+        with Image.open(folder / name) as file:
+            np.testing.assert_array_equal(np.asarray(file), image)
+            assert file.info["Software"] == settings["written_by"]
+    facts = grids.read_facts(folder / names[1])
+    assert (facts["index"], facts["class"], facts["top_p"]) == (1, "blue", 0.9)
+
+
+def test_a_grid_has_its_settings_too(run, tmp_path):
+    run("--labels", "red", "--n", "2", "--seed", "3")
+    facts = grids.read_facts(tmp_path / "x.png")
+    assert (facts["seed"], facts["n"], facts["labels"]) == (3, 2, [1, 1])
+    assert facts["class_names"] == {"1": "red"}
+    Image.new("RGB", (1, 1)).save(tmp_path / "other.png")
+    assert grids.read_facts(tmp_path / "other.png") is None
+
+
+def test_the_folder_can_be_evaluated(write, tiny_classifier):
+    """`evaluate images` reads it: the same images as those of the generator."""
+    folder = write("--n", "4")
+    source = open_images(folder, "images")
+    assert source.count == 4
+    assert source.description["size"] == [16, 16]
+    expected = [Image.open(path) for path in sorted(folder.glob("*.png"))]
+    (found,) = source.batches(8)
+    np.testing.assert_array_equal(found, np.stack([np.asarray(image) for image in expected]))
+
+
+def test_a_folder_that_holds_something_is_refused(write, tmp_path):
+    (tmp_path / "samples").mkdir()
+    assert (write("--n", "1", "--zoom", "2") / "0_seed2.png").exists()  # an empty one is taken
+    with pytest.raises(UserError, match="samples is a folder that is not empty; give a new one"):
+        write("--n", "1")
+    with pytest.raises(UserError, match=r"--out is .*0_seed2\.png/deeper, but .*png is a file"):
+        generate.main(["--run", "x", "--out", str(tmp_path / "samples" / "0_seed2.png" / "deeper")])
+
+
+def test_a_wrong_setting_leaves_no_folder(write, tmp_path):
+    with pytest.raises(UserError, match="top_p is 7"):
+        write("--top-p", "7")
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ The names below are loaded on first use, so that a command line answers before T
 """
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -39,9 +40,11 @@ _HOMES = {
     "load": "vim_tf.runs.load",
     "load_config": "vim_tf.config.loader",
     "make_image_dataset": "vim_tf.data.images",
+    "normalize": "vim_tf.data.transforms",
     "open_classifier": "vim_tf.evaluation.keras_classifier",
     "run_linear_probe": "vim_tf.linear_probe.run",
     "run_training": "vim_tf.stages.training",
+    "to_uint8": "vim_tf.data.transforms",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  # it reads only literals
 
@@ -49,7 +52,17 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]  # it re
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vim_tf' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        if (error.name or "").split(".")[0] != backend:
+            raise
+        raise ImportError(
+            f"KERAS_BACKEND is {backend}, and {backend} cannot be imported; install it, or unset "
+            "the variable",
+            name=backend,
+        ) from None
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,8 @@ from vim_tf.messages import LONGEST_MESSAGE, shorten
 
 EXIT_USER_ERROR = 2
 MOVED_IMAGES = "override keys of the run's data if the images have moved: --set data.path=..."
+# TensorFlow's classes for the numbers below; etils passes them on.
+_TENSORFLOWS = ("PermissionDeniedError", "ResourceExhaustedError", "UnknownError")
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EROFS: "the disk is read-only",
@@ -133,19 +135,48 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_new_file(path: StrPath, suffix: str) -> Path:
+def check_new_file(path: StrPath, suffix: str, otherwise: str = "") -> Path:
     """Checks the path of `--out` before anything is computed, and returns it.
+
+    Args:
+        path: the path.
+        suffix: that the file name must have.
+        otherwise: what else may be given, for the error.
 
     Raises:
         UserError: it has another suffix, its folder does not exist, or the file exists.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise UserError(f"--out is {path}; give a file name that ends in {suffix}")
+        also = f", {otherwise}" if otherwise else ""
+        raise UserError(f"--out is {path}; give a file name that ends in {suffix}{also}")
     if not path.parent.is_dir():
         raise UserError(f"--out is {path}, but the folder {path.parent} does not exist; make it")
     if path.exists():
         raise UserError(f"--out {path} exists; delete it or give another name")
+    return path
+
+
+def check_png_or_folder(text: str) -> tuple[Path, bool]:
+    """Returns the path of `--out`, and whether it is a folder for single images.
+
+    Raises:
+        UserError: it is neither a new PNG file nor an empty or new folder.
+    """
+    out = Path(text)
+    if out.suffix and not text.endswith("/") and not out.is_dir():
+        return check_new_file(out, ".png", "or a folder, such as images/"), False
+    return check_new_folder(out), True
+
+
+def check_new_folder(path: StrPath) -> Path:
+    """Returns the folder of `--out`; UserError if it is a file or holds anything."""
+    path = Path(path)
+    above = next(found for found in (path, *path.absolute().parents) if found.exists())
+    if not above.is_dir():
+        raise UserError(f"--out is {path}, but {above} is a file; give a folder")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(f"--out {path} is a folder that is not empty; give a new one")
     return path
 
 
@@ -169,16 +200,22 @@ def check_new_files(folder: StrPath, names: Iterable[str]) -> dict[str, Path]:
     return paths
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], any_backend: bool = False) -> None:
     """Runs `main()`; prints one line on standard error and exits if it raises.
 
     The exit code is 2 for a user's mistake. For SIGTERM, SIGHUP and Ctrl-C it is 75 if the same
     command goes on from what is finished, and 130 if it starts again; see `stopping`. With the
     environment variable VIM_TF_DEBUG=1 a mistake is raised unchanged, with its traceback.
+
+    Args:
+        main: the command.
+        any_backend: whether it may run on other backends of Keras than TensorFlow.
     """
     quiet_tensorflow()
     try:
         with stopping.raising():
+            if not any_backend:
+                _choose_backend()
             main()
     except stopping.Stop as stop:  # its line is written
         sys.exit(stop.exit_code)
@@ -193,6 +230,19 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(EXIT_USER_ERROR)
 
 
+def _choose_backend() -> None:
+    """Sets Keras to TensorFlow, whatever ~/.keras/keras.json says; UserError if the user did not.
+
+    The models alone run on other backends, in Python; data, training and export do not.
+    """
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise UserError(
+            f"KERAS_BACKEND is {shorten(backend)}; the command lines of vim_tf need tensorflow: "
+            "unset the variable"
+        )
+
+
 def _as_user_error(error: Exception) -> UserError | None:
     """Turns a library's error into a UserError if a user can fix its cause; otherwise None."""
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
@@ -205,10 +255,9 @@ def _as_user_error(error: Exception) -> UserError | None:
         if mistake is not None:
             return mistake
     first_line = shorten(next(iter(str(error).splitlines()), ""))
-    if isinstance(error, OSError) or _is_of_a_file_library(error):
-        for number, reason in _DISK_ERRORS.items():  # the library's message contains the system's
-            if os.strerror(number) in str(error):
-                return UserError(f"{reason} ({first_line})")
+    number = _disk_error(error)
+    if number is not None:
+        return UserError(f"{_DISK_ERRORS[number]} ({first_line})")
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return UserError(
             f"not enough memory{': ' if first_line else ''}{first_line}; lower data.batch_size or "
@@ -223,15 +272,29 @@ def _as_user_error(error: Exception) -> UserError | None:
     return None
 
 
-def _is_of_a_file_library(error: Exception) -> bool:
-    """Whether a library that writes files defines the exception's class, or h5py raised it.
+def _disk_error(error: Exception) -> int | None:
+    """Returns the number of the system's error behind an error of TensorFlow, etils or h5py.
 
-    h5py raises Python's RuntimeError when the disk is full.
+    The text of any error may quote "Permission denied", for example as the name of a class. So the
+    text counts only where such a library puts the system's words: TensorFlow and etils at the end
+    of the first line, after "; ", and h5py with the number, as "errno = 28".
     """
+    if isinstance(error, OSError) and error.errno is not None:
+        return None  # the number decided already
+    first_line = next(iter(str(error).splitlines()), "")
+    module = type(error).__module__.split(".")[0]
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
-    root = type(error).__module__.split(".")[0]
-    return root in ("tensorflow", "h5py", "etils") or raised_in.split(".")[0] == "h5py"
+    if module in ("tensorflow", "etils") and type(error).__name__ in _TENSORFLOWS:
+        for number in _DISK_ERRORS:
+            words = re.escape(os.strerror(number))
+            if re.search(rf"; {words}( \[Op:\w+\])?$", first_line):
+                return number
+    # h5py raises OSError and, when it closes a file, RuntimeError.
+    if type(error) is OSError or raised_in.split(".")[0] == "h5py":
+        found = re.search(r"\berrno = (\d+), error message = '", str(error))
+        return int(found[1]) if found and int(found[1]) in _DISK_ERRORS else None
+    return None
 
 
 def _one_line(message: object) -> str:

@@ -1,26 +1,41 @@
 """Generates images: `python -m vim_tf.generate --run runs/x --labels 3,7 --n 16 --out x.png`."""
 
+from __future__ import annotations
+
 import argparse
+import itertools
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vim_tf import command_line
 from vim_tf.errors import UserError
+from vim_tf.versions import VERSION
+
+if TYPE_CHECKING:
+    from vim_tf.generation.image_generator import ImageGenerator
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vim_tf.generate",
-        description="Generate images with a trained VIM and write them as one PNG grid.",
+        description="Generate images with a trained VIM and write them as one PNG grid, or as "
+        "single PNG files into a folder.",
     )
     parser.add_argument("--run", required=True, help="folder of a VIM run or preset")
-    parser.add_argument("--out", required=True, help="the PNG file")
+    parser.add_argument(
+        "--out", required=True, help="a .png file for a grid, or a folder for single images"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--labels", help="classes by number or name, separated by commas; unconditional if absent"
+        "--labels",
+        help="classes by name or number, in turn, separated by commas; a name with a comma in "
+        "double quotes; without labels if absent",
     )
     which.add_argument(
         "--per-class", type=int, metavar="N", help="one row of N images for every class"
@@ -36,7 +51,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--batch-size", type=int, default=64)
     command_line.add_strategy(parser)
     parser.add_argument(
-        "--zoom", type=int, default=2, help="enlarge images by this factor (default 2)"
+        "--zoom",
+        type=int,
+        help="enlarge images by this factor (default 2 in a grid, 1 in a folder)",
     )
     return parser.parse_args(arguments)
 
@@ -52,61 +69,125 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--litert uses all cores itself, so --strategy {parsed.strategy} cannot share it; "
             "leave one of them out"
         )
-    out = command_line.check_new_file(parsed.out, ".png")
+    out, is_folder = command_line.check_png_or_folder(parsed.out)
 
     from vim_tf.distribution.strategies import make_strategy
-    from vim_tf.drawing import grids
+    from vim_tf.generation.image_generator import ImageGenerator
 
     with make_strategy(parsed.strategy, parsed.cpu_replicas).scope():
-        images, names = _generate(parsed)
-    if parsed.per_class:
-        rows = images.reshape(len(names), parsed.per_class, *images.shape[1:])
-        image = grids.labelled_rows(rows, names, parsed.zoom)
-    else:
-        columns = int(np.ceil(np.sqrt(len(images))))
-        image = grids.image_grid(images, columns, parsed.zoom)
-    grids.write_png(out, image)
-    sys.stdout.write(f"{len(images)} images: {out}\n")
+        generator = ImageGenerator.load(parsed.run)
+        labels, n = _choose_labels(generator, parsed)
+        write = _write_folder if is_folder else _write_grid
+        write(out, generator, labels, n, parsed)
+    sys.stdout.write(f"{n} images: {out}\n")
 
 
-def _generate(arguments: argparse.Namespace) -> tuple[np.ndarray, Sequence[str]]:
-    """Returns the images, uint8 [n,H,W,3], and the names of the classes."""
-    from tqdm import tqdm
+def _choose_labels(
+    generator: ImageGenerator, arguments: argparse.Namespace
+) -> tuple[list[int] | None, int]:
+    """Returns (the number of the class of each image, or None; the number of images)."""
+    from vim_tf.generation.labels import label_number, split_labels
 
-    from vim_tf.evaluation.keras_classifier import open_classifier
-    from vim_tf.generation.image_generator import ImageGenerator, generate_images
-
-    generator = ImageGenerator.load(arguments.run)
-    names, labels, n = generator.class_names, None, arguments.n
+    names = generator.class_names
     if arguments.per_class:
         if not names:
             raise UserError(f"{arguments.run} was trained without labels; leave --per-class out")
-        labels = np.repeat(np.arange(len(names)), arguments.per_class)
-        n = len(labels)
-    elif arguments.labels is not None:
-        labels = [label.strip() for label in arguments.labels.split(",")]
-    classifier = None
+        labels = np.repeat(np.arange(len(names)), arguments.per_class).tolist()
+        return labels, len(labels)
+    if arguments.labels is not None:
+        given = [label_number(label, names) for label in split_labels(arguments.labels)]
+        return [given[i % len(given)] for i in range(arguments.n)], arguments.n
     if arguments.reject is not None:
-        if labels is None:
-            raise UserError(
-                "--reject keeps samples by the probability of their class; give --labels or "
-                "--per-class"
-            )
-        classifier = open_classifier(arguments.reject, "reject")
-    with tqdm(total=n, unit="img", disable=True if classifier else None) as bar:
-        images = generate_images(
-            generator,
-            labels,
-            n=n,
-            seed=arguments.seed,
-            litert=arguments.litert,
-            classifier=classifier,
-            acceptance=arguments.acceptance,
-            batch_size=arguments.batch_size,
-            callback=lambda done, total: bar.update(done - bar.n),
-            **command_line.sampling_settings(arguments),
+        raise UserError(
+            "--reject keeps samples by the probability of their class; give --labels or --per-class"
         )
-    return images, names
+    return None, arguments.n
+
+
+def _generate(
+    generator: ImageGenerator, labels: list[int] | None, n: int, arguments: argparse.Namespace
+) -> Iterator[np.ndarray]:
+    """Yields the images in batches, uint8 [B,H,W,3], with a bar."""
+    from tqdm import tqdm
+
+    from vim_tf.evaluation.keras_classifier import open_classifier
+    from vim_tf.generation.image_generator import generate_images
+
+    settings = {"seed": arguments.seed, "batch_size": arguments.batch_size}
+    settings |= command_line.sampling_settings(arguments)
+    if arguments.reject is not None:  # it keeps the best of all
+        classifier = open_classifier(arguments.reject, "reject")
+        chosen = {"classifier": classifier, "acceptance": arguments.acceptance}
+        chosen |= {"litert": arguments.litert}
+        yield generate_images(generator, labels, n=n, **chosen, **settings)
+        return
+    if arguments.litert is not None:
+        generator = generator.with_litert(arguments.litert)
+    with tqdm(total=n, unit="img", disable=None) as bar:
+        for images in generator.generate_batches(labels, n, **settings):
+            yield images
+            bar.update(len(images))
+
+
+def _settings(generator: ImageGenerator, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns what an image was made with: run, weights, seed and settings."""
+    models = {"vim": generator.vim, "tokenizer": generator.tokenizer}
+    settings = {
+        "written_by": f"vim_tf {VERSION}",
+        "run": str(arguments.run),
+        "models": {name: model.model_hash() for name, model in models.items()},
+        "seed": arguments.seed,
+        **command_line.sampling_settings(arguments),
+    }
+    for name in ("litert", "reject", "acceptance"):
+        if getattr(arguments, name) is not None:
+            settings[name] = getattr(arguments, name)
+    return settings
+
+
+def _write_grid(
+    out: Path,
+    generator: ImageGenerator,
+    labels: list[int] | None,
+    n: int,
+    arguments: argparse.Namespace,
+) -> None:
+    from vim_tf.drawing import grids
+
+    columns, zoom = arguments.per_class or math.ceil(math.sqrt(n)), arguments.zoom or 2
+    advice = "lower --zoom or the number of images, or give a folder as --out"
+    grids.check_grid_size(n, columns, generator.tokenizer.image_size, zoom, advice)
+    images = np.concatenate(list(_generate(generator, labels, n, arguments)))
+    if arguments.per_class:
+        names = generator.class_names
+        rows = images.reshape(len(names), arguments.per_class, *images.shape[1:])
+        image = grids.labelled_rows(rows, names, zoom)
+    else:
+        image = grids.image_grid(images, columns, zoom)
+    facts = _settings(generator, arguments) | {"n": n, "labels": labels}
+    if labels is not None:
+        facts["class_names"] = {label: generator.class_names[label] for label in sorted({*labels})}
+    grids.write_png(out, image, facts)
+
+
+def _write_folder(
+    out: Path,
+    generator: ImageGenerator,
+    labels: list[int] | None,
+    n: int,
+    arguments: argparse.Namespace,
+) -> None:
+    from vim_tf.drawing import grids
+    from vim_tf.drawing.sample_files import write_samples
+
+    zoom = arguments.zoom or 1
+    grids.check_grid_size(1, 1, generator.tokenizer.image_size, zoom, "lower --zoom")
+    batches = _generate(generator, labels, n, arguments)
+    first = next(batches)  # a wrong setting is refused before the folder is made
+    out.mkdir(parents=True, exist_ok=True)
+    settings = _settings(generator, arguments)
+    all_batches = itertools.chain([first], batches)
+    write_samples(out, all_batches, labels, generator.class_names, n, settings, zoom)
 
 
 if __name__ == "__main__":

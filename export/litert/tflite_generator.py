@@ -3,8 +3,9 @@
     generator_float32.tflite
     generator_dynamic_int8.tflite  weights int8; dense layers multiply in int8, with ranges found as
                                    they run, the rest is float32
-    generator.json                 what is needed besides: grid, codes, classes, class_names;
-                                   weights, the hash of the VIM; files, the hash of each file
+    generator.json                 what is needed besides: grid, codes, classes, label_drop,
+                                   class_names; weights, the hash of the VIM; files, the hash of
+                                   each file
 
 Each computes one position; the caller keeps the cache (`plain_models.write_generator`).
 """
@@ -74,6 +75,7 @@ def write_files(vim: VIM, class_names: Sequence[str], folder: Path) -> None:
         "grid": list(vim.grid),
         "codes": vim.codes,
         "classes": vim.classes,
+        "label_drop": vim.config.label_drop,
         "class_names": list(class_names),
         "weights": vim.model_hash(),
         "files": {name: hash_file(folder / name) for name in FILES},

@@ -50,7 +50,8 @@ class Signatures:
 
     Each also gives `error` string [B]. A tokenizer alone has the first five. A model that was
     trained without labels has no label and no guidance_scale anywhere, and no generate_unlabelled;
-    neither has one that never saw the null label (`model.label_drop: 0`).
+    neither has one that never saw the null label (`model.label_drop: 0`), and its guidance_scale
+    must be 1.
 
     Args:
         tokenizer: a float32 `ViTVQGAN`.
@@ -221,7 +222,9 @@ class Signatures:
         return tf.fill(tf.shape(seed), self.vim.classes)
 
     def _check_settings(self, rows):
-        return _Check(tf.shape(rows)[0], allowed_settings(self.vim.codes, self.vim.classes))
+        vim = self.vim
+        allowed = allowed_settings(vim.codes, vim.classes, vim.config.label_drop)
+        return _Check(tf.shape(rows)[0], allowed)
 
     def _answer_tokens(self, errors, tokens):
         return _answer(errors, tokens=tokens, image_bytes=_encode_png(self._decode(tokens)))

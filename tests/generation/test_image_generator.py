@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import vim_tf
 from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
 from vim_tf.generation.image_generator import ImageGenerator
+from vim_tf.generation.labels import quote_label
 from vim_tf.sampling.sample import row_seeds
 
 LABELS = [0, 1, 1, 0, 1, 0, 0]
@@ -66,6 +68,11 @@ def test_without_labels_n_says_how_many(generator):
         ("red", None, [1]),
         (["red", "blue"], None, [1, 0]),
         (np.array([1, 0, 1]), 3, [1, 0, 1]),
+        (tf.constant([1, 0, 1]), np.int64(3), [1, 0, 1]),
+        (np.array(["red", "blue"]), None, [1, 0]),
+        (np.int8(1), 2, [1, 1]),
+        (np.str_("red"), 1, [1]),
+        (("1", "red", 0), None, [1, 1, 0]),
         ([1, 0], None, [1, 0]),
     ],
 )
@@ -81,7 +88,26 @@ def test_labels_are_one_or_a_list(generator, labels, n, expected):
         ({"labels": []}, "^labels is empty; give one or more, or None$"),
         ({"labels": [0, 1.5]}, "label 1.5 is none of the model's classes"),
         ({"labels": [0, None]}, "label None is none of the model's classes"),
+        ({"labels": 2}, "^label 2 is none of the model's classes: 0 blue, 1 red$"),
+        ({"labels": ["cats"]}, "^label cats is none of the model's classes: 0 blue, 1 red$"),
+        ({"labels": [1, True]}, "^label True is none of the model's classes"),
+        (
+            {"labels": [[0, 1]]},
+            r"^labels hold \[0, 1\]; give one label, or a list of one for each i",
+        ),
+        ({"labels": np.int32([[0], [1]])}, r"^labels hold \[0\]; give one label, or a list"),
+        ({"labels": b"red"}, "^label b'red' is none of the model's classes"),
+        ({"labels": {"red": 1}}, "^label {'red': 1} is none of the model's classes"),
+        ({"labels": float("nan")}, "^label nan is none of the model's classes"),
         ({"n": 0}, "^n is 0; it must be 1 or more$"),
+        ({"n": 2.5}, "^n is 2.5; it must be an integer$"),
+        ({"n": True}, "^n is True; it must be an integer$"),
+        ({"n": "2"}, "^n is '2'; it must be an integer$"),
+        ({"n": [2]}, r"^n is \[2\]; it must be an integer$"),
+        ({"batch_size": 2.0}, "^batch_size is 2.0; it must be an integer$"),
+        ({"seed": True}, "^seed is True; it must be an integer$"),
+        ({"seed": None}, "^seed is None; it must be an integer$"),
+        ({"temperature": float("nan")}, "^temperature is nan; it must be at least 0$"),
         ({"batch_size": 0}, "^batch_size is 0; it must be 1 or more$"),
         ({"seed": 1.5}, "^seed is 1.5; it must be an integer$"),
         ({"seed": 2**32}, f"^seed is {2**32}; it must be from {-(2**31)} to {2**32 - 1}$"),
@@ -123,7 +149,7 @@ def test_labels_go_by_number_or_by_name(generator):
 def test_unknown_labels_are_refused(generator, label):
     with pytest.raises(UserError, match="none of the model's classes: 0 blue, 1 red") as caught:
         generator.label_number(label)
-    assert f"label {label} " in str(caught.value)
+    assert f"label {quote_label(label)} " in str(caught.value)
 
 
 def test_without_classes_there_are_no_labels(generator):

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import vim_tf
+from vim_tf.errors import UserError
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.trainers.classifier_trainer import ClassifierTrainer
 from vim_tf.trainers.vim_trainer import VIMTrainer
@@ -87,3 +89,30 @@ def test_the_policy_of_others_stays(make):
             assert keras.config.dtype_policy().name == before
         finally:
             keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "bfloat16", "float64"])
+def test_a_policy_that_is_not_meant_is_refused_in_one_line(tiny_runs, policy):
+    """Before, a preset was called damaged, as its weights had lost digits."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        for run in tiny_runs.values():
+            message = (
+                f"^the dtype policy of Keras is {policy}; vim_tf's models compute in float32 or"
+            )
+            with pytest.raises(UserError, match=message):
+                vim_tf.load(run)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert vim_tf.load(tiny_runs["vim"]).dtype_policy.name == before.name
+
+
+def test_a_trainer_does_not_look_at_the_policy(make):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        trainer = make("classifier", "float32")
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert trainer.model.dtype_policy.name == "float32"

@@ -317,48 +317,6 @@ def test_traces_once_a_shape_and_reads_new_weights(monkeypatch):
     assert traces[4:] == [3]
 
 
-# Wrong arguments --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"labels": [0, 4]}, "label is 4; it must be from 0 to 3"),
-        ({"labels": -1}, "label is -1; it must be from 0 to 3"),
-        ({"labels": [0.5]}, "labels is .* takes integers"),
-        ({"labels": [[0, 1]]}, r"labels has the shape \(1, 2\)"),
-        ({"labels": []}, "labels asks for 0 rows"),
-        ({"n": 0}, "n asks for 0 rows"),
-        ({"labels": [0, 1], "n": 3}, "rows disagree: n 3, labels 2"),
-        ({"labels": [0, 1], "seed": [1, 2, 3]}, "rows disagree: labels 2, seed 3"),
-        ({"seed": 2**32}, "seed is 4294967296; it must be from -2147483648 to 4294967295"),
-        ({"seed": 0.5}, "seed is 0.5; it takes integers"),
-        ({"temperature": -0.1}, "temperature is -0.1; it must be at least 0"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": float("inf")}, "temperature is inf"),
-        ({"temperature": "hot"}, "temperature is 'hot'; it takes numbers"),
-        ({"top_k": 12}, "top_k is 12; it must be from 0 to 11"),
-        ({"top_k": [3, -1]}, "top_k is -1"),
-        ({"top_p": 0}, "top_p is 0; it must be above 0"),
-        ({"top_p": 1.1}, "top_p is 1.1; it must be above 0 and at most 1"),
-        ({"labels": 1, "guidance_scale": -1}, "guidance_scale is -1"),
-        ({"guidance_scale": 3}, "guidance_scale is 3 without labels"),
-    ],
-)
-def test_refuses_settings_out_of_range(model, settings, message):
-    with pytest.raises(UserError, match=message) as caught:
-        model.generate(**settings)
-    assert "\n" not in str(caught.value)
-
-
-def test_refuses_labels_and_guidance_where_none_were_trained():
-    model = make_vim(classes=0)
-    with pytest.raises(UserError, match="trained without labels"):
-        model.generate(0)
-    with pytest.raises(UserError, match="guidance_scale is 2 without labels"):
-        model.generate(guidance_scale=2)
-
-
 # Saving and precision ---------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
 from vim_tf.config.loss_sections import DiscriminatorConfig
+from vim_tf.config.sections import DataConfig
 from vim_tf.training_loop.training_warnings import Diagnosis
 
 GUESS = 2 * math.log(2)
@@ -42,6 +43,40 @@ def test_a_codebook_that_collapses_within_the_first_epoch():
     assert line.startswith("the codebook collapses: 2.0% of the codes are used; set model.quant")
     assert diagnosis.evaluation(4, {"usage": 0.01, "perplexity": 4.0}) == []
     assert diagnosis.training(5, {"usage": 0.01}) == []
+
+
+def small(image_size):
+    """An experiment with 8,192 codes and images of so many pixels a side, in patches of 8."""
+    experiment = ViTVQGANExperiment(data=DataConfig(path="x", image_size=(image_size, image_size)))
+    assert experiment.model.quantizer.codes == 8192
+    return experiment
+
+
+def test_few_images_cannot_use_many_codes():
+    # 22 images of 4 x 4 tokens: 352 of 8,192 codes at most, 4.3%.
+    diagnosis = Diagnosis(small(32), images_per_epoch=22)
+    assert diagnosis.training(1, {"usage": 0.03}) == []
+    assert diagnosis.training(2, {"usage": 0.0044}) == []
+    (line,) = diagnosis.training(3, {"usage": 0.0042})
+    assert line.startswith(
+        "the codebook collapses: 0.4% of the codes are used, of 4.3% that 22 imag"
+    )
+    # Enough images: as without a number.
+    diagnosis = Diagnosis(small(32), images_per_epoch=512)
+    (line,) = diagnosis.training(1, {"usage": 0.03})
+    assert line.startswith("the codebook collapses: 3.0% of the codes are used; set model.quant")
+
+
+def test_few_held_out_images_cannot_use_many_codes():
+    # Two images of 16 tokens: at most 32 codes, so a perplexity of 20 is a wide use.
+    diagnosis = Diagnosis(small(32))
+    assert diagnosis.evaluation(1, {"usage": 25 / 8192, "perplexity": 20.0}, 2) == []
+    assert diagnosis.evaluation(2, {"usage": 4 / 8192, "perplexity": 3.0}, 2) == []
+    # 512 images have 8,192 tokens, but usage is of 256 images at a time, 4,096 codes at most.
+    (line,) = diagnosis.evaluation(3, {"usage": 400 / 8192, "perplexity": 80.0}, 512)
+    assert line.startswith(
+        "the codebook collapses: 4.9% of the codes are used, of 50.0% that 256 im"
+    )
 
 
 @pytest.mark.parametrize(("loss", "undecided"), [("non_saturating", GUESS), ("hinge", 2.0)])

@@ -4,10 +4,12 @@ The largest sizes are far above those of every published model. They exist becau
 size in a file is allocated before other code can see that the size is wrong.
 """
 
+import numbers
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 
 MOST_TOKENS = 65_536  # an image; ViT-VQGAN has 1,024, and attention takes their square
 LONGEST_SIDE = 16_384  # pixels; 64 times the paper's
@@ -93,10 +95,19 @@ def _place(section: str) -> str:
     return f"{section}." if section else ""
 
 
-def at_least_one(**values: int | None) -> None:
-    """Each value is None or 1 or more."""
+def integer(**values: object) -> None:
+    """Each value is an integer, of Python or NumPy, and no bool."""
     for name, value in values.items():
-        require(value is None or value >= 1, f"{name} is {value}; it must be 1 or more")
+        good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        require(good, f"{name} is {shorten(repr(value))}; it must be an integer")
+
+
+def at_least_one(**values: int | None) -> None:
+    """Each value is None or an integer of 1 or more."""
+    for name, value in values.items():
+        if value is not None:
+            integer(**{name: value})
+            require(value >= 1, f"{name} is {value}; it must be 1 or more")
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:

@@ -1,15 +1,24 @@
 """Drawing for people: grids of images and curves of a run, as PNG files."""
 
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from vim_tf.annotations import StrPath
+from vim_tf.drawing.text import fit_font
+from vim_tf.errors import UserError
 from vim_tf.files import write_atomically
+from vim_tf.formats import WRITTEN_BY
+from vim_tf.messages import shorten
 
+FACTS = "vim_tf"  # keyword of the text chunk with an image's settings
+MOST_PIXELS = 2**27  # of a grid; 400 MB, and drawing takes three times that
 GAP = 2  # white pixels between images of a grid
 LINE = 13  # height of a line of text in pixels
 
@@ -52,7 +61,7 @@ def reconstruction_grid(
 
 
 def labelled_rows(images: np.ndarray, names: Sequence[str], zoom: int = 1) -> np.ndarray:
-    """One row of images per class, with its name at the left.
+    """One row of images per class, with its whole name at the left, in any script.
 
     Args:
         images: uint8 [classes,n,H,W,3].
@@ -64,12 +73,13 @@ def labelled_rows(images: np.ndarray, names: Sequence[str], zoom: int = 1) -> np
     """
     grid = image_grid(images.reshape(-1, *images.shape[2:]), images.shape[1], zoom)
     row_height = zoom * (images.shape[2] + GAP)
-    font = ImageFont.load_default()
-    margin = 12 + math.ceil(max(font.getlength(name) for name in names))
+    fitted = [fit_font(name) for name in names]
+    margin = 12 + math.ceil(max(font.getlength(text) for text, font in fitted))
     margin_image = Image.new("RGB", (margin, grid.shape[0]), "white")
     draw = ImageDraw.Draw(margin_image)
-    for i, name in enumerate(names):
-        draw.text((6, i * row_height + row_height // 2 - 5), name, fill="black", font=font)
+    for i, (text, font) in enumerate(fitted):
+        middle = zoom * GAP + i * row_height + (row_height - zoom * GAP) // 2
+        draw.text((6, middle), text, fill="black", font=font, anchor="lm")
     return np.concatenate([np.asarray(margin_image), grid], axis=1)
 
 
@@ -99,8 +109,8 @@ def captioned_grid(images: np.ndarray, captions: Sequence[str], columns: int) ->
 
 def with_title(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
     """Returns uint8 [h,w,3] below lines of text, on white; wider if the text needs it."""
-    font = ImageFont.load_default()
-    width = max(12 + math.ceil(font.getlength(line)) for line in lines)
+    fitted = [fit_font(line) for line in lines]
+    width = max(12 + math.ceil(font.getlength(text)) for text, font in fitted)
     return below_each_other([_write(lines, width, 6), image])
 
 
@@ -119,9 +129,8 @@ def _write(lines: Sequence[str], width: int, margin: int = 0) -> np.ndarray:
     """Lines of text on white, uint8 [LINE * lines, width, 3]."""
     image = Image.new("RGB", (width, LINE * len(lines)), "white")
     for i, line in enumerate(lines):
-        ImageDraw.Draw(image).text(
-            (margin, i * LINE), line, fill="black", font=ImageFont.load_default()
-        )
+        text, font = fit_font(line)
+        ImageDraw.Draw(image).text((margin, i * LINE), text, fill="black", font=font)
     return np.asarray(image)
 
 
@@ -173,8 +182,48 @@ def outline(
     return image
 
 
-def write_png(path: StrPath, image: np.ndarray) -> None:
-    """Writes uint8 [h,w,3] as a PNG file atomically."""
+def check_grid_size(
+    count: int, columns: int, image_size: tuple[int, int], zoom: int, advice: str
+) -> None:
+    """Raises UserError for an `image_grid` of more than `MOST_PIXELS`.
+
+    Args:
+        count: number of images.
+        columns: as in `image_grid`.
+        image_size: (H, W) of an image.
+        zoom: as in `image_grid`.
+        advice: what the user can do; part of the error.
+    """
+    height = zoom * (-(-count // columns) * (image_size[0] + GAP) + GAP)
+    width = zoom * (columns * (image_size[1] + GAP) + GAP)
+    if height * width > MOST_PIXELS:
+        raise UserError(
+            f"the grid of {count:,} images would have {shorten(f'{height:,} x {width:,}')} pixels; "
+            f"at most {MOST_PIXELS:,} are drawn; {advice}"
+        )
+
+
+def write_png(path: StrPath, image: np.ndarray, facts: Mapping[str, Any] | None = None) -> None:
+    """Writes uint8 [h,w,3] as a PNG file atomically.
+
+    Args:
+        path: the file.
+        image: the image.
+        facts: what the image was made with, for JSON; written into the file's text chunks, where
+            `read_facts` finds it.
+    """
+    about = None
+    if facts is not None:
+        about = PngInfo()
+        about.add_text("Software", WRITTEN_BY)
+        about.add_text(FACTS, json.dumps(facts))
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png", optimize=True)
+    Image.fromarray(image).save(buffer, "png", optimize=True, pnginfo=about)
     write_atomically(path, buffer.getvalue())
+
+
+def read_facts(path: StrPath) -> dict[str, Any] | None:
+    """Returns the `facts` that `write_png` wrote into a file; None if there are none."""
+    with Image.open(path) as image:
+        text = image.info.get(FACTS)
+    return None if text is None else json.loads(text)

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from vim_tf.data.images import ImageData
 
 
+def spread(size: int, count: int) -> np.ndarray:
+    """Returns at most `count` of the numbers 0 to `size` - 1, at even distances: int [n]."""
+    count = min(count, size)
+    parts = np.arange(size) * count // size  # for each number, its part
+    return np.flatnonzero(np.diff(parts, prepend=-1))  # the first of each part
+
+
 def spread_images(data: ImageData, split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns images at even distances in a split's stored order.
 
@@ -23,10 +30,7 @@ def spread_images(data: ImageData, split: str, count: int) -> tuple[np.ndarray, 
     Returns:
         (uint8 [n,H,W,3], int32 labels [n]), n <= count.
     """
-    size = data.splits[split].size
-    count = min(count, size)
-    chosen = np.arange(size) * count // size  # for each image, the number of its part
-    chosen = np.flatnonzero(np.diff(chosen, prepend=-1))  # the first of each part
+    chosen = spread(data.splits[split].size, count)
     images, labels, start = [], [], 0
     for batch in data.evaluation(split):
         stop = start + len(batch["label"])

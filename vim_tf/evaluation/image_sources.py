@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -110,10 +110,14 @@ class FolderImages:
     """
 
     def __init__(
-        self, path: StrPath, argument: str, image_size: tuple[int, int] | None = None
+        self,
+        path: StrPath,
+        argument: str,
+        image_size: tuple[int, int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self._root, self._argument, self._image_size = str(path), argument, image_size
-        self._names = folder.find_images(self._root, argument)
+        self._names = folder.find_images(self._root, argument) if names is None else names
         paths = [os.path.join(self._root, name) for name in self._names]
         self._max_pixels = image_limits.pixel_limit(image_size)
         found = image_headers.read_headers(paths, self._max_pixels, whole=image_size is None)

@@ -1,8 +1,6 @@
 """From labels to images: VIM and its tokenizer in one object."""
 
 import functools
-import numbers
-import operator
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +15,11 @@ from vim_tf.config import checks
 from vim_tf.data.transforms import to_uint8
 from vim_tf.distribution.compilation import compiled
 from vim_tf.errors import UserError
+from vim_tf.generation.labels import label_number
 from vim_tf.generation.litert_vim import LiteVIM
 from vim_tf.generation.rejection import Classifier, accept
+from vim_tf.messages import shorten
+from vim_tf.models.input_checks import check_tokens
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_tokenizer_of
@@ -81,20 +82,8 @@ class ImageGenerator:
         self.tokenizer.save_to_preset(preset_dir / TOKENIZER_FOLDER)
 
     def label_number(self, label: int | str) -> int:
-        """Returns the number of a class given by number or by name; UserError if unknown."""
-        if label in self.class_names:
-            return self.class_names.index(label)
-        try:
-            number = operator.index(label) if not isinstance(label, str) else int(label)
-        except (TypeError, ValueError):
-            number = -1
-        if not 0 <= number < len(self.class_names):
-            if not self.class_names:
-                raise UserError(f"label {label} given, but this model was trained without labels")
-            names = ", ".join(f"{i} {name}" for i, name in enumerate(self.class_names[:20]))
-            more = " ..." if len(self.class_names) > 20 else ""
-            raise UserError(f"label {label} is none of the model's classes: {names}{more}")
-        return number
+        """Returns the number of a class by the rule of `generation.labels`; UserError if none."""
+        return label_number(label, self.class_names)
 
     def generate(
         self,
@@ -108,7 +97,8 @@ class ImageGenerator:
         """Generates images.
 
         Args:
-            labels: a class by number or name, or one for each image; None for images without label.
+            labels: a class by number or name, or one for each image, see `generation.labels`; None
+                for images without label.
             n: number of images; None is one for each label, or 1.
             batch_size: images at once; does not change them.
             callback: called as `callback(done, total)` with numbers of images.
@@ -159,8 +149,9 @@ class ImageGenerator:
             yield tokens[:rows]
 
     def decode(self, tokens: ArrayLike) -> np.ndarray:
-        """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]."""
-        return to_uint8(self._decode(np.asarray(tokens, "int32")))
+        """Tokens [B,N] of any integer dtype -> uint8 [B,H,W,3]; UserError if they are no tokens."""
+        checked = check_tokens(tokens, self.tokenizer.config.quantizer.codes)
+        return to_uint8(self._decode(np.asarray(checked, "int32")))
 
     @functools.cached_property
     def _decode(self):
@@ -173,8 +164,7 @@ class ImageGenerator:
         and n are those of `_check_labels`.
         """
         checks.at_least_one(batch_size=batch_size)
-        if not isinstance(seed, numbers.Integral):
-            raise UserError(f"seed is {seed}; it must be an integer")
+        checks.integer(seed=seed)
         if not SEEDS.contains(seed):
             raise UserError(message("seed", seed, SEEDS))
         seeds = np.asarray(row_seeds(np.int64(seed).astype("int32"), n))
@@ -195,15 +185,33 @@ class ImageGenerator:
         checks.at_least_one(n=n)
         if labels is None:
             return None, n or 1
-        alone = np.ndim(labels) == 0
-        given = [labels] * (n or 1) if alone else labels
-        if len(given) == 0:
-            raise UserError("labels is empty; give one or more, or None")
+        given = _list_labels(labels, n)
         if n not in (None, len(given)):
             raise UserError(f"there are {len(given)} labels and n is {n}; give as many as n")
-        given = np.asarray(given, object).tolist()
-        numbers_of = {label: self.label_number(label) for label in set(given)}
-        return np.array([numbers_of[label] for label in given], "int32"), len(given)
+        # Once for each label: 50,000 names of 1,000 classes would take seconds. 1 is not True.
+        look_up = functools.lru_cache(None, typed=True)(self.label_number)
+        try:
+            numbers = [look_up(label) for label in given]
+        except TypeError:  # a dict, a set or another object that cannot be a key
+            numbers = [self.label_number(label) for label in given]
+        return np.array(numbers, "int32"), len(given)
+
+
+def _list_labels(labels: Labels, n: int | None) -> list[Any]:
+    """Returns labels as a list that is not empty; one label alone is repeated `n` times."""
+    if not isinstance(labels, str) and hasattr(labels, "shape"):  # an array or a tensor
+        labels = np.asarray(labels).tolist()
+    if isinstance(labels, str | bytes) or not isinstance(labels, Sequence):
+        return [labels] * (n or 1)
+    if len(labels) == 0:
+        raise UserError("labels is empty; give one or more, or None")
+    for label in labels:
+        if isinstance(label, Sequence) and not isinstance(label, str):
+            raise UserError(
+                f"labels hold {shorten(repr(label))}; give one label, or a list of one for each "
+                "image"
+            )
+    return list(labels)
 
 
 def generate_images(
@@ -226,7 +234,8 @@ def generate_images(
 
     Args:
         run: folder of a run or preset of experiment vim; or an `ImageGenerator`.
-        labels: classes by number or name, in turn; None generates without labels.
+        labels: classes by number or name, in turn, see `generation.labels`; None generates without
+            labels.
         n: number of images.
         seed: from -2^31 to 2^32 - 1; image i is a function of (seed, i), its label and the
             settings.
@@ -254,8 +263,8 @@ def generate_images(
     if litert is not None:
         generator = generator.with_litert(litert)
     if labels is not None:
-        given = np.atleast_1d(np.asarray(labels, object)).tolist()
-        labels = [given[i % len(given)] for i in range(n)] if given else given
+        given = _list_labels(labels, None)
+        labels = [given[i % len(given)] for i in range(n)]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings |= {"guidance_scale": guidance_scale, "seed": seed, "batch_size": batch_size}
     if classifier is None:

@@ -30,6 +30,7 @@ ABOUT_SCHEMA = formats.json_object(
     grid={"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
     codes=_COUNT,
     classes={**_COUNT, "minimum": 0},
+    label_drop={"type": "number", "minimum": 0, "maximum": 1},
     class_names={"type": "array", "items": {"type": "string"}},
     weights={"type": "string"},
     files={"type": "object", "additionalProperties": {"type": "string"}},
@@ -54,6 +55,7 @@ class LiteVIM:
         grid: rows and columns of tokens; N is their product.
         codes: number of codes K.
         classes: number of labels; 0 where there are none.
+        label_drop: `model.label_drop` of its training.
         weights: hash of the weights that it was exported from, `VIM.model_hash`.
 
     Raises:
@@ -77,7 +79,7 @@ class LiteVIM:
         tokens(rows, columns, f"{about}: grid")
         self.grid = (rows, columns)
         self.codes, self.classes = facts["codes"], facts["classes"]
-        self.weights = facts["weights"]
+        self.label_drop, self.weights = facts["label_drop"], facts["weights"]
         try:
             self._interpreter = open_interpreter(path)
         except ValueError as error:
@@ -118,7 +120,9 @@ class LiteVIM:
 
         `modify_logits` gets NumPy arrays.
         """
-        checked = check_settings(self.codes, self.classes, labels, seed, **settings)
+        checked = check_settings(
+            self.codes, self.classes, labels, seed, label_drop=self.label_drop, **settings
+        )
         rows = checked.labels
         tokens = np.zeros((self.tokens_per_image, len(rows)), "int32")
         if checked.guidance_scale is not None:

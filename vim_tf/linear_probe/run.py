@@ -6,6 +6,8 @@
 4. The chosen block's head is trained on all training images, and tested once.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +146,7 @@ def fit_probe(
         raise UserError(
             f"{out / PROBE_FILE} exists; delete it, or give another folder for the result"
         )
+    _check_folder(out)
     strategy = strategy_of(experiment)
     workers = Workers(strategy)
     with workers.watched(), strategy.scope():
@@ -176,6 +179,11 @@ def _probe(
         raise UserError(
             f"the images of {experiment.run} have no labels, and a probe predicts them; give "
             "each class its own sub-folder"
+        )
+    if run.vim.classes and run.vim.config.label_drop == 0 and workers.is_chief:
+        sys.stderr.write(
+            f"{experiment.run} was trained with model.label_drop 0; the features are of images "
+            "without label, which this VIM never saw, so that they may be worse\n"
         )
     blocks = _choose_blocks(experiment.blocks, len(run.vim.transformer.blocks))
     names = [*BASELINES, *blocks]
@@ -223,6 +231,17 @@ def _probe(
         "test": tested,
         "versions": installed_versions(),
     }
+
+
+def _check_folder(out: Path) -> None:
+    """Raises UserError unless `out` is a folder that can be written, or can be made."""
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"the folder for the result is {out}, but {above} is a file; give a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(
+            f"the folder for the result is {out}, but {above} may not be written; give another"
+        )
 
 
 def _write(result: dict[str, Any], out: Path) -> None:

@@ -5,6 +5,24 @@ from collections.abc import Iterator
 
 import keras
 
+from vim_tf.errors import UserError
+
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+def check_policy(name: str) -> None:
+    """Raises UserError for a dtype policy of Keras in which these models do not compute.
+
+    In float16 logits overflow. In bfloat16 or float16 alone also weights lose digits, so a preset
+    would not have the hash of its weights.
+    """
+    if name not in PRECISIONS:
+        raise UserError(
+            f"the dtype policy of Keras is {name}; vim_tf's models compute in "
+            f"{' or '.join(PRECISIONS)}: call keras.config.set_dtype_policy('float32') first, and "
+            "look at floatx in ~/.keras/keras.json"
+        )
+
 
 @contextlib.contextmanager
 def computing_in(precision: str) -> Iterator[None]:

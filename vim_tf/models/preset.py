@@ -24,6 +24,7 @@ from vim_tf.config import values as config_values
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
 from vim_tf.messages import shorten
+from vim_tf.models.precision import check_policy
 from vim_tf.models.weights_files import count_elements
 
 CONFIG_FILE = "config.json"
@@ -80,6 +81,10 @@ class Preset(_Base):
 
     Arguments: ClassVar[Any] = None
     metadata: dict[str, Any] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_policy(self.dtype_policy.name)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -357,7 +357,7 @@ class VIM(Preset, keras.Model):
             Tokens [B,N] int32.
 
         Raises:
-            UserError: a value out of range, or lengths that disagree.
+            UserError: a value out of range, lengths that disagree; see `sampling.settings`.
         """
         settings = check_settings(
             self.codes,
@@ -369,6 +369,7 @@ class VIM(Preset, keras.Model):
             top_k=top_k,
             top_p=top_p,
             guidance_scale=guidance_scale,
+            label_drop=self.config.label_drop,
         )
         fixed = [None if x is None else ops.convert_to_tensor(x) for x in settings]
         sample, segment = self._compiled(modify_logits)

@@ -11,6 +11,7 @@ from vim_tf.config.checks import LONGEST_SIDE, require, sizes, tokens
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.costs.parameters import count_vit_vqgan
 from vim_tf.losses import LOGIT_LAPLACE_EPSILON
+from vim_tf.models.input_checks import check_images, check_tokens
 from vim_tf.models.preset import Preset
 from vim_tf.models.quantizer import QuantizerOutput, VectorQuantizer
 from vim_tf.models.transformer import Transformer
@@ -86,13 +87,25 @@ class ViTVQGAN(Preset, keras.Model):
         """Those of encoder and decoder."""
         return self.encoder.transformer, self.decoder.transformer
 
+    def __call__(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Checks the images before Keras converts them; see `call` and `encode`."""
+        return super().__call__(check_images(images, self.image_size), *args, **kwargs)
+
     def encode(self, images: Tensor, training: bool | None = None) -> QuantizerOutput:
-        """Images [B,H,W,3] in [-1,1] -> `QuantizerOutput`."""
+        """Images [B,H,W,3] in [-1,1] -> `QuantizerOutput`.
+
+        Raises:
+            UserError: images of another dtype than float, of another size, or, outside of a graph,
+                with values outside [-1,1]. `vim_tf.normalize` makes such images from uint8.
+        """
+        return self._encode(check_images(images, self.image_size), training)
+
+    def _encode(self, images, training):
         return self.quantizer(self.encoder(images, training=training))
 
     def tokenize(self, images: Tensor) -> Tensor:
-        """Images [B,H,W,3] in [-1,1] -> tokens [B,N] int32 in raster order."""
-        return self.encode(images).tokens
+        """Images [B,H,W,3] in [-1,1] -> tokens [B,N] int32 in raster order; see `encode`."""
+        return self._encode(check_images(images, self.image_size), None).tokens
 
     def decoder_output(self, codes: Tensor, training: bool | None = None) -> Tensor:
         """Codes [B,N,d] -> the numbers of `distribution_of`, [B,H,W,3 or 6] float32."""
@@ -126,12 +139,17 @@ class ViTVQGAN(Preset, keras.Model):
         return ops.clip(self.decode_distribution(codes)[0], -1, 1)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens [B,N] int32 -> images [B,H,W,3] float32 in [-1,1]."""
+        """Tokens [B,N] int32 -> images [B,H,W,3] float32 in [-1,1].
+
+        Raises:
+            UserError: tokens that are no integers or, outside of a graph, no codes of the codebook.
+        """
+        tokens = check_tokens(tokens, self.config.quantizer.codes)
         return self.decode(self.quantizer.lookup(tokens))
 
     def call(self, images: Tensor, training: bool | None = None) -> Tensor:
         """Images [B,H,W,3] in [-1,1] -> their reconstruction."""
-        codes = self.quantizer.pass_codes(self.encode(images, training=training))
+        codes = self.quantizer.pass_codes(self._encode(images, training))
         return ops.clip(self.decode_distribution(codes, training=training)[0], -1, 1)
 
     def resized(self, image_size: tuple[int, int]) -> "ViTVQGAN":

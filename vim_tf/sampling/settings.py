@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vim_tf.annotations import Tensor
+from vim_tf.config import checks
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 from vim_tf.sampling import sample as sampling
 
 
@@ -18,18 +20,22 @@ class Allowed(NamedTuple):
         low: the smallest one; with `above` the largest one that is refused.
         high: the largest one; infinity for any finite number.
         above: whether `low` itself is refused.
+        why: why no other number is allowed, for the message; "" if the numbers say it.
     """
 
     low: int
     high: float = math.inf
     above: bool = False
+    why: str = ""
 
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"at least {self.low}"
         if self.above:
             return f"above {self.low} and at most {self.high}"
-        return f"from {self.low} to {self.high}"
+        if self.low == self.high:
+            return f"{self.low}{self.why}"
+        return f"from {self.low} to {self.high}{self.why}"
 
     def contains(self, values: Tensor) -> Tensor:
         """Compares NumPy arrays or TensorFlow tensors of any shape: bool, False for NaN."""
@@ -37,16 +43,34 @@ class Allowed(NamedTuple):
         return good & (values < self.high if self.high == math.inf else values <= self.high)
 
 
-def allowed_settings(codes: int, classes: int) -> dict[str, Allowed]:
-    """Returns the values that each setting of a sample may have, for a model of K codes."""
+def allowed_settings(
+    codes: int, classes: int, label_drop: float | None = None
+) -> dict[str, Allowed]:
+    """Returns the values that each setting of a sample may have.
+
+    Args:
+        codes: number of codes K.
+        classes: number of classes; 0 without labels.
+        label_drop: share of the labels that the training replaced by the null label. With 0 the
+            null label's embedding is not trained, and guidance reads it. None: not known.
+    """
+    guidance = Allowed(0)
+    if classes and label_drop == 0:
+        guidance = Allowed(1, 1, why=f", because guidance {_NEVER_NULL}")
     return {
         "labels": Allowed(0, classes - 1),
         "seed": SEEDS,
         "temperature": Allowed(0),
         "top_k": Allowed(0, codes),
         "top_p": Allowed(0, 1, above=True),
-        "guidance_scale": Allowed(0),
+        "guidance_scale": guidance,
     }
+
+
+_NEVER_NULL = (
+    "needs images without label, and this model was trained with model.label_drop 0: it never saw "
+    "one"
+)
 
 
 def message(name: str, value: object, allowed: Allowed) -> str:
@@ -96,14 +120,23 @@ def check_settings(
     top_k: ArrayLike = 0,
     top_p: ArrayLike = 1.0,
     guidance_scale: ArrayLike = 1.0,
+    label_drop: float | None = None,
 ) -> Settings:
     """Returns the `Settings` of the arguments of `VIM.generate`, for a model of K codes.
 
     Raises:
-        UserError: a value out of range, or lengths that disagree.
+        UserError: a value out of range, lengths that disagree, or labels, or none, that the model
+            was not trained with; see `allowed_settings` for `label_drop`.
     """
     if labels is not None and classes == 0:
         raise UserError("labels are given, but this model was trained without labels")
+    if labels is not None and label_drop == 1:
+        raise UserError(
+            "labels are given, but this model was trained with model.label_drop 1: it never saw a "
+            "label; leave them out"
+        )
+    if labels is None and classes and label_drop == 0:
+        raise UserError(f"labels are missing; sampling without labels {_NEVER_NULL}; give labels")
     given = {
         "labels": classes if labels is None else labels,
         "seed": seed,
@@ -113,7 +146,7 @@ def check_settings(
         "guidance_scale": guidance_scale,
     }
     rows = _count_rows(n, given)
-    allowed = allowed_settings(codes, classes)
+    allowed = allowed_settings(codes, classes, label_drop)
     if labels is None:
         allowed["labels"] = Allowed(classes, classes)  # the null label
     checked = {
@@ -142,9 +175,15 @@ def check_settings(
 
 def _count_rows(n: int | None, given: dict[str, ArrayLike]) -> int:
     """Returns B, on which `n` and every array among the settings must agree."""
-    lengths = {"n": n} if n is not None else {}
+    checks.at_least_one(n=n)
+    lengths = {"n": int(n)} if n is not None else {}
     for name, value in given.items():
-        shape = np.shape(value)
+        try:
+            shape = np.shape(value)
+        except ValueError:
+            raise UserError(
+                f"{name} has rows of different lengths; give one number, or one for each row"
+            ) from None
         if len(shape) > 1:
             raise UserError(f"{name} has the shape {shape}; give one number, or one for each row")
         if shape:
@@ -164,8 +203,11 @@ def _per_row(name: str, value: ArrayLike, allowed: Allowed, dtype: str, rows: in
     """Returns `value` as [rows] of `dtype`; UserError if it is not allowed."""
     values = np.asarray(value)
     kinds, words = ("iu", "integers") if dtype == "int32" else ("iuf", "numbers")
+    if values.dtype.kind == "O" and all(isinstance(one, int) for one in values.flat):
+        values = values.astype("float64")  # integers beyond 64 bits, which no setting allows
+        kinds += "f"
     if values.dtype.kind not in kinds:
-        raise UserError(f"{name} is {value!r}; it takes {words}")
+        raise UserError(f"{name} is {shorten(repr(value))}; it takes {words}")
     wrong = ~allowed.contains(values)
     if np.any(wrong):
         one = "label" if name == "labels" else name

@@ -19,6 +19,7 @@ from vim_tf.data.images import ImageData, make_image_dataset
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import grids
+from vim_tf.drawing.spread_images import spread
 from vim_tf.errors import UserError
 from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.metrics.unigram_baseline import unigram_nats
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from vim_tf.stages.describe import Table
     from vim_tf.stages.dry_run import Report
 
+SAMPLES = 64
+SHOWN_CLASSES = 20  # at even distances, if there are more
 SHOWN_PER_CLASS = 8
 DESCRIBED_TOKENS = 4  # an image; the paper's 1,024 would take minutes on a CPU
 
@@ -196,15 +199,23 @@ class VIMStage(Stage):
         return ImageGenerator(self.trainer.ema_model, self.tokenizer, tuple(names))
 
     def draw_images(self) -> dict[str, np.ndarray]:
-        """Unconditional samples, and some of each class."""
-        images = self.generator.generate(n=64)
+        """Samples of no class, and some of each of at most `SHOWN_CLASSES` classes.
+
+        A model that knows no null label draws the former of all classes in turn.
+        """
+        generator, names = self.generator, self.generator.class_names
+        label_drop = self.experiment.model.label_drop
+        in_turn = spread(len(names), SAMPLES) if names and label_drop == 0 else None
+        images = generator.generate(
+            None if in_turn is None else np.resize(in_turn, SAMPLES), SAMPLES
+        )
         drawn = {"samples": grids.image_grid(images, columns=16, zoom=zoom_of(images))}
-        names = self.generator.class_names[:20]
-        if names:
-            labels = np.repeat(np.arange(len(names)), SHOWN_PER_CLASS)
-            images = self.generator.generate(labels)
-            rows = images.reshape(len(names), SHOWN_PER_CLASS, *images.shape[1:])
-            drawn["samples_by_class"] = grids.labelled_rows(rows, names, zoom_of(images))
+        if names and label_drop < 1:
+            shown = spread(len(names), SHOWN_CLASSES)
+            images = generator.generate(np.repeat(shown, SHOWN_PER_CLASS))
+            rows = images.reshape(len(shown), SHOWN_PER_CLASS, *images.shape[1:])
+            shown_names = [names[label] for label in shown]
+            drawn["samples_by_class"] = grids.labelled_rows(rows, shown_names, zoom_of(images))
         return drawn
 
     def save(self, folder: Path) -> None:
@@ -215,7 +226,8 @@ class VIMStage(Stage):
         """Generates an image."""
         name = "vim_tf.load of it and of its tokenizer"
         generator = report.time(name, lambda: ImageGenerator.load(run.path))
-        labels = [0] if generator.class_names else None
+        knows_labels = generator.class_names and self.experiment.model.label_drop < 1
+        labels = [0] if knows_labels else None
         return report.time("a sample made", lambda: generator.generate(labels, n=1))[0]
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
+from keras import tree
 
-from vim_tf.annotations import Tensor
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.config.experiments import TrainingExperiment
 from vim_tf.distribution.replicas import assign_everywhere
 from vim_tf.distribution.strategies import has_accelerator
+from vim_tf.errors import UserError
 from vim_tf.models.precision import computing_in
 from vim_tf.models.seeded_dropout import row_keys, step_keys
 from vim_tf.trainers.ema import ExponentialMovingAverage
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
 NO_XLA = (
     "training.jit_compile: XLA makes convolutions slow on a CPU, so the steps of this run are not "
     "compiled with XLA"
+)
+# What a user does instead of saving a trainer as a whole.
+_SAVE = (
+    "save its weights, ModelCheckpoint('x.weights.h5', save_weights_only=True) or "
+    "save_weights('x.weights.h5'), or the trained model, ema_model.save_to_preset('folder')"
 )
 
 
@@ -118,6 +126,23 @@ class Trainer(keras.Model):
         chosen = optimizer or make_optimizer(self.experiment.optimizer, steps)
         super().compile(optimizer=chosen, jit_compile=False, **kwargs)
         chosen.build(self.model.trainable_variables)
+
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Keras' fit; UserError at once for a callback that would save the trainer as a whole."""
+        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        callbacks = given.get("callbacks")
+        for callback in tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+            whole = isinstance(callback, keras.callbacks.ModelCheckpoint)
+            if whole and not callback.save_weights_only:
+                raise UserError(
+                    f"callbacks has ModelCheckpoint of {callback.filepath}, which would save a "
+                    f"whole trainer; {_SAVE}"
+                )
+        return super().fit(*args, **kwargs)
+
+    def save(self, filepath: StrPath, *args: Any, **kwargs: Any) -> None:
+        """Refused: a trainer holds data and losses, which a file of Keras cannot."""
+        raise UserError(f"{filepath}: a trainer cannot be saved as a whole; {_SAVE}")
 
     def compute_gradients(self, batch: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor], Any]:
         """Gradients for one replica's batch; changes nothing.

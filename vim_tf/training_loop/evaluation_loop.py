@@ -21,7 +21,12 @@ class EvaluationLoop(orbit.AbstractEvaluator):
         strategy: the strategy that it was made in.
         dataset: finite batches, dicts.
         stop: bool tf.Variable, read before each batch; None never stops.
+
+    Attributes:
+        images: number of images of the last evaluation.
     """
+
+    images: int = 0
 
     def __init__(
         self,
@@ -53,5 +58,6 @@ class EvaluationLoop(orbit.AbstractEvaluator):
             if self.stop is not None and self.stop.numpy():
                 raise Stopped
             batches.append(tf.nest.map_structure(np.asarray, self.evaluate_batch(batch)))
-        names = batches[0]
-        return self.trainer.summarize({n: np.concatenate([b[n] for b in batches]) for n in names})
+        results = {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
+        self.images = len(next(iter(results.values())))
+        return self.trainer.summarize(results)

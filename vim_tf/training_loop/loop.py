@@ -224,23 +224,26 @@ class _Training:
         self.trainer.stop_training = False
         start = self.trainer.decisions.get("start")
         self.diagnosis = Diagnosis(
-            self.trainer.experiment, None if start is None else lambda: int(start.numpy())
+            self.trainer.experiment,
+            None if start is None else lambda: int(start.numpy()),
+            stage.images_per_epoch,
         )
         self.loop = TrainLoop(
             self.trainer, strategy, self._batches(), stage.images_per_epoch, stop.requested
         )
         self.workers = self.loop.workers
         summary_dir = str(run.tensorboard_dir) if self.workers.is_chief else None
+        self.evaluator = EvaluationLoop(
+            self.trainer,
+            strategy,
+            stage.evaluation_dataset,
+            # Several workers stop together, in their next step.
+            stop.requested if self.workers.count == 1 else None,
+        )
         self.controller = orbit.Controller(
             global_step=self.trainer.step,
             trainer=self.loop,
-            evaluator=EvaluationLoop(
-                self.trainer,
-                strategy,
-                stage.evaluation_dataset,
-                # Several workers stop together, in their next step.
-                stop.requested if self.workers.count == 1 else None,
-            ),
+            evaluator=self.evaluator,
             strategy=strategy,
             train_actions=[self._report_training],
             eval_actions=[self._report_evaluation],
@@ -371,7 +374,8 @@ class _Training:
             self.stop.requested.assign(True)
 
     def _report_evaluation(self, values: dict[str, Any]) -> None:
-        self._report(values, self.reporter.evaluation, self.diagnosis.evaluation)
+        diagnose = functools.partial(self.diagnosis.evaluation, images=self.evaluator.images)
+        self._report(values, self.reporter.evaluation, diagnose)
         writer = self.controller.eval_summary_manager.summary_writer()
         with writer.as_default(int(self.trainer.step.numpy())):
             for name, image in self.stage.draw(self.run_folder).items():

@@ -251,6 +251,15 @@ def test_signatures_by_model(run, signatures):
     assert next(iter(alone.functions())) == "tokenize"
     never_null = Signatures(run.tokenizer, with_config(run.vim, label_drop=0.0))
     assert names(never_null) == embedding | generating
+    rows = {"label": [1, 0], "seed": [1, 2], "temperature": [1.0] * 2, "top_k": [0] * 2}
+    rows |= {"top_p": [1.0] * 2, "guidance_scale": [2.0, 1.0]}
+    specs = never_null.functions()["generate"].input_signature
+    given = {spec.name: tf.constant(rows[spec.name], spec.dtype) for spec in specs}
+    answer = never_null.functions()["generate"](**given)
+    assert (
+        answer["error"].numpy()[0].startswith(b"guidance_scale is 2; it must be 1, because guida")
+    )
+    assert answer["error"].numpy()[1] == b""
 
 
 def test_a_model_without_labels_has_none_in_its_inputs(run):
