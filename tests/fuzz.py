@@ -22,7 +22,10 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import hypothesis
 import hypothesis.configuration
@@ -31,10 +34,11 @@ from fuzz_workers import FAILED, Workers
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-ROUND = {False: 100, True: 5}  # cases that Hypothesis draws at once, without and with TensorFlow
+ROUND = {False: 100, True: 12}  # cases that Hypothesis draws at once, without and with TensorFlow
 # (Seconds, cases of each kind without TensorFlow, cases of each kind with it) that must be tried.
 LEAST = ((60, 200, 10), (3600, 2_000, 300))
 SHRINKING = 60  # seconds for making a failure small
+SLOW = 10  # seconds; a case that takes longer is not made small
 PLANT_SECONDS = 600  # in which a planted fault must be found
 FOUND = Path("build") / "fuzz"  # failures are kept here
 
@@ -45,6 +49,12 @@ def least(kind, seconds):
     share = (min(seconds, long) - short) / (long - short)
     low, high = few[kind.tensorflow], many[kind.tensorflow]
     return int(low + share * (high - low) if share >= 0 else low * seconds / short)
+
+
+class _Found:
+    """The failure that a round of Hypothesis makes small: which, since when, its last case."""
+
+    what, text, start, seconds = "", "", 0.0, 0.0
 
 
 class Fuzz:
@@ -66,41 +76,56 @@ class Fuzz:
 
     def __init__(self, world, chosen, seconds, seed, plant="", say=print):
         self.kinds, self.seconds, self._seed, self._say = chosen, seconds, seed, say
-        self._world, self._end = world, 0.0
+        self._world = world
         self.workers = Workers(world, plant)
         self.tried = {kind.name: 0 for kind in chosen}
         self.outcomes, self.failures = {}, {}
-        self._seen: dict[str, set[int]] = {kind.name: set() for kind in chosen}
+        self._seen: dict[str, set[str]] = {kind.name: set() for kind in chosen}
         self._spent = dict.fromkeys(self.tried, 0.0)
 
     def run(self, stop=lambda: False):
-        """Tries cases until the time is over, or until `stop()` is true after a round."""
-        for tensorflow in {kind.tensorflow for kind in self.kinds}:
-            self.workers.start(tensorflow)
-        self._end, rounds = time.monotonic() + self.seconds, 0
-        while time.monotonic() < self._end and not stop():
-            kind = min(self.kinds, key=self._turn)
-            start = time.monotonic()
-            self._round(kind, rounds)
-            self._spent[kind.name] += time.monotonic() - start
-            rounds += 1
+        """Tries cases until the time is over, or until `stop()` is true after a round.
+
+        The kinds with and without TensorFlow run side by side, each with all the time.
+        """
+        groups = [[k for k in self.kinds if k.tensorflow == need] for need in (False, True)]
+        with ThreadPoolExecutor(len(groups)) as pool:
+            list(pool.map(self._start, groups))
+            list(pool.map(lambda group: self._run(group, stop), groups))
         self.workers.close()
+
+    def _start(self, group):
+        if group:
+            self.workers.start(group[0].tensorflow)
+
+    def _run(self, group, stop):
+        rounds: Counter[str] = Counter()
+        end = time.monotonic() + self.seconds
+        while group and time.monotonic() < end and not stop():
+            kind = min(group, key=self._turn)
+            start = time.monotonic()
+            shrinking = self._round(kind, rounds[kind.name], end)
+            rounds[kind.name] += 1
+            self._spent[kind.name] += time.monotonic() - start
+            end += shrinking  # takes no time from the others
 
     def _turn(self, kind):
         """The kind with the lowest value is next: first the least numbers, then equal times."""
         share = self.tried[kind.name] / max(least(kind, self.seconds), 1)
         return (share >= 1, self._spent[kind.name] if share >= 1 else share)
 
-    def _round(self, kind, number):
-        """Lets Hypothesis draw some cases of a kind."""
-        shrunk: dict[str, float] = {}
+    def _round(self, kind, number, end):
+        """Lets Hypothesis draw some cases of a kind; returns the seconds of making one small."""
+        missing = least(kind, self.seconds) - self.tried[kind.name]
+        found = _Found()
 
         @hypothesis.seed(f"{self._seed} {kind.name} {number}")
         @hypothesis.settings(
             derandomize=True,
             database=None,
             deadline=None,
-            max_examples=ROUND[kind.tensorflow],
+            # A few more, since Hypothesis also tries cases again.
+            max_examples=min(ROUND[kind.tensorflow], 5 + max(missing, 5)),
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=False,
@@ -108,55 +133,61 @@ class Fuzz:
         @hypothesis.given(st.randoms(use_true_random=False))
         def try_one(rng):
             case = kind.draw(self._world, rng)  # always, since Hypothesis needs the same draws
-            if shrunk or time.monotonic() < self._end:
-                self._try(kind, case, shrunk)
+            if found.what or time.monotonic() < end:
+                self._try(kind, case, found)
 
         try:
             try_one()
-        except Exception as error:
-            if not shrunk:  # the harness is at fault
+        except Exception:
+            if not found.what:  # the harness is at fault
                 raise
-            assert error is not None
-        for what in shrunk:
-            self._report(kind, what)
+        if not found.what:
+            return 0
+        self._report(kind, found.what)
+        return time.monotonic() - found.start
 
-    def _try(self, kind, case, shrunk):
+    def _try(self, kind, case, found):
         """Tries a case; an exception tells Hypothesis that it is worth shrinking."""
         text = json.dumps(case)
-        new = hash(text) not in self._seen[kind.name]
-        over = [what for what, start in shrunk.items() if time.monotonic() - start > SHRINKING]
-        known = [what for name, what in self.failures if name == kind.name]
-        if over:
-            raise_if = [w for w in over if self.failures[kind.name, w][0] == case]
-            if raise_if:
-                raise AssertionError(raise_if[0])
+        if found.what and time.monotonic() > found.start + found.seconds:
+            if text == found.text:
+                raise AssertionError(found.what)
             return
-        if not new and not shrunk:
+        new = text not in self._seen[kind.name]
+        if not new and not found.what:
             return
-        found = self.workers.try_case(kind, case)
+        start = time.monotonic()
+        outcome = self.workers.try_case(kind, case)
+        seconds = time.monotonic() - start
         if new:
-            self._seen[kind.name].add(hash(text))
+            self._seen[kind.name].add(text)
             self.tried[kind.name] += 1
-            key = kind.name, found.outcome
+            key = kind.name, outcome.outcome
             self.outcomes[key] = self.outcomes.get(key, 0) + 1
-        if found.outcome != FAILED or (found.what in known and found.what not in shrunk):
+        if outcome.outcome != FAILED:
             return
-        if shrunk and found.what not in shrunk:  # another failure; a later round will find it
+        key = kind.name, outcome.what
+        known = key in self.failures
+        if not known or (outcome.what == found.what and len(text) <= len(found.text)):
+            self.failures[key] = case, outcome
+        if outcome.what != found.what and (known or found.what):
+            if not known:  # shrinking has found another failure
+                self._report(kind, outcome.what)
             return
-        shrunk.setdefault(found.what, time.monotonic())
-        best = self.failures.get((kind.name, found.what))
-        if best is None or len(text) <= len(json.dumps(best[0])):
-            self.failures[kind.name, found.what] = case, found
-        raise AssertionError(found.what)
+        if not found.what:
+            found.start = start
+            found.seconds = 0 if seconds > SLOW else min(SHRINKING, self.seconds / 4)
+        found.what, found.text = outcome.what, text
+        raise AssertionError(outcome.what)
 
     def _report(self, kind, what):
         case, outcome = self.failures[kind.name, what]
         FOUND.mkdir(parents=True, exist_ok=True)
         stem = "".join(letter if letter.isalnum() else "_" for letter in kind.name)
-        path = FOUND / f"{stem}-{len(self.failures)}.json"
+        path = FOUND / f"{stem}-{list(self.failures).index((kind.name, what)) + 1}.json"
         path.write_text(json.dumps({"kind": kind.name, "case": case, **outcome._asdict()}, indent=1))
-        detail = "\n  ".join(outcome.detail.splitlines()[-12:])
-        self._say(f"FAILED {kind.name}: {what}\n  {path}\n  {json.dumps(case)[:1000]}\n  {detail}")
+        detail = "\n  ".join([line[:300] for line in outcome.detail.splitlines()[-12:]])
+        self._say(f"FAILED {kind.name}: {what}\n  {path}\n  {json.dumps(case)[:300]}\n  {detail}")
 
     def report(self):
         """Prints the counts of each kind; returns whether all is well."""
@@ -168,7 +199,10 @@ class Fuzz:
             few = count < wanted
             good = good and not few
             note = f"; TOO FEW, {wanted} are wanted" if few else ""
-            self._say(f"{kind.name}: {count} cases: {parts or 'none'}{note}")
+            self._say(
+                f"{kind.name}: {count} cases in {self._spent[kind.name]:.1f} s: "
+                f"{parts or 'none'}{note}"
+            )
         self._say(
             f"{sum(self.tried.values())} cases of {len(self.kinds)} kinds in {self.seconds} "
             f"seconds, {len(self.failures)} failures, {self.workers.replaced} workers replaced"
@@ -197,14 +231,16 @@ def find_plants(world, names, seed, say=print):
         clean, found, start = Workers(world), [], time.monotonic()
         fuzz = Fuzz(world, KINDS, PLANT_SECONDS, seed, name, lambda line: None)
         checked: set[tuple[str, str]] = set()
+        lock = Lock()
 
-        def caused(fuzz=fuzz, checked=checked, clean=clean, found=found):
-            for key in fuzz.failures.keys() - checked:
-                checked.add(key)
-                kind = next(kind for kind in fuzz.kinds if kind.name == key[0])
-                if clean.try_case(kind, fuzz.failures[key][0]).outcome != FAILED:
-                    found.append(key)
-            return bool(found)
+        def caused(fuzz=fuzz, checked=checked, clean=clean, found=found, lock=lock):
+            with lock:
+                for key in fuzz.failures.keys() - checked:
+                    checked.add(key)
+                    kind = next(kind for kind in fuzz.kinds if kind.name == key[0])
+                    if clean.try_case(kind, fuzz.failures[key][0]).outcome != FAILED:
+                        found.append(key)
+                return bool(found)
 
         fuzz.run(stop=caused)
         clean.close()

@@ -10,7 +10,7 @@ import importlib
 import io
 from pathlib import Path
 
-from fuzz_kinds import LONGEST, Kind, Wrong, check_message
+from fuzz_kinds import Kind, Wrong, check_message
 
 PACKAGE = Path(importlib.util.find_spec("vim_tf").origin).parent
 COUNTS = ("1", "0", "-1", "16", "1.5", "1e9", "nan", "inf", "x", "", "99999999999999999999", "9" * 5000)
@@ -97,36 +97,42 @@ def _values(action, rng):
 
 
 def runner(name):
-    """The function that runs a command up to TensorFlow."""
+    """The function that runs a command up to TensorFlow, and checks what it prints."""
 
     def run(live, words):
+        from vim_tf import command_line
+        from vim_tf.config import loader
+        from vim_tf.errors import UserError
+
+        loader.config_help = _remember(loader.config_help)
         words = [word.replace("{world}", str(live)) for word in words]
-        module = importlib.import_module(commands()[name])
+        main = importlib.import_module(commands()[name]).main
         errors, printed = io.StringIO(), io.StringIO()
         try:
             with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(printed):
-                module.main(words)
+                command_line.run(lambda: main(words))
         except ReachedTensorFlow:
-            pass
+            return
         except SystemExit as end:
-            check_exit(name, end.code, errors.getvalue())
+            if end.code in (0, None):
+                return
+            if end.code != 2:
+                raise Wrong(f"exit code {end.code} of {name}", errors.getvalue()[-500:]) from None
+            line = errors.getvalue().removesuffix("\n").rpartition("error: ")[2]
+            check_message(line, f"command {name}")
+            raise UserError(line) from None
 
     return run
 
 
-def check_exit(name, code, text):
-    """Checks what argparse has printed: its usage, and one line of error."""
-    if code not in (0, 2):
-        raise Wrong(f"exit code {code} of {name}", text[-500:])
-    if code == 2:
-        line = text.rstrip("\n").rpartition(": error: ")[2]
-        check_message(line, f"the arguments of {name}")
-        if len(text) > 3 * LONGEST:
-            raise Wrong("a usage that is too long", text[:500])
+@functools.cache
+def _remember(function):
+    """A function without arguments that is called once: the help of all keys takes long."""
+    return function if hasattr(function, "cache_info") else functools.cache(function)
 
 
 def _kind(name):
-    return Kind(f"command {name}", drawer(name), lambda live, case: None, runner(name), writes=("vim",))
+    return Kind(f"command {name}", drawer(name), lambda live, case: None, runner(name))
 
 
 COMMANDS = [_kind(name) for name in commands()]

@@ -8,7 +8,7 @@ import json
 import struct
 
 import fuzz_mutations as mutations
-from fuzz_kinds import Kind, Wrong
+from fuzz_kinds import Kind, Wrong, members_once
 from fuzz_world import IMAGE_FORMATS
 
 NUMBERS = (0, 1, -1, -16, -2, 2, 3, 7, 35, 2048, 2**40)
@@ -127,7 +127,7 @@ def draw_config(world, rng):
     """Either a layer to add, or changes of values in the archive's config."""
     if rng.randrange(2):
         return ["layer", rng.randrange(7), rng.choice(LAYERS), rng.choice(EXTRA)]
-    members = mutations.members_of((world / "net.keras").read_bytes())
+    members = members_once(world / "net.keras")
     return ["values", mutations.draw_changes(json.loads(members["config.json"]), rng)]
 
 

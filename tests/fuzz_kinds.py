@@ -1,5 +1,6 @@
 """A kind of case: how it is drawn, what it changes, and what opens the changed files."""
 
+import functools
 import shutil
 import stat
 import traceback
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import fuzz_mutations as mutations
 
-LONGEST = 2_000  # allowed characters of a message
+LONGEST = 2_050  # allowed characters: vim_tf cuts at 2,000, and adds how many there were
 ANYTHING, EQUAL = "any answer", "the answer of the unchanged file"
 
 
@@ -107,7 +108,7 @@ def damaged(name, path, open_it, **options):
     """The `Kind` of a file of which some bytes are changed."""
 
     def draw(world, rng):
-        return mutations.draw_edits((world / path).read_bytes(), rng)
+        return mutations.draw_edits(read_once(world / path), rng)
 
     def change(live, edits):
         live.write(path, mutations.apply_edits(live.read(path), edits))
@@ -118,18 +119,13 @@ def damaged(name, path, open_it, **options):
 def resealed(name, path, kind, open_it, **options):
     """The `Kind` of a JSON document of `formats` with changed values and a right checksum."""
 
-    def content(folder):
-        from vim_tf import formats
-
-        return formats.read_json(folder / path, kind, "")
-
     def draw(world, rng):
-        return mutations.draw_changes(content(world), rng)
+        return mutations.draw_changes(read_document(world / path, kind), rng)
 
     def change(live, changes):
         from vim_tf import formats
 
-        changed = mutations.apply_changes(content(live.kept), changes)
+        changed = mutations.apply_changes(read_document(live.kept / path, kind), changes)
         live.write(path, formats.to_json(kind, changed).encode())
 
     return Kind(name, draw, change, open_it, **options)
@@ -139,7 +135,7 @@ def archived(name, path, open_it, **options):
     """The `Kind` of a zip archive of which one member is changed and packed again."""
 
     def draw(world, rng):
-        members = mutations.members_of((world / path).read_bytes())
+        members = members_once(world / path)
         member = rng.choice(sorted(members))
         return [member, mutations.draw_edits(members[member], rng)]
 
@@ -147,6 +143,26 @@ def archived(name, path, open_it, **options):
         live.write(path, mutations.edit_member(live.read(path), *case))
 
     return Kind(name, draw, change, open_it, **options)
+
+
+@functools.cache
+def read_once(path):
+    """The bytes of an unchanged file."""
+    return path.read_bytes()
+
+
+@functools.cache
+def members_once(path):
+    """The members of an unchanged zip archive."""
+    return mutations.members_of(read_once(path))
+
+
+@functools.cache
+def read_document(path, kind):
+    """The content of an unchanged JSON document."""
+    from vim_tf import formats
+
+    return formats.read_json(path, kind, "")
 
 
 def in_text(text):

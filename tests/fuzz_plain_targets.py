@@ -1,8 +1,10 @@
 """The kinds that need no TensorFlow: configs, documents, archives, run folders and messages."""
 
+import functools
+
 import fuzz_mutations as mutations
 from fuzz_command_lines import COMMANDS
-from fuzz_kinds import Kind, Wrong, archived, damaged, in_text
+from fuzz_kinds import Kind, Wrong, archived, damaged, in_text, read_once
 from fuzz_trees import change_tree, drawer
 
 # Configs --------------------------------------------------------------------------------------
@@ -25,6 +27,7 @@ VALUES = (
 )
 
 
+@functools.cache
 def keys():
     """Dotted keys of all experiments, and some that do not exist."""
     from vim_tf.config import loader
@@ -37,9 +40,9 @@ def keys():
 
 def draw_text(world, rng):
     """The text of a config: lines, with some bytes changed."""
-    files = sorted(world.glob("*.yaml"))
     if rng.randrange(2):
-        text = rng.choice(files).read_text().replace(str(world), "w")
+        name = rng.choice(["vim.yaml", "vit_vqgan.yaml", "vim/config.yaml", "data_idx.yaml"])
+        text = read_once(world / name).decode().replace(str(world), "w")
     else:
         lines = [rng.choice(LINES) for _ in range(1 + rng.randrange(5))]
         text = "\n".join(lines)
@@ -254,7 +257,7 @@ PLAIN = [
     damaged("npz", "statistics.npz", open_npz),
     archived("npz, packed again", "statistics.npz", open_npz),
     damaged("metrics.jsonl", "vim/metrics.jsonl", open_metrics, **RUN),
-    Kind("run folder, before TensorFlow", drawer(["vim"]), change_tree, open_folder, **RUN),
+    Kind("run folder, before TensorFlow", drawer(("vim",)), change_tree, open_folder, **RUN),
     Kind("messages", draw_message, lambda live, case: None, open_message),
     *COMMANDS,
 ]

@@ -1,7 +1,8 @@
 """All kinds of cases of `fuzz.py`, and those that need TensorFlow: what is changed, what opens it."""
 
+import dataclasses
 import functools
-from pathlib import Path
+from unittest import mock
 
 import fuzz_mutations as mutations
 from fuzz_hostile import HOSTILE
@@ -53,20 +54,41 @@ def open_generator(live, case=None):
 
 
 @functools.cache
-def run_data(live):
-    """The unchanged run's images and the hash of its tokenizer."""
+def unchanged_run(live):
+    """The unchanged run, its images, and the hash of its tokenizer."""
     import vim_tf
     from vim_tf.runs.trained_run import open_run
 
-    return open_run(live / "vim").data, vim_tf.load(live / "vit_vqgan").model_hash()
+    run = open_run(live / "vim")
+    return run, run.data, vim_tf.load(live / "vit_vqgan").model_hash()
 
 
 def open_cache(live, case=None):
     from vim_tf.data.token_cache import TokenCache
 
-    data, tokenizer_hash = run_data(live)
+    _, data, tokenizer_hash = unchanged_run(live)
     cache = TokenCache.open(live / "vim" / "tokens", tokenizer_hash, data=data)
     return answer(cache.tokens["train"], cache.labels["train"], cache.tokens["validation"])
+
+
+def open_made_from(live, case=None):
+    """Opens a run and compares its images with those of its training; they are not read again."""
+    from vim_tf.runs import trained_run
+
+    return compare_images(live, trained_run.open_run(live / "vim"))
+
+
+def open_file_table(live, case=None):
+    """As `open_made_from`, of a run whose models are open."""
+    return compare_images(live, dataclasses.replace(unchanged_run(live)[0]))
+
+
+def compare_images(live, run):
+    from vim_tf.runs import trained_run
+
+    data = unchanged_run(live)[1]
+    with mock.patch.object(trained_run, "make_image_dataset", lambda *arguments: data):
+        return answer(run.data.train_size)
 
 
 def open_images(live, case=None):
@@ -166,8 +188,6 @@ def open_npz(live, case=None):
 
 
 def open_lpips(live, case=None):
-    from unittest import mock
-
     import numpy as np
 
     from vim_tf.evaluation import lpips
@@ -216,13 +236,12 @@ def swapped_weights():
 def any_file():
     """One flipped bit of any file of a run, with its preset and token cache."""
 
+    @functools.cache
     def files(world):
-        found = (world / "vim").rglob("*")  # without what only a training reads
-        return sorted(
-            path.relative_to(world).as_posix()
-            for path in found
-            if path.is_file() and not {"checkpoints", "lock", "metrics.jsonl"} & {*path.parts} and path.stat().st_size
-        )
+        left = {"checkpoints", "lock", "metrics.jsonl"}  # which only a training reads
+        found = [path for path in (world / "vim").rglob("*") if not left & {*path.parts}]
+        found = [path for path in found if path.is_file() and path.stat().st_size]
+        return sorted(path.relative_to(world).as_posix() for path in found)
 
     def draw(world, rng):
         name = rng.choice(files(world))
@@ -248,7 +267,7 @@ KINDS = [
     damaged("preset metadata", PRESET + "metadata.json", open_generator, **SAME),
     damaged("preset weights", PRESET + "model.weights.h5", open_generator, **SAME),
     resealed("preset config, resealed", PRESET + "config.json", "preset", open_generator, **SAME),
-    resealed("preset metadata, resealed", PRESET + "metadata.json", "preset", open_images, **TF),
+    resealed("preset metadata, resealed", PRESET + "metadata.json", "preset", open_made_from, **TF),
     resealed(
         "tokenizer config, resealed", TOKENIZER + "config.json", "preset", open_tokenizer, **SAME
     ),
@@ -258,8 +277,8 @@ KINDS = [
     resealed("cache header, resealed", CACHE + "header.json", "token cache", open_cache, **TF),
     damaged("cache shard", CACHE + "train-00-00000.tfrecord", open_cache, **SAME),
     damaged("cache images", CACHE + "images.npz", open_cache, **SAME),
-    damaged("run images", "vim/images.npz", open_images, **SAME),
-    archived("run images, packed again", "vim/images.npz", open_images, **SAME),
+    damaged("run images", "vim/images.npz", open_file_table, **SAME),
+    archived("run images, packed again", "vim/images.npz", open_file_table, **SAME),
     damaged("manifest", MANIFEST, open_checkpoint, **STATE, **SAME),
     resealed("manifest, resealed", MANIFEST, "checkpoint", open_checkpoint, **STATE, **TF),
     damaged("checkpoint index", "checkpoints/step_00000002/state.index", open_checkpoint, **STATE, **SAME),

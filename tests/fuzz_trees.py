@@ -1,5 +1,6 @@
 """Run folders in which files are missing, of the wrong kind, linked, or too many."""
 
+import functools
 import os
 
 import fuzz_mutations as mutations
@@ -12,6 +13,7 @@ NAMES = (
 RUN = ("vim", "vit_vqgan")
 
 
+@functools.cache
 def entries(world, tops):
     """All files and folders below some folders, as relative paths."""
     found = [top for top in tops]
@@ -107,7 +109,7 @@ TREES = [
     Kind("run folder", drawer(RUN), change_tree, open_run_folder, **TF),
     Kind(
         "checkpoint folder",
-        drawer(["checkpoints"]),
+        drawer(("checkpoints",)),
         change_tree,
         open_checkpoints,
         writes=("checkpoints",),
