@@ -185,7 +185,9 @@ class Fuzz:
         FOUND.mkdir(parents=True, exist_ok=True)
         stem = "".join(letter if letter.isalnum() else "_" for letter in kind.name)
         path = FOUND / f"{stem}-{list(self.failures).index((kind.name, what)) + 1}.json"
-        path.write_text(json.dumps({"kind": kind.name, "case": case, **outcome._asdict()}, indent=1))
+        path.write_text(
+            json.dumps({"kind": kind.name, "case": case, **outcome._asdict()}, indent=1)
+        )
         detail = "\n  ".join([line[:300] for line in outcome.detail.splitlines()[-12:]])
         self._say(f"FAILED {kind.name}: {what}\n  {path}\n  {json.dumps(case)[:300]}\n  {detail}")
 

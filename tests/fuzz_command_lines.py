@@ -13,15 +13,64 @@ from pathlib import Path
 from fuzz_kinds import Kind, Wrong, check_message
 
 PACKAGE = Path(importlib.util.find_spec("vim_tf").origin).parent
-COUNTS = ("1", "0", "-1", "16", "1.5", "1e9", "nan", "inf", "x", "", "99999999999999999999", "9" * 5000)
+COUNTS = (
+    "1",
+    "0",
+    "-1",
+    "16",
+    "1.5",
+    "1e9",
+    "nan",
+    "inf",
+    "x",
+    "",
+    "99999999999999999999",
+    "9" * 5000,
+)
 PATHS = (
     *("{world}/vim", "{world}/vit_vqgan", "{world}/images", "{world}/vim.yaml", "{world}/net.pb"),
-    *("{world}/net.keras", "{world}/nowhere", "new.png", "new.json", "new.PNG", "a/new.png", "", "."),
-    *("{world}/vim/lock/x.png", "exp[1]", "\x1b[31m.png", "é\n.json", "~", "nul\0", "a" * 300, "-x"),
+    *(
+        "{world}/net.keras",
+        "{world}/nowhere",
+        "new.png",
+        "new.json",
+        "new.PNG",
+        "a/new.png",
+        "",
+        ".",
+    ),
+    *(
+        "{world}/vim/lock/x.png",
+        "exp[1]",
+        "\x1b[31m.png",
+        "é\n.json",
+        "~",
+        "nul\0",
+        "a" * 300,
+        "-x",
+    ),
 )
 WORDS = (
-    *("all", "0,1", "red", "red,blue", ",", "fid,kid", "codes,attention", "tfjs", "saved_model,tflite"),
-    *("256x192", "0x0", "adm", "data.path=x", "data.path={world}/images", "model.heads=3", "seed=1"),
+    *(
+        "all",
+        "0,1",
+        "red",
+        "red,blue",
+        ",",
+        "fid,kid",
+        "codes,attention",
+        "tfjs",
+        "saved_model,tflite",
+    ),
+    *(
+        "256x192",
+        "0x0",
+        "adm",
+        "data.path=x",
+        "data.path={world}/images",
+        "model.heads=3",
+        "seed=1",
+    ),
     *("a=b=c", "\ud800", "\x1b]0;x\x07", "猫", "--", "data.image_size=[1"),
 )
 
@@ -87,7 +136,9 @@ def _values(action, rng):
     if action.choices and rng.randrange(8):
         return [str(rng.choice(sorted(action.choices)))]
     if action.dest == "config" and rng.randrange(8):
-        return [rng.choice(["{world}/vim.yaml", "{world}/vit_vqgan.yaml", "{world}/vim/config.yaml"])]
+        return [
+            rng.choice(["{world}/vim.yaml", "{world}/vit_vqgan.yaml", "{world}/vim/config.yaml"])
+        ]
     if action.dest == "out" and rng.randrange(4):
         return [rng.choice(["new.png", "new.json", "new"])]
     if action.dest == "run" and rng.randrange(4):

@@ -238,7 +238,7 @@ def change_records(live, edits):
 def open_records(live, case):
     import fuzz_targets
 
-    fuzz_targets.open_source("tfrecord")(live)
+    fuzz_targets.open_records(live)
 
 
 def change_arrays(live, case):

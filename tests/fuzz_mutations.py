@@ -144,7 +144,9 @@ def draw_change(content, rng):
         return [place, "delete"]
     if kind == 6 and isinstance(value, dict):
         return [place, "add", rng.choice(KEYS), rng.choice(VALUES)]
-    if kind < 4 and isinstance(value, int | float | list):
+    if kind < 3 and isinstance(value, int) and abs(value) < 2**40:
+        return [place, "set", rng.choice([value * 2, value // 2, value + 1, value - 1])]
+    if kind < 5 and isinstance(value, int | float | list):
         return [place, "set", rng.choice(NUMBERS)]
     return [place, "set", rng.choice([*VALUES, *NUMBERS])]
 

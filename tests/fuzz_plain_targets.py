@@ -11,19 +11,56 @@ from fuzz_trees import change_tree, drawer
 
 LINES = (
     *("experiment: vim", "experiment: vit_vqgan", "data: {source: folder, path: x}", "seed: 1"),
-    *("model: &a {b: 1}", "data: *a", "<<: *a", "seed: !!bool 1", "seed: !!python/name:os.system x"),
+    *(
+        "model: &a {b: 1}",
+        "data: *a",
+        "<<: *a",
+        "seed: !!bool 1",
+        "seed: !!python/name:os.system x",
+    ),
     *("seed: !!timestamp 2001-01-01", "---", "...", "%YAML 9.9", "? [a, b]\n: c", "{", "- 1"),
     *("seed: 0x10", "seed: 1e400", "seed: .nan", "seed: 1_000", 'seed: "\\UFFFFFFFF"', "\t", "﻿"),
-    *("model: {transformer: base}", "data: {image_size: [1, 2]}", "seed: ~", "seed: |\n  a", "\x85"),
+    *(
+        "model: {transformer: base}",
+        "data: {image_size: [1, 2]}",
+        "seed: ~",
+        "seed: |\n  a",
+        "\x85",
+    ),
     *("optimizer: {learning_rate: -1}", "training: {steps: 1e3}", "seed: '", "model: null", "\0"),
     "a: &a [x, x, x, x, x, x, x, x, x]\n"
     + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdef", "bcdefg"))
     + "seed: *g",
 )
 VALUES = (
-    *("1", "0", "-1", "true", "null", "1e-3", "1e309", ".inf", ".nan", "[]", "[1]", "[8, 16]", "{}"),
+    *(
+        "1",
+        "0",
+        "-1",
+        "true",
+        "null",
+        "1e-3",
+        "1e309",
+        ".inf",
+        ".nan",
+        "[]",
+        "[1]",
+        "[8, 16]",
+        "{}",
+    ),
     *("x", "''", "'a b'", "10000000000000", "9" * 400, "9" * 5000, "[" * 30, "é\\n", "*a", "&a 1"),
-    *("base", "folder", "mirrored", "bfloat16", "0.5", "2", "16", "65536", "\x1b[31m", "a" * 20_000),
+    *(
+        "base",
+        "folder",
+        "mirrored",
+        "bfloat16",
+        "0.5",
+        "2",
+        "16",
+        "65536",
+        "\x1b[31m",
+        "a" * 20_000,
+    ),
 )
 
 
@@ -47,7 +84,9 @@ def draw_text(world, rng):
         lines = [rng.choice(LINES) for _ in range(1 + rng.randrange(5))]
         text = "\n".join(lines)
     if rng.randrange(3) == 2:
-        text = text.replace("\n", "\n" + rng.choice([" ", "  ", "- ", "? ", "a: "]) * rng.choice([1, 50]))
+        text = text.replace(
+            "\n", "\n" + rng.choice([" ", "  ", "- ", "? ", "a: "]) * rng.choice([1, 50])
+        )
     edits = mutations.draw_edits(in_text(text), rng) if rng.randrange(2) else []
     return [text, edits]
 
@@ -96,7 +135,9 @@ def draw_overrides(world, rng):
     words = []
     for _ in range(1 + rng.randrange(3)):
         key, value = rng.choice(known), rng.choice([*VALUES, *LINES])
-        words.append(rng.choice([f"{key}={value}", f"{key}={value}", key, f"={value}", f" {key} =1"]))
+        words.append(
+            rng.choice([f"{key}={value}", f"{key}={value}", key, f"={value}", f" {key} =1"])
+        )
     return words
 
 
@@ -114,7 +155,7 @@ def open_run_config(live, case):
 
 # Documents and archives -----------------------------------------------------------------------
 
-DEEP = ("[", "{\"a\":", "[[1],", "\"", "9", " ", "\\u0000")
+DEEP = ("[", '{"a":', "[[1],", '"', "9", " ", "\\u0000")
 
 
 def draw_document(world, rng):
@@ -222,7 +263,20 @@ def refused(ask):
 
 # Messages -------------------------------------------------------------------------------------
 
-TEXTS = ("a", "\n", "\x1b[31m", "\u202e", "\ud800", "é", "猫", "\0", "x" * 3000, "<stack\n", "'", "\\")
+TEXTS = (
+    "a",
+    "\n",
+    "\x1b[31m",
+    "\u202e",
+    "\ud800",
+    "é",
+    "猫",
+    "\0",
+    "x" * 3000,
+    "<stack\n",
+    "'",
+    "\\",
+)
 
 
 def draw_message(world, rng):

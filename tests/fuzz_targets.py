@@ -1,5 +1,6 @@
 """All kinds of cases of `fuzz.py`, and those that need TensorFlow: what is changed, what opens it."""
 
+import contextlib
 import dataclasses
 import functools
 from unittest import mock
@@ -97,8 +98,26 @@ def open_images(live, case=None):
     return answer(open_run(live / "vim").images(4))
 
 
+def open_changed_images(live, case=None):
+    """Opens a run and its files of images; "image of a folder" decodes them."""
+    import numpy as np
+
+    from vim_tf.data.sources import folder
+    from vim_tf.runs.trained_run import open_run
+
+    def decode_nothing(images, *arguments):
+        return [np.ones([1, 1, 3], np.uint8)] * len(images.names)
+
+    with mock.patch.object(folder, "_decode_all", decode_nothing):
+        return answer(open_run(live / "vim").data.train_size)
+
+
 def open_everything(live, case=None):
-    return [*open_generator(live), *open_images(live)]
+    """Answers of all that a run has; images are read only if its config was changed."""
+    found = [*open_generator(live), *open_made_from(live), *open_cache(live)]
+    if case is None or case[0] == "vim/config.yaml":
+        found += open_images(live)
+    return found
 
 
 def open_checkpoint(live, case=None):
@@ -197,19 +216,40 @@ def open_lpips(live, case=None):
         lpips._read_tensors((live / "lpips.safetensors").read_bytes(), "--lpips")
 
 
-def open_source(name):
-    """The function that reads all images of the config `data_<name>.yaml`."""
+def open_folder(live, case=None):
+    from vim_tf.config.loader import load_config
+    from vim_tf.data.images import make_image_dataset
 
-    def open_it(live, case=None):
-        from vim_tf.config.loader import load_config
-        from vim_tf.data.images import make_image_dataset
+    section = load_config([live / "data_folder.yaml"], ["data.image_size=16"]).data
+    data = make_image_dataset(section, 0)
+    return answer(*(batch["image"] for batch in data.evaluation("train")))
 
-        section = load_config([live / f"data_{name}.yaml"], ["data.image_size=16"]).data
-        data = make_image_dataset(section, 0)
-        return answer(*(batch["image"] for batch in data.evaluation("train")))
 
-    open_it.__name__ = f"open_{name}"
-    return open_it
+def open_idx(live, case=None):
+    from vim_tf.config.loader import load_config
+    from vim_tf.data.sources import idx
+
+    idx.make_splits(load_config([live / "data_idx.yaml"]).data)
+
+
+def open_records(live, case=None):
+    """Reads every record of a TFRecord file, and decodes its image outside of a graph."""
+    import tensorflow as tf
+
+    from vim_tf.config.loader import load_config
+    from vim_tf.data.images import as_user_error
+    from vim_tf.data.sources import tfrecord
+
+    _, train, _, _ = tfrecord.make_splits(load_config([live / "data_tfrecord.yaml"]).data)
+    try:
+        for _, reference in train.in_order():
+            with contextlib.suppress(tf.errors.InvalidArgumentError):  # its caller names the image
+                train.load(reference)
+    except Exception as error:
+        mistake = as_user_error(error)
+        if mistake is None:
+            raise
+        raise mistake from None
 
 
 # What is changed ------------------------------------------------------------------------------
@@ -281,7 +321,13 @@ KINDS = [
     archived("run images, packed again", "vim/images.npz", open_file_table, **SAME),
     damaged("manifest", MANIFEST, open_checkpoint, **STATE, **SAME),
     resealed("manifest, resealed", MANIFEST, "checkpoint", open_checkpoint, **STATE, **TF),
-    damaged("checkpoint index", "checkpoints/step_00000002/state.index", open_checkpoint, **STATE, **SAME),
+    damaged(
+        "checkpoint index",
+        "checkpoints/step_00000002/state.index",
+        open_checkpoint,
+        **STATE,
+        **SAME,
+    ),
     damaged(
         "checkpoint state",
         "checkpoints/step_00000002/state.data-00000-of-00001",
@@ -290,7 +336,9 @@ KINDS = [
         **SAME,
     ),
     damaged("best.json", "checkpoints/best.json", open_best, **STATE, **TF),
-    resealed("best.json, resealed", "checkpoints/best.json", "checkpoint", open_best, **STATE, **TF),
+    resealed(
+        "best.json, resealed", "checkpoints/best.json", "checkpoint", open_best, **STATE, **TF
+    ),
     damaged("LiteRT file", "tflite/generator_float32.tflite", open_litert, **SAME),
     damaged("LiteRT about", "tflite/generator.json", open_litert, **SAME),
     resealed("LiteRT about, resealed", "tflite/generator.json", "export", open_litert, **TF),
@@ -303,11 +351,11 @@ KINDS = [
     damaged("npz of images", "images.npz", open_npz, **TF),
     archived("npz of images, packed again", "images.npz", open_npz, **TF),
     damaged("weights of LPIPS", "lpips.safetensors", open_lpips, **TF),
-    damaged("image of a folder", "one/a/0.png", open_source("folder"), **TF),
-    damaged("image of a run", "images/train/red/0.png", open_images, **SAME),
-    damaged("IDX images", "idx/train-images-idx3-ubyte", open_source("idx"), **TF),
-    damaged("IDX labels", "idx/train-labels-idx1-ubyte", open_source("idx"), **TF),
-    damaged("TFRecord", "records/train-00000-of-00001", open_source("tfrecord"), **TF),
+    damaged("image of a folder", "one/a/0.png", open_folder, **TF),
+    damaged("image of a run", "images/train/red/0.png", open_changed_images, **SAME),
+    damaged("IDX images", "idx/train-images-idx3-ubyte", open_idx, **TF),
+    damaged("IDX labels", "idx/train-labels-idx1-ubyte", open_idx, **TF),
+    damaged("TFRecord", "records/train-00000-of-00001", open_records, **TF),
     *HOSTILE,
     *TREES,
 ]

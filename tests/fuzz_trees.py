@@ -32,7 +32,9 @@ def drawer(tops):
             place, kind = rng.choice(places), rng.choice(sorted(_CHANGES))
             more = {"link": [rng.choice([*places, "nowhere"])], "add": [rng.choice(NAMES)]}
             if kind == "write":
-                more["write"] = [rng.choice(["", "\0", "{}", "[" * 5000, "step", "NaN\n", "process"])]
+                more["write"] = [
+                    rng.choice(["", "\0", "{}", "[" * 5000, "step", "NaN\n", "process"])
+                ]
             changes.append([kind, place, *more.get(kind, [])])
         return changes
 

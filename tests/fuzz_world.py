@@ -150,9 +150,7 @@ def write_records(folder):
         for label in (0, 1):
             features = {
                 "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png])),
-                "image/class/label": tf.train.Feature(
-                    int64_list=tf.train.Int64List(value=[label])
-                ),
+                "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
                 "image/class/text": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"x"])),
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
