@@ -151,6 +151,7 @@ def change_config(live, case):
 def open_layers(live, case):
     """Opens and runs a classifier; none of its layers may be another than a classifier has."""
     import fuzz_targets
+
     from vim_tf.evaluation import keras_archive
 
     name = case[2] if case[0] == "layer" else None

@@ -9,6 +9,11 @@ from fuzz_trees import change_tree, drawer
 
 # Configs --------------------------------------------------------------------------------------
 
+# Aliases of aliases: 9 to the power of 6 values in all.
+ALIASES = "".join(
+    f"{name}: &{name} [{', '.join(['x' if name == 'a' else '*' + before] * 9)}]\n"
+    for before, name in zip("_abcdef", "abcdefg", strict=True)
+)
 LINES = (
     *("experiment: vim", "experiment: vit_vqgan", "data: {source: folder, path: x}", "seed: 1"),
     *(
@@ -28,9 +33,7 @@ LINES = (
         "\x85",
     ),
     *("optimizer: {learning_rate: -1}", "training: {steps: 1e3}", "seed: '", "model: null", "\0"),
-    "a: &a [x, x, x, x, x, x, x, x, x]\n"
-    + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdef", "bcdefg"))
-    + "seed: *g",
+    ALIASES,
 )
 VALUES = (
     *(
@@ -220,35 +223,38 @@ def open_metrics(live, case):
         raise Wrong("a line that was added is not read again")
 
 
-def open_lock(live, case):
-    from vim_tf.runs.run import Run
-
-    with Run(live / "vim").lock():
-        pass
-
-
 def open_folder(live, case):
-    """What every command asks of a run folder before TensorFlow is imported."""
+    """What commands ask of a run folder before TensorFlow is imported, and what a training does."""
     from vim_tf.config import loader
     from vim_tf.runs.run import Run, find_preset
 
     run = Run(live / "vim")
     experiment = loader.load_config([live / "vim.yaml"])
-    for ask in (
+    asked = (
         lambda: run.check(experiment),
         run.load_experiment,
         lambda: find_preset(run.path),
-        lambda: open_metrics(live, case),
-        lambda: open_lock(live, case),
-        lambda: run.start(experiment),
-        lambda: run.save_preset(lambda folder: folder.mkdir()),
-    ):
+        run.read_metrics,
+        lambda: _train(run, live, case),
+    )
+    for ask in asked:
         refused(ask)
+
+
+def _train(run, live, case):
+    """Locks the folder, and does what needs the lock."""
+    from vim_tf.config import loader
+
+    with run.lock():
+        run.start(loader.load_config([run.config_path], of_run=True))
+        open_metrics(live, case)
+        run.save_preset(lambda folder: folder.mkdir())
 
 
 def refused(ask):
     """Calls a function; a refusal in one line is fine."""
     from fuzz_kinds import check_message, place_of
+
     from vim_tf.command_line import _as_user_error
     from vim_tf.errors import UserError
 

@@ -8,11 +8,15 @@ import importlib.machinery
 import importlib.util
 import sys
 
+_LATE = """
+def _hash_late(path, resize, expected_hash):
+    found = InceptionGraph(path, *read_network(path, "extractor"), resize)
+    read_network(path, "extractor", expected_hash)
+    return found
+"""
 # Name: [(module, the text of a check, the text instead), ...].
 PLANTS = {
-    "checksum": [
-        ("formats", 'if document["checksum"] != _checksum(unsealed):', "if False:"),
-    ],
+    "checksum": [("formats", 'if document["checksum"] != _checksum(unsealed):', "if False:")],
     "grid": [
         ("data.token_cache", 'checks.tokens(header["grid"][0]', "str(header["),
         ("data.token_cache", 'if length * images > shard["bytes"]:', "if False:"),
@@ -22,34 +26,38 @@ PLANTS = {
         ("config.yaml_nodes", "if event.anchor is not None:", "if False:"),
     ],
     "graph_hash": [
-        ("evaluation.features", "InceptionGraph(path, *read_network(path, \"extractor\", "
-         "expected_hash), resize)", "InceptionGraph(path, *read_network(path, \"extractor\"), resize)"
-         " if expected_hash is None else _hash_late(path, resize, expected_hash)\n\n\n"
-         "def _hash_late(path, resize, expected_hash):\n"
-         "    found = InceptionGraph(path, *read_network(path, 'extractor'), resize)\n"
-         "    read_network(path, 'extractor', expected_hash)\n"
-         "    return found"),
+        ("evaluation.features", "def open_extractor(", _LATE + "\n\ndef open_extractor("),
+        (
+            "evaluation.features",
+            'return InceptionGraph(path, *read_network(path, "extractor", expected_hash), resize)',
+            "return _hash_late(path, resize, expected_hash)",
+        ),
     ],
     "litert_hash": [
-        ("generation.litert_vim", 'if hash_file(path) != facts["files"].get(path.name):', "if False:"),
+        (
+            "generation.litert_vim",
+            'if hash_file(path) != facts["files"].get(path.name):',
+            "if False:",
+        )
     ],
     "config_hash": [
-        ("models.preset", 'if not model.model_hash() == config["hash"] == metadata["hash"]:',
-         'if not config["hash"] == metadata["hash"]:'),
+        (
+            "models.preset",
+            'if not model.model_hash() == config["hash"] == metadata["hash"]:',
+            'if not config["hash"] == metadata["hash"]:',
+        )
     ],
     "recursion": [
-        ("formats", "except (ValueError, RecursionError) as error:", "except ValueError as error:"),
+        ("formats", "except (ValueError, RecursionError) as error:", "except ValueError as error:")
     ],
     "best": [
         ("runs.checkpoints", '"checkpoint", ADVICE, BEST_SCHEMA)', '"checkpoint", ADVICE)'),
     ],
     "image_limit": [
-        ("data.image_headers", "        if too_large:\n            raise", "        if False:\n            raise"),
+        ("data.image_headers", "if too_large:\n            raise", "if False:\n            raise")
     ],
-    "layers": [
-        ("evaluation.keras_archive", "    if not allowed:\n", "    if False:\n"),
-    ],
-}  # fmt: skip
+    "layers": [("evaluation.keras_archive", "if not allowed:", "if False:")],
+}
 
 
 def install(name):

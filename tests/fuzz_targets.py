@@ -1,4 +1,4 @@
-"""All kinds of cases of `fuzz.py`, and those that need TensorFlow: what is changed, what opens it."""
+"""All kinds of cases of `fuzz.py`; here those that need TensorFlow: what opens, what is changed."""
 
 import contextlib
 import dataclasses

@@ -96,7 +96,7 @@ def _half(live, path):
 def open_run_folder(live, case):
     import fuzz_targets
 
-    return fuzz_targets.open_everything(live)
+    return fuzz_targets.open_everything(live, [""])
 
 
 def open_checkpoints(live, case):

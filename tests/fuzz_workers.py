@@ -187,8 +187,8 @@ def _serve(world, folder, tensorflow, plant):
         from fuzz_command_lines import ReachedTensorFlow
 
         sys.meta_path.insert(0, _NoTensorFlow(ReachedTensorFlow))
-    from fuzz_targets import KINDS
     from fuzz_kinds import EQUAL, Live, Wrong, try_case
+    from fuzz_targets import KINDS
 
     live = Live(Path(world), Path(folder))
     kinds = {kind.name: kind for kind in KINDS if kind.tensorflow == tensorflow}
