@@ -1,4 +1,4 @@
-"""The fuzz itself: its changes can be repeated, its failures are small, and planted faults are found."""
+"""The fuzz itself: its cases can be repeated, its failures are small, it finds planted faults."""
 
 import json
 import random
@@ -50,22 +50,22 @@ class FakeWorkers:
 
 @pytest.fixture
 def run_fuzz(tmp_path, monkeypatch):
-    """A function (seconds) -> (the `Fuzz` after its run, its lines) of `NUMBERS`."""
+    """A function () -> (the `Fuzz` after a run of 100 cases of `NUMBERS`, its lines)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fuzz, "Workers", FakeWorkers)
     hypothesis.configuration.set_hypothesis_home_dir(tmp_path)
 
-    def run(seconds):
+    def run():
         lines = []
-        made = fuzz.Fuzz(tmp_path, [NUMBERS], seconds, 0, say=lines.append)
-        made.run()
+        made = fuzz.Fuzz(tmp_path, [NUMBERS], 30, 0, say=lines.append)
+        made.run(stop=lambda: made.tried["numbers"] >= 100)
         return made, lines
 
     return run
 
 
 def test_a_failure_is_made_small_and_kept(run_fuzz):
-    made, lines = run_fuzz(1)
+    made, lines = run_fuzz()
     assert list(made.failures) == [("numbers", "too large")]
     (path,) = Path("build/fuzz").iterdir()
     assert json.loads(path.read_text())["case"] == [100]
@@ -75,7 +75,7 @@ def test_a_failure_is_made_small_and_kept(run_fuzz):
 
 def test_too_few_cases_are_a_failure(run_fuzz, monkeypatch):
     monkeypatch.setattr(FakeWorkers, "try_case", lambda *arguments: Outcome("opened"))
-    made, _ = run_fuzz(1)
+    made, _ = run_fuzz()
     assert made.report()
     made.tried["numbers"] = 0
     assert not made.report()
