@@ -26,7 +26,7 @@ help:
 	@echo "make recipes            train a miniature of each config of stage 1: DATA=a folder of"
 	@echo "                        vim_tf.data.build_styles PERCEPTUAL=a file of VGG16 weights"
 	@echo "make test-floors        the core of the quick tests on Python 3.13, the oldest Keras and Pillow"
-	@echo "make fuzz MINUTES=60    open damaged and hostile files"
+	@echo "make fuzz SECONDS=3600  open damaged and hostile files, and try odd command lines"
 	@echo "make lint               run ruff: rules and format"
 	@echo "make types              run basedpyright in its basic mode"
 	@echo "make docs               build the pages into site/; a broken link or reference is an error"
@@ -156,11 +156,13 @@ PERCEPTUAL ?=
 recipes: venv-test
 	$(python) tests/recipe_runs.py --data "$$DATA" --perceptual "$(PERCEPTUAL)"
 
-# Opens damaged and hostile files of all kinds. None may run code, end the process, hang, or be
-# taken for a good file.
-MINUTES ?= 60
+# Opens damaged and hostile files of all kinds, and tries odd command lines. None may run code, end
+# the process, hang, take much memory, or be taken for a good file. With SEED the cases are always
+# the same. Failures are kept in build/fuzz/; tests/fuzz.py --replay FILE tries one again.
+SECONDS ?= 3600
+SEED ?=
 fuzz: venv-test
-	$(python) tests/fuzz.py --minutes $(MINUTES)
+	$(python) tests/fuzz.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # The oldest Keras and Pillow that setup.cfg allows, on Python 3.13 in a second environment. Without
 # Python 3.13 they are tested on the first environment's Python.

@@ -1,245 +1,307 @@
-"""Opens damaged and hostile files for as long as you like: `make fuzz MINUTES=60`.
+"""Tries damaged and hostile files and command lines for as long as you like: `make fuzz`.
 
-    python tests/fuzz.py --minutes 60 --seed 0 [--only 'preset;graph']
+    python tests/fuzz.py --seconds 600                      all kinds
+    python tests/fuzz.py --only 'preset;graph'              the kinds with these words
+    python tests/fuzz.py --replay build/fuzz/graph-1.json   one failure again
+    python tests/fuzz.py --plants                           finds faults that are planted on purpose
 
-Each case changes one file of a tiny run, export or network, and opens it as a command would. Within
-60 seconds it must end in a UserError of one line, or in an answer. If the file is damaged, this
-must be the answer of the unchanged file. If a stranger made the file with valid checksums, any
-answer is allowed. Everything else is a failure: another exception, a dead process, a new file.
+Each case changes some files of tiny runs, exports and networks, and opens them as a command would;
+or it gives a command some arguments. Within 60 seconds and 4 GB it must end in a UserError of one
+line, or in an answer. Where only damage is tried, this must be the answer of the unchanged file.
+Everything else is a failure: another exception, a dead process, a new file, a long message.
 
-The cases run in a separate process. If it dies or hangs, a new process continues after that case.
+Hypothesis draws the cases and makes each failure as small as it can. The seconds count from the
+first case on: making the files and starting the workers takes about twenty seconds more.
 """
 
 import argparse
-import collections
+import json
 import os
-import select
+import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
-SECONDS = 60  # allowed time per case
-LONGEST = 2_000  # allowed characters of a message
+import hypothesis
+import hypothesis.configuration
+from fuzz_targets import KINDS
+from fuzz_workers import FAILED, Workers
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
 
-
-class Wrong(Exception):
-    """A case failed."""
-
-
-# The process that opens files --------------------------------------------------------------------
-
-
-def try_case(name, make, rng, expected):
-    """Runs one case; raises Wrong if it fails."""
-    import numpy as np
-
-    from vim_tf.command_line import _as_user_error
-    from vim_tf.errors import UserError
-
-    path, data, open_it, unchanged = make(rng)
-    whole = path.read_bytes()
-    path.write_bytes(data)
-    try:
-        found = open_it()
-    except UserError as error:
-        text = str(error)
-        if "\n" in text or len(text) > LONGEST:
-            raise Wrong(f"a message of {len(text)} characters: {text[:500]!r}") from None
-        return "refused"
-    except Exception as error:
-        if _as_user_error(error) is not None:
-            return "refused"
-        raise Wrong("".join(traceback.format_exception(error)[-12:])) from None
-    finally:
-        path.write_bytes(whole)
-    if not unchanged or found is None:
-        return "opened"
-    for a, b in zip(found, expected[open_it.__name__], strict=True):
-        if not np.array_equal(a, b):
-            raise Wrong("another answer, and not a word")
-    return "the same"
+ROUND = {False: 100, True: 12}  # cases that Hypothesis draws at once, without and with TensorFlow
+# (Seconds, cases of each kind without TensorFlow, cases of each kind with it) that must be tried.
+LEAST = ((60, 200, 10), (3600, 2_000, 300))
+SHRINKING = 60  # seconds for making a failure small
+SLOW = 10  # seconds; a case that takes longer is not made small
+PLANT_SECONDS = 600  # in which a planted fault must be found
+FOUND = Path("build") / "fuzz"  # failures are kept here
 
 
-def child(world, seed, start, only):
-    """Runs cases from `start` on, and prints a line before and after each."""
-    import fuzz_mutations as mutations
-    from fuzz_targets import targets
+def least(kind, seconds):
+    """Returns how many cases of a kind must be tried in a number of seconds."""
+    (short, *few), (long, *many) = LEAST
+    share = (min(seconds, long) - short) / (long - short)
+    low, high = few[kind.tensorflow], many[kind.tensorflow]
+    return int(low + share * (high - low) if share >= 0 else low * seconds / short)
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    made, unchanged = targets(world)
-    names = [name for name in made if not only or any(word in name for word in only)]
-    expected = {open_it.__name__: open_it() for open_it in unchanged}
-    here = sorted(os.listdir("."))
-    case = start
-    while True:
-        name = names[case % len(names)]
-        print(f"case {case} {name}", flush=True)
-        originals = {}
-        if "weights, resealed" in name:
-            for path in (world / "vit_vqgan" / "preset").iterdir():
-                originals[path] = path.read_bytes()
+
+class _Found:
+    """The failure that a round of Hypothesis makes small: which, since when, its last case."""
+
+    what, text, start, seconds = "", "", 0.0, 0.0
+
+
+class Fuzz:
+    """Tries cases of some kinds, and keeps counts and failures.
+
+    Args:
+        world: the folder of unchanged files.
+        chosen: the `Kind`s.
+        seconds: time for all of them.
+        seed: cases of the same seed are the same, as many of them as there is time for.
+        plant: a fault of `fuzz_plants`; "" for none.
+        say: called with each line for the user.
+
+    Attributes:
+        tried: {name of a kind: number of different cases}.
+        outcomes: {(name of a kind, outcome): number of cases}.
+        failures: {(name of a kind, what): the smallest case, its `Outcome`}.
+    """
+
+    def __init__(self, world, chosen, seconds, seed, plant="", say=print):
+        self.kinds, self.seconds, self._seed, self._say = chosen, seconds, seed, say
+        self._world = world
+        self.workers = Workers(world, plant)
+        self.tried = {kind.name: 0 for kind in chosen}
+        self.outcomes, self.failures = {}, {}
+        self._seen: dict[str, set[str]] = {kind.name: set() for kind in chosen}
+        self._spent = dict.fromkeys(self.tried, 0.0)
+
+    def run(self, stop=lambda: False):
+        """Tries cases until the time is over, or until `stop()` is true after a round.
+
+        The kinds with and without TensorFlow run side by side, each with all the time.
+        """
+        groups = [[k for k in self.kinds if k.tensorflow == need] for need in (False, True)]
+        with ThreadPoolExecutor(len(groups)) as pool:
+            list(pool.map(self._start, groups))
+            list(pool.map(lambda group: self._run(group, stop), groups))
+        self.workers.close()
+
+    def _start(self, group):
+        if group:
+            self.workers.start(group[0].tensorflow)
+
+    def _run(self, group, stop):
+        rounds: Counter[str] = Counter()
+        end = time.monotonic() + self.seconds
+        while group and time.monotonic() < end and not stop():
+            kind = min(group, key=self._turn)
+            start = time.monotonic()
+            shrinking = self._round(kind, rounds[kind.name], end)
+            rounds[kind.name] += 1
+            self._spent[kind.name] += time.monotonic() - start
+            end += shrinking  # takes no time from the others
+
+    def _turn(self, kind):
+        """The kind with the lowest value is next: first the least numbers, then equal times."""
+        share = self.tried[kind.name] / max(least(kind, self.seconds), 1)
+        return (share >= 1, self._spent[kind.name] if share >= 1 else share)
+
+    def _round(self, kind, number, end):
+        """Lets Hypothesis draw some cases of a kind; returns the seconds of making one small."""
+        missing = least(kind, self.seconds) - self.tried[kind.name]
+        found = _Found()
+
+        @hypothesis.seed(f"{self._seed} {kind.name} {number}")
+        @hypothesis.settings(
+            derandomize=True,
+            database=None,
+            deadline=None,
+            # A few more, since Hypothesis also tries cases again.
+            max_examples=min(ROUND[kind.tensorflow], 5 + max(missing, 5)),
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+        )
+        @hypothesis.given(st.randoms(use_true_random=False))
+        def try_one(rng):
+            case = kind.draw(self._world, rng)  # always, since Hypothesis needs the same draws
+            if found.what or time.monotonic() < end:
+                self._try(kind, case, found)
+
         try:
-            done = try_case(name, made[name], mutations.seeded(seed, case), expected)
-        except Wrong as wrong:
-            done = f"WRONG {wrong}".replace("\n", "\\n")
-        for path, data in originals.items():
-            path.write_bytes(data)
-        if sorted(os.listdir(".")) != here:
-            done = f"WRONG new files: {set(os.listdir('.')) - set(here)}"
-            here = sorted(os.listdir("."))
-        print(f"done {done}", flush=True)
-        case += 1
+            try_one()
+        except Exception:
+            if not found.what:  # the harness is at fault
+                raise
+        if not found.what:
+            return 0
+        self._report(kind, found.what)
+        return time.monotonic() - found.start
 
+    def _try(self, kind, case, found):
+        """Tries a case; an exception tells Hypothesis that it is worth shrinking."""
+        text = json.dumps(case)
+        if found.what and time.monotonic() > found.start + found.seconds:
+            if text == found.text:
+                raise AssertionError(found.what)
+            return
+        new = text not in self._seen[kind.name]
+        if not new and not found.what:
+            return
+        start = time.monotonic()
+        outcome = self.workers.try_case(kind, case)
+        seconds = time.monotonic() - start
+        if new:
+            self._seen[kind.name].add(text)
+            self.tried[kind.name] += 1
+            key = kind.name, outcome.outcome
+            self.outcomes[key] = self.outcomes.get(key, 0) + 1
+        if outcome.outcome != FAILED:
+            return
+        key = kind.name, outcome.what
+        known = key in self.failures
+        if not known or (outcome.what == found.what and len(text) <= len(found.text)):
+            self.failures[key] = case, outcome
+        if outcome.what != found.what and (known or found.what):
+            if not known:  # shrinking has found another failure
+                self._report(kind, outcome.what)
+            return
+        if not found.what:
+            found.start = start
+            found.seconds = 0 if seconds > SLOW else min(SHRINKING, self.seconds / 4)
+        found.what, found.text = outcome.what, text
+        raise AssertionError(outcome.what)
 
-# The process that watches ------------------------------------------------------------------------
+    def _report(self, kind, what):
+        case, outcome = self.failures[kind.name, what]
+        FOUND.mkdir(parents=True, exist_ok=True)
+        stem = "".join(letter if letter.isalnum() else "_" for letter in kind.name)
+        path = FOUND / f"{stem}-{list(self.failures).index((kind.name, what)) + 1}.json"
+        path.write_text(
+            json.dumps({"kind": kind.name, "case": case, **outcome._asdict()}, indent=1)
+        )
+        detail = "\n  ".join([line[:300] for line in outcome.detail.splitlines()[-12:]])
+        self._say(f"FAILED {kind.name}: {what}\n  {path}\n  {json.dumps(case)[:300]}\n  {detail}")
 
-
-def make_world(folder):
-    """Makes tiny runs of both stages with all their files, networks and configs."""
-    import conftest
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from vim_tf import formats, train
-    from vim_tf.export.litert.tflite_generator import write_files
-    from vim_tf.generation.image_generator import ImageGenerator
-    from vim_tf.runs.checkpoints import Checkpoints
-
-    images = conftest.write_tiny_images(folder / "images")
-    stages = {"vit_vqgan": conftest.TINY_VIT_VQGAN, "vim": conftest.TINY_VIM}
-    for stage, text in stages.items():
-        config = folder / "config.yaml"
-        data = conftest.TINY_DATA.format(images=images)
-        config.write_text(text + data + conftest.TINY_TRAINING)
-        more = f"tokenizer.run={folder}/vit_vqgan" if stage == "vim" else "losses.adversarial=0"
-        given = ["--config", str(config), "--workdir", str(folder / stage), "--set", more]
-        train.main(given)
-    text = "experiment: classifier\n" + conftest.TINY_DATA.format(images=images)
-    (folder / "folder.yaml").write_text(text)
-    generator = ImageGenerator.load(folder / "vim")
-    (folder / "tflite").mkdir()
-    write_files(generator.vim, generator.class_names, folder / "tflite")
-    for step in (1, 2):
-        Checkpoints({"a": tf.Variable(7 * step)}, folder / "checkpoints", 3).save(step)
-    write_networks(folder, keras, np, formats)
-
-
-def write_networks(folder, keras, np, formats):
-    """Writes a small graph with Inception's names, a Keras classifier, statistics and images."""
-    import importlib.util
-
-    path = Path(__file__).parent / "evaluation" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("evaluation_conftest", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.make_frozen_graph(folder / "net.pb")
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((16, 16, 3)),
-            keras.layers.Conv2D(4, 3, 2, activation="relu"),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(5, activation="softmax"),
-        ]
-    )
-    model.save(folder / "net.keras")
-    rng = np.random.default_rng(0)
-    np.savez(folder / "images.npz", arr_0=rng.integers(0, 256, (6, 16, 16, 3), dtype="uint8"))
-    from vim_tf.evaluation.features import open_extractor
-
-    dim = open_extractor(folder / "net.pb").dim
-    matrix = rng.standard_normal((dim, dim))
-    np.savez(folder / "statistics.npz", mu=np.zeros(dim), sigma=matrix @ matrix.T)
-
-
-def watch(world, seed, minutes, only, say):
-    """Runs cases for some minutes; returns (counts by target and outcome, failures)."""
-    counts, failures = collections.Counter(), []
-    end, case = time.monotonic() + 60 * minutes, 0
-    while time.monotonic() < end:
-        with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as copy:
-            # A copy, because a process that dies leaves a changed file.
-            shutil.copytree(world, copy, dirs_exist_ok=True)
-            for path in Path(copy).rglob("*.yaml"):
-                path.write_text(path.read_text().replace(str(world), copy))
-            process = subprocess.Popen(
-                [sys.executable, __file__, "--child", copy, "--seed", str(seed)]
-                + ["--start", str(case), *(["--only", ";".join(only)] if only else [])],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=empty,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    def report(self):
+        """Prints the counts of each kind; returns whether all is well."""
+        good = not self.failures
+        for kind in self.kinds:
+            found = {o: n for (name, o), n in self.outcomes.items() if name == kind.name}
+            parts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items()))
+            count, wanted = self.tried[kind.name], least(kind, self.seconds)
+            few = count < wanted
+            good = good and not few
+            note = f"; TOO FEW, {wanted} are wanted" if few else ""
+            self._say(
+                f"{kind.name}: {count} cases in {self._spent[kind.name]:.1f} s: "
+                f"{parts or 'none'}{note}"
             )
-            name, last = "the start", time.monotonic()
-            buffer, patience = b"", 10 * SECONDS
-            errors = b""
-            while time.monotonic() < end:
-                streams = [process.stdout, process.stderr]
-                ready, _, _ = select.select(streams, [], [], 1)
-                for stream in ready:
-                    part = os.read(stream.fileno(), 2**16)
-                    if stream is process.stderr:
-                        errors = (errors + part)[-3000:]
-                        continue
-                    buffer += part
-                *lines, buffer = buffer.split(b"\n")
-                for line in map(bytes.decode, lines):
-                    last, patience = time.monotonic(), SECONDS
-                    if line.startswith("case "):
-                        _, number, name = line.split(" ", 2)
-                        case = int(number)
-                    elif line.startswith("done "):
-                        outcome = line[5:]
-                        if outcome.startswith("WRONG"):
-                            failures.append((case, name, outcome))
-                            say(f"case {case}, {name}: {outcome}")
-                            outcome = "WRONG"
-                        counts[name, outcome] += 1
-                if process.poll() is not None:
-                    failures.append((case, name, f"the process died: {process.returncode}"))
-                    say(f"case {case}, {name}: the process died: {process.returncode} {errors!r}")
-                    break
-                if time.monotonic() - last > patience:
-                    failures.append((case, name, f"no answer within {patience} s"))
-                    say(f"case {case}, {name}: no answer within {patience} s")
-                    break
-            process.kill()
-            process.communicate()
-            case += 1
-    return counts, failures
+        self._say(
+            f"{sum(self.tried.values())} cases of {len(self.kinds)} kinds in {self.seconds} "
+            f"seconds, {len(self.failures)} failures, {self.workers.replaced} workers replaced"
+        )
+        return good
+
+
+def replay(world, path):
+    """Tries one case again; returns whether it passes."""
+    found = json.loads(Path(path).read_text())
+    kind = next(kind for kind in KINDS if kind.name == found["kind"])
+    workers = Workers(world)
+    outcome = workers.try_case(kind, found["case"])
+    workers.close()
+    print(f"{kind.name}: {outcome.outcome} {outcome.what}\n{outcome.detail}")
+    return outcome.outcome != FAILED
+
+
+def find_plants(world, names, seed, say=print):
+    """Plants each fault and looks for it; returns whether all are found.
+
+    A failure counts only if the same case passes without the fault.
+    """
+    good = True
+    for name in names:
+        clean, found, start = Workers(world), [], time.monotonic()
+        fuzz = Fuzz(world, KINDS, PLANT_SECONDS, seed, name, lambda line: None)
+        checked: set[tuple[str, str]] = set()
+        lock = Lock()
+
+        def caused(fuzz=fuzz, checked=checked, clean=clean, found=found, lock=lock):
+            with lock:
+                for key in fuzz.failures.keys() - checked:
+                    checked.add(key)
+                    kind = next(kind for kind in fuzz.kinds if kind.name == key[0])
+                    if clean.try_case(kind, fuzz.failures[key][0]).outcome != FAILED:
+                        found.append(key)
+                return bool(found)
+
+        fuzz.run(stop=caused)
+        clean.close()
+        seconds = time.monotonic() - start
+        how = f"found in {seconds:.0f} s by {found[0][0]}: {found[0][1]}" if found else "NOT FOUND"
+        say(f"{name}: {how}; {sum(fuzz.tried.values())} cases")
+        good = good and bool(found)
+    return good
 
 
 def main():
-    """The command line; exit code 1 if a case failed."""
+    """The command line; exit code 1 if a case failed or too few were tried."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="words of targets, separated by semicolons")
-    parser.add_argument("--world", help="a folder to make everything in, or to use again")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, help="0 in CI; by default another one each time")
+    parser.add_argument("--only", default="", help="words of kinds, separated by semicolons")
+    parser.add_argument("--world", help="a folder to make the files in, or to use again")
+    parser.add_argument("--replay", metavar="FILE", help="try a failure again")
+    parser.add_argument("--plant", default="", help="plant a fault of fuzz_plants.py")
+    parser.add_argument("--plants", nargs="*", metavar="NAME", help="find planted faults (all)")
     arguments = parser.parse_args()
-    only = [word for word in arguments.only.split(";") if word]
-    if arguments.child:
-        child(Path(arguments.child), arguments.seed, arguments.start, only)
-        return
-    folder = Path(arguments.world or tempfile.mkdtemp(prefix="vim_tf_fuzz_"))
-    if not (folder / "statistics.npz").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        make_world(folder)
-    counts, failures = watch(folder, arguments.seed, arguments.minutes, only, print)
-    for name in sorted({name for name, _ in counts}):
-        found = {outcome: n for (target, outcome), n in counts.items() if target == name}
-        print(f"{name}: " + ", ".join(f"{n} {outcome}" for outcome, n in sorted(found.items())))
-    print(f"{sum(counts.values())} cases, {len(failures)} failures")
-    if not arguments.world:
-        shutil.rmtree(folder)
-    sys.exit(bool(failures))
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    with tempfile.TemporaryDirectory(prefix="vim_tf_fuzz_") as temporary:
+        hypothesis.configuration.set_hypothesis_home_dir(temporary)
+        world = Path(arguments.world or Path(temporary) / "world")
+        if not world.exists():
+            make_world(world)
+        if arguments.replay:
+            good = replay(world, arguments.replay)
+        elif arguments.plants is not None:
+            import fuzz_plants
+
+            good = find_plants(world, arguments.plants or fuzz_plants.PLANTS, seed)
+        else:
+            words = [word for word in arguments.only.split(";") if word]
+            chosen = [k for k in KINDS if not words or any(word in k.name for word in words)]
+            print(f"seed {seed}, {len(chosen)} kinds", flush=True)
+            fuzz = Fuzz(world, chosen, arguments.seconds, seed, arguments.plant)
+            fuzz.run()
+            good = fuzz.report()
+    sys.exit(not good)
+
+
+def make_world(folder):
+    """Makes the unchanged files in a process of its own, so that this one has no TensorFlow."""
+    import subprocess
+
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    code = f"import fuzz_world, pathlib; fuzz_world.make_world(pathlib.Path({str(unfinished)!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    made = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    if made.returncode:
+        sys.exit(f"the files of the fuzz cannot be made:\n{made.stderr[-3000:]}")
+    for path in unfinished.rglob("*.yaml"):
+        path.write_text(path.read_text().replace(str(unfinished), str(folder)))
+    unfinished.rename(folder)
 
 
 if __name__ == "__main__":

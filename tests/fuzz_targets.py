@@ -1,166 +1,361 @@
-"""The files that `fuzz.py` damages, and the functions that open them."""
+"""All kinds of cases of `fuzz.py`; here those that need TensorFlow: what opens, what is changed."""
 
-import shutil
-import tempfile
-from pathlib import Path
+import contextlib
+import dataclasses
+import functools
+from unittest import mock
 
 import fuzz_mutations as mutations
-import numpy as np
-import tensorflow as tf
+from fuzz_hostile import HOSTILE
+from fuzz_kinds import EQUAL, Wrong, archived, damaged, resealed
+from fuzz_plain_targets import PLAIN
+from fuzz_trees import TREES
 
-import vim_tf
-from vim_tf import formats
-from vim_tf.config.loader import load_config
-from vim_tf.data.images import make_image_dataset
-from vim_tf.data.token_cache import TokenCache
-from vim_tf.evaluation.features import open_extractor
-from vim_tf.evaluation.reference import open_reference
-from vim_tf.files import hash_file
-from vim_tf.generation.image_generator import ImageGenerator
-from vim_tf.generation.litert_vim import LiteVIM
-from vim_tf.runs.checkpoints import Checkpoints
-from vim_tf.runs.run import Run
-from vim_tf.runs.trained_run import open_run
+# What opens them ------------------------------------------------------------------------------
 
 
-def targets(world):
-    """Returns all files that can be opened.
+def answer(*arrays):
+    """A list of NumPy arrays."""
+    import numpy as np
 
-    Returns:
-        ({name: function (rng) -> (path, new bytes, function that opens it, whether the answer must
-        be unchanged)}, the functions that open the files with unchanged answers).
-    """
-    vim, tokenizer = world / "vim", world / "vit_vqgan"
-    tokens = np.arange(32, dtype="int32").reshape(2, 16) % 16
-    labels = np.int32([0, 1])
-    net = world / "net.pb"
-    data, tokenizer_hash = open_run(vim).data, vim_tf.load(tokenizer).model_hash()
-    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype="uint8")
+    return [np.asarray(array) for array in arrays]
 
-    def answer(*arrays):
-        return [np.asarray(array) for array in arrays]
 
-    def open_tokenizer():
-        return answer(vim_tf.load(tokenizer).decode_tokens(tokens))
+def tokens():
+    """Some tokens, [2,16] int32."""
+    import numpy as np
 
-    def open_generator():
-        generator = ImageGenerator.load(vim)
-        return answer(generator.vim(tokens, labels), generator.tokenizer.decode_tokens(tokens))
+    return np.arange(32, dtype="int32").reshape(2, 16) % 16
 
-    def open_cache():
-        cache = TokenCache.open(vim / "tokens", tokenizer_hash, data=data)
-        return answer(cache.tokens["train"], cache.labels["train"])
 
-    def open_images():
-        return answer([open_run(vim).data.train_size])
+def labels():
+    """Their labels, [2] int32."""
+    return tokens()[:, 1] % 2
 
-    def open_checkpoint():
-        variable = tf.Variable(0)
-        with tempfile.TemporaryDirectory() as folder:  # damaged manifests are moved away
-            shutil.copytree(world / "checkpoints", folder, dirs_exist_ok=True)
-            step = Checkpoints({"a": variable}, folder, 3, say=lambda line: None).restore()
-        if step == 1:  # the checkpoint before, or an error
-            return None
-        return answer([step, variable.numpy()])
 
-    def open_config():
-        load_config([world / "config.yaml"])
+def pixels():
+    """Images for networks, [2,16,16,3] uint8."""
+    import numpy as np
 
-    def open_run_config():
-        Run(vim).load_experiment()
+    return np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype="uint8")
 
-    def open_litert():
-        return answer(LiteVIM(world / "tflite" / "generator_float32.tflite").generate(labels))
 
-    def open_net():
-        extractor = open_extractor(net)
-        return answer(extractor(images).pooled)
+def open_tokenizer(live, case=None):
+    import vim_tf
 
-    def open_hashed_net():
-        extractor = open_extractor(net, expected_hash=world_hash)
-        return answer(extractor(images).pooled)
+    return answer(vim_tf.load(live / "vit_vqgan").decode_tokens(tokens()))
 
-    def open_keras():
-        return answer(open_extractor(world / "net.keras")(images).pooled)
 
-    def open_statistics():
-        extractor = open_extractor(net)
-        found = open_reference(world / "statistics.npz", "--b", extractor)
-        return answer(found.statistics.pooled.mean)
+def open_generator(live, case=None):
+    from vim_tf.generation.image_generator import ImageGenerator
 
-    def open_npz():
-        extractor = open_extractor(net)
-        found = open_reference(world / "images.npz", "--b", extractor)
-        return answer(*found.images.batches(4))
+    found = ImageGenerator.load(live / "vim")
+    names = "\0".join(found.class_names)
+    return answer(found.vim(tokens(), labels()), found.tokenizer.decode_tokens(tokens()), names)
 
-    def open_folder():
-        data = make_image_dataset(load_config([world / "folder.yaml"]).data, 0)
-        return answer(*(batch["image"] for batch in data.evaluation("train")))
 
-    world_hash = hash_file(net)
+@functools.cache
+def unchanged_run(live):
+    """The unchanged run, its images, and the hash of its tokenizer."""
+    import vim_tf
+    from vim_tf.runs.trained_run import open_run
 
-    def damaged(path, open_it, same=True):
-        path = Path(path)
-        whole = path.read_bytes()
-        return lambda rng: (path, mutations.mutate(whole, rng), open_it, same)
+    run = open_run(live / "vim")
+    return run, run.data, vim_tf.load(live / "vit_vqgan").model_hash()
 
-    def resealed(path, kind, open_it):
-        path = Path(path)
-        content = formats.read_json(path, kind, "")
 
-        def make(rng):
-            changed = mutations.mutate_json(content, rng)
-            return path, formats.to_json(kind, changed).encode(), open_it, False
+def open_cache(live, case=None):
+    from vim_tf.data.token_cache import TokenCache
 
-        return make
+    _, data, tokenizer_hash = unchanged_run(live)
+    cache = TokenCache.open(live / "vim" / "tokens", tokenizer_hash, data=data)
+    return answer(cache.tokens["train"], cache.labels["train"], cache.tokens["validation"])
 
-    def swapped_weights(rng):
-        """Weights of a stranger: the file is damaged, and the config has the hash of this file."""
-        data = mutations.mutate(whole_weights, rng)
-        (tokenizer / "preset" / "model.weights.h5").write_bytes(data)
-        content = formats.read_json(tokenizer / "preset" / "config.json", "preset", "")
-        content["weights"] = {
-            "bytes": len(data),
-            "sha256": hash_file(tokenizer / "preset" / "model.weights.h5"),
-        }
-        text = formats.to_json("preset", content).encode()
-        return tokenizer / "preset" / "config.json", text, open_tokenizer, True
 
-    whole_weights = (tokenizer / "preset" / "model.weights.h5").read_bytes()
-    presets, header = vim / "preset", vim / "tokens" / "header.json"
-    image = sorted((world / "images" / "train" / "red").iterdir())[0]
-    manifest = world / "checkpoints" / "step_00000002" / "manifest.json"
-    about = world / "tflite" / "generator.json"
-    unchanged = [open_tokenizer, open_generator, open_cache, open_images, open_checkpoint]
-    unchanged += [open_litert, open_hashed_net]
-    return {
-        "preset config": damaged(presets / "config.json", open_generator),
-        "preset metadata": damaged(presets / "metadata.json", open_generator),
-        "preset weights": damaged(presets / "model.weights.h5", open_generator),
-        "preset config, resealed": resealed(presets / "config.json", "preset", open_generator),
-        "preset metadata, resealed": resealed(presets / "metadata.json", "preset", open_images),
-        "tokenizer config, resealed": resealed(
-            tokenizer / "preset" / "config.json", "preset", open_tokenizer
-        ),
-        "tokenizer weights, resealed": swapped_weights,
-        "cache header": damaged(header, open_cache),
-        "cache header, resealed": resealed(header, "token cache", open_cache),
-        "cache shard": damaged(vim / "tokens" / "train-00-00000.tfrecord", open_cache),
-        "cache images": damaged(vim / "tokens" / "images.npz", open_cache),
-        "run images": damaged(vim / "images.npz", open_images),
-        "manifest": damaged(manifest, open_checkpoint),
-        "manifest, resealed": resealed(manifest, "checkpoint", open_checkpoint),
-        "checkpoint index": damaged(manifest.with_name("state.index"), open_checkpoint),
-        "config": damaged(world / "config.yaml", open_config),
-        "run config": damaged(vim / "config.yaml", open_run_config),
-        "LiteRT file": damaged(world / "tflite" / "generator_float32.tflite", open_litert),
-        "LiteRT about": damaged(about, open_litert),
-        "LiteRT about, resealed": resealed(about, "export", open_litert),
-        "graph": damaged(net, open_net, same=False),
-        "graph, with its hash": damaged(net, open_hashed_net),
-        "Keras archive": damaged(world / "net.keras", open_keras, same=False),
-        "statistics": damaged(world / "statistics.npz", open_statistics, same=False),
-        "npz of images": damaged(world / "images.npz", open_npz, same=False),
-        "image": damaged(image, open_folder, same=False),
-        "image of a run": damaged(image, open_images),
-    }, unchanged
+def open_made_from(live, case=None):
+    """Opens a run and compares its images with those of its training; they are not read again."""
+    from vim_tf.runs import trained_run
+
+    return compare_images(live, trained_run.open_run(live / "vim"))
+
+
+def open_file_table(live, case=None):
+    """As `open_made_from`, of a run whose models are open."""
+    return compare_images(live, dataclasses.replace(unchanged_run(live)[0]))
+
+
+def compare_images(live, run):
+    from vim_tf.runs import trained_run
+
+    data = unchanged_run(live)[1]
+    with mock.patch.object(trained_run, "make_image_dataset", lambda *arguments: data):
+        return answer(run.data.train_size)
+
+
+def open_images(live, case=None):
+    from vim_tf.runs.trained_run import open_run
+
+    return answer(open_run(live / "vim").images(4))
+
+
+def open_changed_images(live, case=None):
+    """Opens a run and its files of images; "image of a folder" decodes them."""
+    import numpy as np
+
+    from vim_tf.data.sources import folder
+    from vim_tf.runs.trained_run import open_run
+
+    def decode_nothing(images, *arguments):
+        return [np.ones([1, 1, 3], np.uint8)] * len(images.names)
+
+    with mock.patch.object(folder, "_decode_all", decode_nothing):
+        return answer(open_run(live / "vim").data.train_size)
+
+
+def open_everything(live, case=None):
+    """Answers of all that a run has; images are read only if its config was changed."""
+    found = [*open_generator(live), *open_made_from(live), *open_cache(live)]
+    if case is None or case[0] == "vim/config.yaml":
+        found += open_images(live)
+    return found
+
+
+def open_checkpoint(live, case=None):
+    import tensorflow as tf
+
+    from vim_tf.runs.checkpoints import Checkpoints
+
+    variable = tf.Variable(0)
+    step = Checkpoints({"a": variable}, live / "checkpoints", 3, say=lambda line: None).restore()
+    if step in (None, 1):  # the checkpoint before, or none
+        return None
+    return answer(step, variable.numpy())
+
+
+def open_best(live, case=None):
+    """Reads the best evaluation, as each evaluation and each save does."""
+    import tensorflow as tf
+
+    from vim_tf.runs.checkpoints import Checkpoints
+
+    folder = live / "checkpoints"
+    saved = Checkpoints({"a": tf.Variable(0)}, folder, 1, say=lambda line: None)
+    best = saved.best()
+    if best is not None and best[1] < 1:
+        saved.mark_best(best[0], best[1] + 1)
+    saved.save(3)
+
+
+def open_litert(live, case=None):
+    from vim_tf.generation.litert_vim import LiteVIM
+
+    return answer(LiteVIM(live / "tflite" / "generator_float32.tflite").generate(labels()))
+
+
+def open_net(live, case=None):
+    from vim_tf.evaluation.features import open_extractor
+
+    return answer(open_extractor(live / "net.pb")(pixels()).pooled)
+
+
+@functools.cache
+def net_hash(live):
+    from vim_tf.files import hash_file
+
+    return hash_file(live.with_name("kept") / "net.pb")
+
+
+def open_hashed_net(live, case=None):
+    from vim_tf.errors import UserError
+    from vim_tf.evaluation.features import open_extractor
+
+    try:
+        found = open_extractor(live / "net.pb", expected_hash=net_hash(live))
+    except UserError as error:
+        if "SHA-256" not in str(error):
+            raise Wrong("parsed before its hash was compared", str(error)) from None
+        raise
+    return answer(found(pixels()).pooled)
+
+
+def open_keras(live, case=None):
+    from vim_tf.evaluation.features import open_extractor
+
+    return answer(open_extractor(live / "net.keras")(pixels()).pooled)
+
+
+@functools.cache
+def extractor(live):
+    """The unchanged graph."""
+    from vim_tf.evaluation.features import open_extractor
+
+    return open_extractor(live / "net.pb")
+
+
+def open_statistics(live, case=None):
+    from vim_tf.evaluation.reference import open_reference
+
+    found = open_reference(live / "statistics.npz", "--b", extractor(live))
+    return answer(found.statistics.pooled.mean) if found.statistics is not None else None
+
+
+def open_npz(live, case=None):
+    from vim_tf.evaluation.reference import open_reference
+
+    found = open_reference(live / "images.npz", "--b", extractor(live))
+    return answer(*found.images.batches(4)) if found.images is not None else None
+
+
+def open_lpips(live, case=None):
+    import numpy as np
+
+    from vim_tf.evaluation import lpips
+
+    small = {name: shape for name, shape in lpips._shapes().items() if np.prod(shape) < 3000}
+    with mock.patch.object(lpips, "_shapes", lambda: small):
+        lpips._read_tensors((live / "lpips.safetensors").read_bytes(), "--lpips")
+
+
+def open_folder(live, case=None):
+    from vim_tf.config.loader import load_config
+    from vim_tf.data.images import make_image_dataset
+
+    section = load_config([live / "data_folder.yaml"], ["data.image_size=16"]).data
+    data = make_image_dataset(section, 0)
+    return answer(*(batch["image"] for batch in data.evaluation("train")))
+
+
+def open_idx(live, case=None):
+    from vim_tf.config.loader import load_config
+    from vim_tf.data.sources import idx
+
+    idx.make_splits(load_config([live / "data_idx.yaml"]).data)
+
+
+def open_records(live, case=None):
+    """Reads every record of a TFRecord file, and decodes its image outside of a graph."""
+    import tensorflow as tf
+
+    from vim_tf.config.loader import load_config
+    from vim_tf.data.images import as_user_error
+    from vim_tf.data.sources import tfrecord
+
+    _, train, _, _ = tfrecord.make_splits(load_config([live / "data_tfrecord.yaml"]).data)
+    try:
+        for _, reference in train.in_order():
+            with contextlib.suppress(tf.errors.InvalidArgumentError):  # its caller names the image
+                train.load(reference)
+    except Exception as error:
+        mistake = as_user_error(error)
+        if mistake is None:
+            raise
+        raise mistake from None
+
+
+# What is changed ------------------------------------------------------------------------------
+
+
+def swapped_weights():
+    """Weights of a stranger: the file is damaged, and the config has the hash of this file."""
+    weights, config = "vit_vqgan/preset/model.weights.h5", "vit_vqgan/preset/config.json"
+    kind = damaged("tokenizer weights, resealed", weights, open_tokenizer, **SAME)
+
+    def change(live, edits):
+        from vim_tf import formats
+        from vim_tf.files import measure_file
+
+        kind.change(live, edits)
+        content = formats.read_json(live.kept / config, "preset", "")
+        size, sha256 = measure_file(live.folder / weights)
+        content["weights"] = {"bytes": size, "sha256": sha256}
+        live.write(config, formats.to_json("preset", content).encode())
+
+    return kind._replace(change=change)
+
+
+def any_file():
+    """One flipped bit of any file of a run, with its preset and token cache."""
+
+    @functools.cache
+    def files(world):
+        left = {"checkpoints", "lock", "metrics.jsonl"}  # which only a training reads
+        found = [path for path in (world / "vim").rglob("*") if not left & {*path.parts}]
+        found = [path for path in found if path.is_file() and path.stat().st_size]
+        return sorted(path.relative_to(world).as_posix() for path in found)
+
+    def draw(world, rng):
+        name = rng.choice(files(world))
+        return [name, [["flip", rng.randrange((world / name).stat().st_size), rng.randrange(8)]]]
+
+    def change(live, case):
+        name, edits = case
+        live.write(name, mutations.apply_edits(live.read(name), edits))
+
+    return damaged("any bit of a run", "", open_everything, **SAME)._replace(
+        draw=draw, change=change
+    )
+
+
+STATE = {"writes": ("checkpoints",)}
+TF, SAME = {"tensorflow": True}, {"tensorflow": True, "answer": EQUAL}
+MANIFEST = "checkpoints/step_00000002/manifest.json"
+PRESET, TOKENIZER, CACHE = "vim/preset/", "vit_vqgan/preset/", "vim/tokens/"
+
+KINDS = [
+    *PLAIN,
+    damaged("preset config", PRESET + "config.json", open_generator, **SAME),
+    damaged("preset metadata", PRESET + "metadata.json", open_generator, **SAME),
+    damaged("preset weights", PRESET + "model.weights.h5", open_generator, **SAME),
+    resealed("preset config, resealed", PRESET + "config.json", "preset", open_generator, **SAME),
+    resealed("preset metadata, resealed", PRESET + "metadata.json", "preset", open_made_from, **TF),
+    resealed(
+        "tokenizer config, resealed", TOKENIZER + "config.json", "preset", open_tokenizer, **SAME
+    ),
+    swapped_weights(),
+    any_file(),
+    damaged("cache header", CACHE + "header.json", open_cache, **SAME),
+    resealed("cache header, resealed", CACHE + "header.json", "token cache", open_cache, **TF),
+    damaged("cache shard", CACHE + "train-00-00000.tfrecord", open_cache, **SAME),
+    damaged("cache images", CACHE + "images.npz", open_cache, **SAME),
+    damaged("run images", "vim/images.npz", open_file_table, **SAME),
+    archived("run images, packed again", "vim/images.npz", open_file_table, **SAME),
+    damaged("manifest", MANIFEST, open_checkpoint, **STATE, **SAME),
+    resealed("manifest, resealed", MANIFEST, "checkpoint", open_checkpoint, **STATE, **TF),
+    damaged(
+        "checkpoint index",
+        "checkpoints/step_00000002/state.index",
+        open_checkpoint,
+        **STATE,
+        **SAME,
+    ),
+    damaged(
+        "checkpoint state",
+        "checkpoints/step_00000002/state.data-00000-of-00001",
+        open_checkpoint,
+        **STATE,
+        **SAME,
+    ),
+    damaged("best.json", "checkpoints/best.json", open_best, **STATE, **TF),
+    resealed(
+        "best.json, resealed", "checkpoints/best.json", "checkpoint", open_best, **STATE, **TF
+    ),
+    damaged("LiteRT file", "tflite/generator_float32.tflite", open_litert, **SAME),
+    damaged("LiteRT about", "tflite/generator.json", open_litert, **SAME),
+    resealed("LiteRT about, resealed", "tflite/generator.json", "export", open_litert, **TF),
+    damaged("graph", "net.pb", open_net, **TF),
+    damaged("graph, with its hash", "net.pb", open_hashed_net, **SAME),
+    damaged("Keras archive", "net.keras", open_keras, **TF),
+    archived("Keras archive, packed again", "net.keras", open_keras, **TF),
+    damaged("statistics", "statistics.npz", open_statistics, **TF),
+    archived("statistics, packed again", "statistics.npz", open_statistics, **TF),
+    damaged("npz of images", "images.npz", open_npz, **TF),
+    archived("npz of images, packed again", "images.npz", open_npz, **TF),
+    damaged("weights of LPIPS", "lpips.safetensors", open_lpips, **TF),
+    damaged("image of a folder", "one/a/0.png", open_folder, **TF),
+    damaged("image of a run", "images/train/red/0.png", open_changed_images, **SAME),
+    damaged("IDX images", "idx/train-images-idx3-ubyte", open_idx, **TF),
+    damaged("IDX labels", "idx/train-labels-idx1-ubyte", open_idx, **TF),
+    damaged("TFRecord", "records/train-00000-of-00001", open_records, **TF),
+    *HOSTILE,
+    *TREES,
+]
