@@ -17,6 +17,7 @@ from vim_tf import fingerprints
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
+from vim_tf.data.left_out import LeftOut
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
@@ -54,11 +55,12 @@ def make_image_dataset(config: DataConfig, seed: int) -> "ImageData":
     """
     source = importlib.import_module(f"vim_tf.data.sources.{_SOURCES[config.source]}")
     with tf.device("/CPU:0"):  # images held in memory stay on the device of tf.data
-        class_names, train, validation, tables = source.make_splits(config)
+        class_names, train, validation, tables, left_out = source.make_splits(config)
     for key, split in (("data.split or data.path", train), ("the validation data", validation)):
         if split.size == 0:
             raise UserError(f"{key} holds no images")
-    return ImageData(class_names, config, seed, {"train": train, "validation": validation}, tables)
+    both = {"train": train, "validation": validation}
+    return ImageData(class_names, config, seed, both, tables, left_out or LeftOut())
 
 
 def as_user_error(exception: BaseException) -> UserError | None:
@@ -94,6 +96,7 @@ class ImageData:
         splits: {"train": split, "validation": split}.
         tables: {config key: `FileTable`} of the files that the images come from; {} if they come
             from no file.
+        left_out: the files and folders that are not used, with reasons.
     """
 
     class_names: tuple[str, ...]
@@ -101,6 +104,7 @@ class ImageData:
     seed: int
     splits: dict[str, Split]
     tables: dict[str, FileTable] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def train_size(self) -> int:

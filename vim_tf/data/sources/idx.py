@@ -25,9 +25,7 @@ MOST_BYTES = 2**36  # of the values of a gzipped file
 MOST_GROWTH = 200  # values per byte of a gzipped file; MNIST has 5
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
+def make_splits(config: DataConfig) -> splits.Opened:
     """Returns (class names, training split, validation split, tables of files) of IDX files.
 
     Args:
@@ -50,7 +48,7 @@ def make_splits(
         held_out = images[hashes < threshold], labels[hashes < threshold]
         images, labels = images[hashes >= threshold], labels[hashes >= threshold]
     classes = 1 + max(int(labels.max()), int(held_out[1].max()))
-    return (
+    return splits.Opened(
         tuple(str(label) for label in range(classes)),
         _make_split(images, labels),
         _make_split(*held_out),

@@ -17,10 +17,9 @@ from google.protobuf.message import DecodeError
 
 from vim_tf.annotations import StrPath, Tensor
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import image_limits, progress
+from vim_tf.data import image_limits, progress, splits
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
-from vim_tf.fingerprints import FileTable
 
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
 _THREADS = 8
@@ -28,9 +27,7 @@ _HEADER = 12  # length and its checksum; after the record comes a checksum of 4 
 _MOST_CLASSES = 1_000_000
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], records.RecordSplit, records.RecordSplit, dict[str, FileTable]]:
+def make_splits(config: DataConfig) -> splits.Opened:
     """Returns (class names, training split, validation split, tables of files) of TFRecord files.
 
     Labels are not changed. If they start at 1, as in the usual ImageNet files, class 0 exists and
@@ -50,7 +47,7 @@ def make_splits(
         what = f"data.path {config.path}"
         parse = _make_parse(labelled=bool(names))
         pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
-        return names, *pair, {"path": records.table_of(files)}
+        return splits.Opened(names, *pair, {"path": records.table_of(files)})
     held_out, own_names = _open(config.validation_path, "data.validation_path", config.on_error)
     if bool(names) != bool(own_names):
         raise UserError(
@@ -67,7 +64,8 @@ def make_splits(
         records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
     )
     tables = {"path": files, "validation_path": held_out}
-    return names, train, validation, {key: records.table_of(part) for key, part in tables.items()}
+    tables = {key: records.table_of(part) for key, part in tables.items()}
+    return splits.Opened(names, train, validation, tables)
 
 
 def find_files(pattern: str, key: str) -> list[str]:
