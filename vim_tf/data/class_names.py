@@ -120,7 +120,8 @@ def describe_thin(
     ):
         names = [class_names[label] for label in np.flatnonzero(members[:classes])]
         if names:
-            parts.append(f"{len(names):,} have {words} ({name_some(names)})")
+            verb = "has" if len(names) == 1 else "have"
+            parts.append(f"{len(names):,} {verb} {words} ({name_some(names)})")
     return f"data: of {classes:,} classes, {', '.join(parts)}" if parts else None
 
 

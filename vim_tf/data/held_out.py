@@ -6,22 +6,23 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.data import hashing
+from vim_tf.data import hashing, progress
 from vim_tf.errors import UserError
 
 
-def choose_validation(
+def split(
     names: Sequence[str],
     labels: np.ndarray,
     fraction: float,
     what: str,
     first: np.ndarray | None = None,
-) -> np.ndarray:
-    """Returns [n] bool, which images are held out.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (training images, validation images), two arrays [n] of bool.
 
     The hash of an image's name decides. Two rules come before it: each class has a training image,
     the one with the largest hash; and copies are on the side of the first of them. At least one
-    image is held out.
+    image is held out. If every image is the only one of its class, the validation images are
+    trained on too, and a line says so.
 
     Args:
         names: names of the images. Unicode normal forms do not matter: some file systems write an
@@ -33,7 +34,7 @@ def choose_validation(
             None if no image is a copy.
 
     Raises:
-        UserError: no image can be held out.
+        UserError: there are no two different images.
     """
     first = np.arange(len(names)) if first is None else first
     encoded = [
@@ -49,13 +50,15 @@ def choose_validation(
     order = np.lexsort((hashes, labels))
     last = np.append(labels[order][1:] != labels[order][:-1], True)  # of its class
     needed = np.isin(first, first[order[last]])
-    held_out = (hashes < threshold) & ~needed
-    if not held_out.any() and not needed.all():
-        held_out = ~needed & (hashes == hashes[~needed].min())
-    if not held_out.any():
-        raise UserError(
-            f"{what} has no image for validation: each of its {int(last.sum()):,} classes has a "
-            "single image, which is used for training; give more images, or "
-            "data.validation_path, which may be the same folder"
+    held_out = hashes < threshold
+    if needed.all():
+        progress.say(
+            f"data: each of the {int(last.sum()):,} classes of {what} has a single image, so the "
+            f"{int(held_out.sum()):,} validation images are trained on too; figures on them say "
+            "nothing about new images"
         )
-    return held_out
+        return needed, held_out
+    held_out &= ~needed
+    if not held_out.any():
+        held_out = ~needed & (hashes == hashes[~needed].min())
+    return ~held_out, held_out

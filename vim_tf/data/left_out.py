@@ -60,7 +60,7 @@ class LeftOut:
 
     def entries(self) -> tuple[tuple[str, str], ...]:
         """Returns (path, reason) of everything that was left out."""
-        return tuple(entry for kind in _KINDS for entry in self._entries[kind])
+        return tuple(entry for kind in _KINDS for entry in sorted(self._entries[kind]))
 
     def describe(self) -> str:
         """Returns the counts by kind and by ending, as one short text."""
@@ -70,7 +70,7 @@ class LeftOut:
                 continue
             more = self._describe_endings() if kind == OTHER else ""
             if kind in (BROKEN, CLOSED, EMPTY):
-                path, reason = entries[0]
+                path, reason = min(entries)
                 name = shorten(os.path.basename(path), _LONGEST_NAME)
                 more = f" ({'' if len(entries) == 1 else 'the first, '}{name}: {shorten(reason)})"
             words = kind.one if len(entries) == 1 else kind.many
@@ -103,7 +103,8 @@ class LeftOut:
         return path
 
     def _describe_endings(self) -> str:
-        common = self._endings.most_common(_SHOWN_ENDINGS)
+        order = sorted(self._endings.items(), key=lambda item: (-item[1], item[0]))
+        common = order[:_SHOWN_ENDINGS]
         shown = [f"{shorten(ending, _LONGEST_ENDING)} {count:,}" for ending, count in common]
         if len(self._endings) > len(common):
             shown.append(f"{len(self._endings) - len(common):,} more endings")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 
-from vim_tf.annotations import Tensor
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.config.sections import DataConfig
 from vim_tf.data import (
     class_names,
@@ -116,7 +116,7 @@ def make_splits(config: DataConfig) -> splits.Opened:
                 f"sub-folders of data.path {shorten(config.path)}; only one of the two has images "
                 f"in: {class_names.name_some(sorted(different))}"
             )
-        _say_copies(folder, first[: len(folder.names)])
+        _say_copies(folder, first[: len(folder.names)], "")
         count = int((first[len(folder.names) :] < len(folder.names)).sum())
         if count:
             progress.say(
@@ -124,22 +124,22 @@ def make_splits(config: DataConfig) -> splits.Opened:
                 "copies of training images; figures on them say nothing about new images"
             )
     else:
-        _say_copies(folder, first)
-        members = held_out.choose_validation(
+        _say_copies(folder, first, "; copies stay on one side of the split")
+        members, held = held_out.split(
             folder.names,
             folder.labels(names),
             config.validation_fraction,
             f"data.path {shorten(config.path)}",
             first,
         )
-        folder, validation = folder.select(~members), folder.select(members)
+        folder, validation = folder.select(members), folder.select(held)
     if names:
         _say(class_names.describe_thin(names, folder.labels(names), validation.labels(names)))
     train, validation = (_make_split(part, names, config) for part in (folder, validation))
     return splits.Opened(names, train, validation, tables, omitted)
 
 
-def find_images(root: str, key: str) -> tuple[str, ...]:
+def find_images(root: StrPath, key: str) -> tuple[str, ...]:
     """Returns the sorted paths of image files, see `folder_listing.list_images`.
 
     Prints what is left out.
@@ -250,7 +250,7 @@ def _say(line: str | None) -> None:
         progress.say(line)
 
 
-def _say_copies(folder: Folder, first: np.ndarray) -> None:
+def _say_copies(folder: Folder, first: np.ndarray, rule: str) -> None:
     """Prints how many images are copies of others."""
     rows = np.flatnonzero(first != np.arange(len(first)))
     if not len(rows):
@@ -261,7 +261,7 @@ def _say_copies(folder: Folder, first: np.ndarray) -> None:
     _say(
         f"data: {len(rows):,} images are copies of others"
         + (f", {elsewhere:,} of them in another class" if elsewhere else "")
-        + "; copies stay on one side of the split"
+        + rule
     )
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vim_tf.annotations import StrPath
 from vim_tf.data import left_out
 from vim_tf.data.left_out import LeftOut
 from vim_tf.errors import UserError
@@ -27,7 +28,7 @@ class _Visit:
 
 
 def list_images(
-    root: str, key: str, endings: tuple[str, ...], on_error: str, omitted: LeftOut
+    root: StrPath, key: str, endings: tuple[str, ...], on_error: str, omitted: LeftOut
 ) -> tuple[str, ...]:
     """Returns the sorted paths of image files relative to `root`, with forward slashes.
 
@@ -43,6 +44,7 @@ def list_images(
     Raises:
         UserError: there is no such folder, it has no images, or a sub-folder cannot be read.
     """
+    root = os.fspath(root)
     shown = shorten(root)
     if not os.path.isdir(root):
         kind = "is a file" if os.path.lexists(root) else "does not exist"
