@@ -91,12 +91,12 @@ class DataConfig:
         )
         require(
             self.max_aspect >= 1,
-            f"data.max_aspect is {self.max_aspect:g}; it must be at least 1, the aspect of a square",
+            f"data.max_aspect is {self.max_aspect:g}; it must be at least 1, for a square",
         )
         for other in ("min_side", "max_aspect"):
             require(
                 getattr(self, other) == getattr(DataConfig, other) or self.source == "folder",
-                f"data.{other} is set, but data.source is {self.source}; it is read for folder only",
+                f"data.{other} is set, but data.source is {self.source}; only folder reads it",
             )
         if self.source == "styles":
             held_out = self.validation_split or "tune"

@@ -80,7 +80,7 @@ def _walk(root: str, key: str, on_error: str, omitted: LeftOut) -> Iterator[tupl
     waiting = [_Visit("", frozenset())]
     while waiting:
         visit = waiting.pop()
-        path = os.path.join(root, visit.inside)
+        path = os.path.join(root, visit.inside) if visit.inside else root
         try:
             found = os.stat(path)
             entries = list(os.scandir(path))
