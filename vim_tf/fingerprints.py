@@ -101,8 +101,9 @@ class FileTable:
             stopped: a function that says whether to stop early; None never does.
             rows: the numbers of the files to read; None reads all.
         """
-        rows = np.arange(len(self)) if rows is None else rows
-        rows = [row for row in rows[~self.known[rows]] if not is_in_bucket(self.paths[row])]
+        wanted = np.arange(len(self)) if rows is None else rows
+        unknown = wanted[~self.known[wanted]].tolist()
+        unknown = [row for row in unknown if not is_in_bucket(self.paths[row])]
 
         def read(row: int) -> None:
             if stopped is None or not stopped():
@@ -111,7 +112,7 @@ class FileTable:
                 self.known[row] = True
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(read, rows, chunksize=64):
+            for _ in pool.map(read, unknown, chunksize=64):
                 pass
 
     def recall(self, kept: FileTable) -> str | None:

@@ -85,6 +85,16 @@ def number_labels(found: Iterable[int], what: str) -> np.ndarray:
     return labels
 
 
+def check_labels(labels: np.ndarray, numbers: np.ndarray, what: str, of: str) -> None:
+    """Raises UserError if a label of `what` is none of `numbers`, the classes of `of`."""
+    unknown = np.setdiff1d(labels, numbers)
+    if len(unknown):
+        raise UserError(
+            f"{what} has the labels {name_some([str(label) for label in unknown.tolist()])}, which "
+            f"no image of {of} has; give images of the same classes"
+        )
+
+
 def describe_numbers(labels: np.ndarray, what: str) -> str | None:
     """Returns the line that says how labels became classes; None if they are equal."""
     last = len(labels) - 1
@@ -118,7 +128,7 @@ def describe_thin(
         ("a single training image", train == 1),
         ("no validation image", validation == 0),
     ):
-        names = [class_names[label] for label in np.flatnonzero(members[:classes])]
+        names = [class_names[label] for label in np.flatnonzero(members[:classes]).tolist()]
         if names:
             verb = "has" if len(names) == 1 else "have"
             parts.append(f"{len(names):,} {verb} {words} ({name_some(names)})")

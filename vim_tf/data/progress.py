@@ -9,9 +9,10 @@ EVERY = 5.0  # seconds
 _Item = TypeVar("_Item")
 
 
-def say(line: str) -> None:
-    """Writes a line about the data on stderr."""
-    sys.stderr.write(f"{line}\n")
+def say(line: str | None) -> None:
+    """Writes a line about the data on stderr; nothing for None."""
+    if line is not None:
+        sys.stderr.write(f"{line}\n")
 
 
 def report(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:

@@ -106,7 +106,7 @@ def make_splits(config: DataConfig) -> splits.Opened:
     if config.validation_path is not None:
         validation = open_folder(config.validation_path, "data.validation_path", config, omitted)
         tables["validation_path"] = validation.table()
-    _say(omitted.line())
+    progress.say(omitted.line())
     first = copies.find_first(list(tables.values()))
     if validation is not None:
         different = set(names) ^ set(validation.classes())
@@ -134,7 +134,9 @@ def make_splits(config: DataConfig) -> splits.Opened:
         )
         folder, validation = folder.select(members), folder.select(held)
     if names:
-        _say(class_names.describe_thin(names, folder.labels(names), validation.labels(names)))
+        progress.say(
+            class_names.describe_thin(names, folder.labels(names), validation.labels(names))
+        )
     train, validation = (_make_split(part, names, config) for part in (folder, validation))
     return splits.Opened(names, train, validation, tables, omitted)
 
@@ -153,7 +155,7 @@ def find_images(root: StrPath, key: str) -> tuple[str, ...]:
     """
     omitted = LeftOut()
     names = folder_listing.list_images(root, key, EXTENSIONS, "stop", omitted)
-    _say(omitted.line())
+    progress.say(omitted.line())
     return names
 
 
@@ -245,11 +247,6 @@ def _without_extremes(folder: Folder, config: DataConfig, omitted: LeftOut) -> F
     return folder if usable.all() else folder.select(usable)
 
 
-def _say(line: str | None) -> None:
-    if line:
-        progress.say(line)
-
-
 def _say_copies(folder: Folder, first: np.ndarray, rule: str) -> None:
     """Prints how many images are copies of others."""
     rows = np.flatnonzero(first != np.arange(len(first)))
@@ -258,7 +255,7 @@ def _say_copies(folder: Folder, first: np.ndarray, rule: str) -> None:
     elsewhere = sum(
         _class_of(folder.names[row]) != _class_of(folder.names[first[row]]) for row in rows
     )
-    _say(
+    progress.say(
         f"data: {len(rows):,} images are copies of others"
         + (f", {elsewhere:,} of them in another class" if elsewhere else "")
         + rule
