@@ -204,9 +204,7 @@ def test_a_validation_set_of_its_own(tmp_path):
         images.make_image_dataset(settings, 0)
     write(tmp_path / "d", first_label=1)
     settings = config(tmp_path / "a", validation_path=str(tmp_path / "d"))
-    with pytest.raises(
-        UserError, match=r"d has the labels 3, which no image of .*/a has"
-    ):
+    with pytest.raises(UserError, match=r"d has the labels 3, which no image of .*/a has"):
         images.make_image_dataset(settings, 0)
 
 

@@ -255,11 +255,10 @@ def _say_copies(folder: Folder, first: np.ndarray, rule: str) -> None:
     elsewhere = sum(
         _class_of(folder.names[row]) != _class_of(folder.names[first[row]]) for row in rows
     )
-    progress.say(
-        f"data: {len(rows):,} images are copies of others"
-        + (f", {elsewhere:,} of them in another class" if elsewhere else "")
-        + rule
-    )
+    several = f"{len(rows):,} images are copies of others"
+    line = "1 image is a copy of another" if len(rows) == 1 else several
+    classes = f", {elsewhere:,} of them in another class" if elsewhere else ""
+    progress.say(f"data: {line}{classes}{rule}")
 
 
 def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
