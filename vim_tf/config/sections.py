@@ -53,6 +53,7 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"  # what to do with an image that cannot be read
     min_side: int = 2  # folder: images of a shorter side are left out, such as single pixels
     max_aspect: float = 20.0  # folder: images whose sides differ by a larger factor are left out
+    cache: bool = True  # folder: keep decoded images in ~/.cache/vim_tf between runs
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:

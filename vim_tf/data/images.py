@@ -17,6 +17,7 @@ from vim_tf import fingerprints
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
+from vim_tf.data.class_names import clean
 from vim_tf.data.left_out import LeftOut
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
@@ -60,6 +61,7 @@ def make_image_dataset(config: DataConfig, seed: int) -> "ImageData":
         if split.size == 0:
             raise UserError(f"{key} holds no images")
     both = {"train": train, "validation": validation}
+    class_names = tuple(clean(name) for name in class_names)
     return ImageData(class_names, config, seed, both, tables, left_out or LeftOut())
 
 
@@ -90,7 +92,7 @@ class ImageData:
     label 0, and `class_names` is ().
 
     Attributes:
-        class_names: name of class i at index i.
+        class_names: name of class i at index i, see `class_names.clean`.
         config: the `DataConfig` that it was made from.
         seed: fixes the order and the augmentation.
         splits: {"train": split, "validation": split}.

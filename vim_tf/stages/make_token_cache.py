@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 def describe_options(config: DataConfig) -> dict[str, Any]:
     """Returns the options on which tokens and features depend, apart from the images themselves.
 
-    Paths are left out: the fingerprint of the images identifies the files there.
+    Paths are left out: the fingerprint of the images identifies the files there. `data.cache` does
+    not change an image.
     """
     described = asdict(config)
-    for key in ("batch_size", "path", "validation_path"):
+    for key in ("batch_size", "path", "validation_path", "cache"):
         del described[key]
     return described
 

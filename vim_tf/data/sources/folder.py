@@ -7,6 +7,7 @@ the disk again.
 
 import itertools
 import os
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from vim_tf.config.sections import DataConfig
 from vim_tf.data import (
     class_names,
     copies,
+    decoded_cache,
     decoding,
     held_out,
     image_headers,
@@ -93,7 +95,7 @@ def make_splits(config: DataConfig) -> splits.Opened:
 
     Args:
         config: reads `path`, `validation_path`, `validation_fraction`, `on_error`, `min_side`,
-            `max_aspect`, `image_size` and `augmentation`.
+            `max_aspect`, `cache`, `image_size` and `augmentation`.
 
     Raises:
         UserError: no folder, no images, a broken image unless `on_error` is skip, or a
@@ -198,7 +200,7 @@ def open_folder(path: str, key: str, config: DataConfig, omitted: LeftOut | None
     held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
     if not held and len(folder.names) > CHECKED:
         return folder
-    images = _decode_all(folder, sizes, held, config)
+    images = _recall_or_decode(folder, sizes, held, config)
     damage = "damaged or cut short"
     broken = {
         name: damage for name, image in zip(folder.names, images, strict=True) if image.size == 0
@@ -267,6 +269,24 @@ def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
     scale = (np.array(config.image_size) / folder.headers[:, :2]).max(1) * spare  # [n]
     scale = np.minimum(scale, 1.0)[:, np.newaxis]
     return np.maximum(np.ceil(folder.headers[:, :2] * scale), 1).astype(np.int32)
+
+
+def _recall_or_decode(
+    folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
+) -> list[np.ndarray]:
+    """`_decode_all`, or the same from the user's cache."""
+    kept = sizes if held else np.ones_like(sizes)
+    name = None
+    if config.cache:
+        numbers = (folder.headers, sizes, kept)
+        name = decoded_cache.name_of(folder.names, folder.paths(), numbers, config)
+    images = decoded_cache.load(name, kept) if name else None
+    if images is None:
+        started = time.monotonic()
+        images = _decode_all(folder, sizes, held, config)
+        if name and time.monotonic() - started > decoded_cache.WORTH:
+            decoded_cache.save(name, images)
+    return images
 
 
 def _decode_all(

@@ -189,7 +189,7 @@ def _open(pattern: str, key: str, on_error: str, omitted: LeftOut) -> _Scanned:
 
 
 def _class_names(numbers: np.ndarray, texts: Mapping[int, str]) -> tuple[str, ...]:
-    return tuple(class_names.clean(texts.get(label, str(label))) for label in numbers.tolist())
+    return tuple(texts.get(label, str(label)) for label in numbers.tolist())
 
 
 def _say_thin(
