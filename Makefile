@@ -92,7 +92,8 @@ venv-test: $(VENV)/.installed-test
 venv-large: $(VENV)/.installed-tfjs $(VENV)-node/.installed $(VENV)-reference/.installed
 venv-peers: $(VENV)-peers/.installed
 
-# One shell script, because DATA decides about the folder and the overrides.
+# One shell script, because DATA decides about the folder and the overrides. The data are opened
+# before stage 1: classes are what they say, and a mistake costs no time.
 demo: venv
 	@set -eu; \
 	set --; run=runs/demo; what='the built-in emoji'; conditional=yes; \
@@ -101,7 +102,8 @@ demo: venv
 	    [ -d "$$DATA" ] || { echo "error: DATA is $$DATA; that is no folder" >&2; exit 2; }; \
 	    DATA=$$(cd "$$DATA" && pwd); run="runs/demo-$$(basename "$$DATA")"; what=$$DATA; \
 	    set -- --set data.source=folder --set "data.path=$$DATA" --set data.on_error=skip; \
-	    [ -n "$$(find "$$DATA" -mindepth 1 -type d | head -n 1)" ] || conditional=no; \
+	    classes=$$($(python) -m vim_tf.train --config configs/emoji/vim.yaml "$$@" --list-classes); \
+	    [ -n "$$classes" ] || conditional=no; \
 	fi; \
 	echo "Demo on $$what, about 10 minutes on two cores; everything goes into $$run"; \
 	echo '1/3 ViT-VQGAN, the tokenizer'; \

@@ -11,25 +11,31 @@ ROOT = Path(__file__).parents[1]
 RECORDER = """#!/bin/sh
 for word in "$@"; do printf '%s\\n' "$word" >> {log}; done
 printf -- '----\\n' >> {log}
+for word in "$@"; do [ "$word" = --list-classes ] && {{ {classes}; }}; done
+exit 0
 """
+
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
 @pytest.fixture
 def run_make(tmp_path):
-    """Runs make; returns (exit code, standard error, one list of words per Python call)."""
+    """Runs make; returns (exit code, standard error, one list of words per Python call).
+
+    `classes` is a shell command, in place of the command that lists the classes.
+    """
     venv, log = tmp_path / "venv", tmp_path / "log"
     (venv / "bin").mkdir(parents=True)
     python = venv / "bin" / "python"
-    python.write_text(RECORDER.format(log=log))
-    python.chmod(0o755)
     (venv / ".installed").touch()
 
     # `make test` passes its own flags to every make that it starts.
     outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
 
-    def run(*arguments, **environment):
+    def run(*arguments, classes="echo cats; echo dogs", **environment):
+        python.write_text(RECORDER.format(log=log, classes=classes))
+        python.chmod(0o755)
         answer = subprocess.run(
             ["make", f"VENV={venv}", *arguments],
             cwd=ROOT,
@@ -66,6 +72,11 @@ def test_demo_takes_a_folder_with_a_space_in_the_home_folder(run_make, tmp_path)
     (photos / "cats").mkdir(parents=True)
     code, error, calls = run_make("demo", "DATA=~/my $$photos: '24'/", HOME=str(tmp_path))
     assert code == 0, error
+    listing, *calls = calls
+    assert listing[1:] == [
+        *("vim_tf.train", "--config", "configs/emoji/vim.yaml", "--set", "data.source=folder"),
+        *("--set", f"data.path={photos}", "--set", "data.on_error=skip", "--list-classes"),
+    ]
     for call in calls[:2]:
         assert f"data.path={photos}" in call
         assert "model.conditional=false" not in call
@@ -76,12 +87,20 @@ def test_demo_takes_a_folder_with_a_space_in_the_home_folder(run_make, tmp_path)
 
 def test_demo_without_classes_is_unconditional(run_make, tmp_path):
     photos = tmp_path / "photos"
-    photos.mkdir()
-    code, error, calls = run_make("demo", f"DATA={photos}")
+    (photos / ".hidden").mkdir(parents=True)  # the loader decides what a class is
+    code, error, calls = run_make("demo", f"DATA={photos}", classes=":")
     assert code == 0, error
+    calls = calls[1:]
     assert "model.conditional=false" not in calls[0]
     assert "model.conditional=false" in calls[1]
     assert not any("--per-class" in call for call in calls)
+
+
+def test_data_that_cannot_be_read_stop_before_stage_1(run_make, tmp_path):
+    code, error, calls = run_make("demo", f"DATA={tmp_path}", classes="echo no images >&2; exit 2")
+    assert code == 2
+    assert "no images" in error
+    assert len(calls) == 1
 
 
 def test_demo_refuses_a_missing_folder(run_make, tmp_path):

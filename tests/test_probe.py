@@ -214,7 +214,7 @@ def test_a_config_is_probed_by_train(vim_run, tmp_path, capsys):
     train.main(["--config", str(config), "--workdir", str(tmp_path / "p")])
     assert "block 0 was chosen" in capsys.readouterr().out
     assert json.loads((tmp_path / "p" / "probe.json").read_text())["block"] == 0
-    for mode in ("--describe", "--dry-run"):
+    for mode in ("--list-classes", "--describe", "--dry-run"):
         with pytest.raises(UserError, match=f"{mode} is for trainings"):
             train.main(["--config", str(config), mode])
 

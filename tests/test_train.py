@@ -2,7 +2,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vim_tf import train
 from vim_tf.config import loader
@@ -97,6 +99,20 @@ def test_the_printed_config_repeats_itself(stage, tiny_configs, tiny, tmp_path, 
     assert loader.load_config([path]) == tiny(stage, "seed=3", "training.steps=7")
     train.main(["--config", str(path), "--print-config"])
     assert capsys.readouterr().out == text
+
+
+def test_the_classes_are_listed_in_order(tiny_configs, capsys, tmp_path):
+    for name in ("10", "9", "a\x1b[31m"):
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            pixels = np.random.default_rng(len(name) + index).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    given = ["--config", str(tiny_configs["vim"]), "--list-classes", "--set"]
+    alone = "data.validation_path=null"
+    train.main([*given, f"data.path={tmp_path}", alone])
+    assert capsys.readouterr().out == "9\n10\na\\x1b[31m\n"
+    train.main([*given, f"data.path={tmp_path / '9'}", alone])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_config_error_comes_at_once(tiny_configs):

@@ -89,7 +89,9 @@ class FileTable:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read_contents(self, stopped: Callable[[], bool] | None = None) -> None:
+    def read_contents(
+        self, stopped: Callable[[], bool] | None = None, rows: np.ndarray | None = None
+    ) -> None:
         """Reads the files whose contents are not known yet.
 
         Files in a bucket are left out: reading them twice costs money. A file that cannot be read
@@ -97,8 +99,11 @@ class FileTable:
 
         Args:
             stopped: a function that says whether to stop early; None never does.
+            rows: the numbers of the files to read; None reads all.
         """
-        rows = [row for row in np.flatnonzero(~self.known) if not is_in_bucket(self.paths[row])]
+        wanted = np.arange(len(self)) if rows is None else rows
+        unknown = wanted[~self.known[wanted]].tolist()
+        unknown = [row for row in unknown if not is_in_bucket(self.paths[row])]
 
         def read(row: int) -> None:
             if stopped is None or not stopped():
@@ -107,7 +112,7 @@ class FileTable:
                 self.known[row] = True
 
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(read, rows, chunksize=64):
+            for _ in pool.map(read, unknown, chunksize=64):
                 pass
 
     def recall(self, kept: FileTable) -> str | None:

@@ -52,6 +52,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--print-config", action="store_true", help="print the resolved config and stop"
     )
     mode.add_argument(
+        "--list-classes",
+        action="store_true",
+        help="open the data, print the names of its classes, one a line, and stop; nothing is "
+        "printed for images without labels",
+    )
+    mode.add_argument(
         "--describe",
         action="store_true",
         help="run one synthetic batch and print shape, parameters and time of each part",
@@ -89,6 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if isinstance(experiment, LinearProbeExperiment):
         _probe(experiment, parsed)
+        return
+    if parsed.list_classes:
+        from vim_tf.data.images import make_image_dataset
+
+        data = make_image_dataset(experiment.data, experiment.seed)
+        sys.stdout.write("".join(f"{name}\n" for name in data.class_names))
         return
     if parsed.describe:
         from vim_tf.stages.describe import describe
@@ -128,7 +140,7 @@ def _predict(experiment: Experiment, arguments: argparse.Namespace) -> None:
 
 def _probe(experiment: LinearProbeExperiment, arguments: argparse.Namespace) -> None:
     """Fits a probe as `python -m vim_tf.probe --config` does: without steps."""
-    for name in ("describe", "dry_run"):
+    for name in ("list_classes", "describe", "dry_run"):
         if getattr(arguments, name):
             raise UserError(
                 f"--{name.replace('_', '-')} is for trainings, and experiment linear_probe is "

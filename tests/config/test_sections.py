@@ -43,6 +43,8 @@ RANGES = [
     (AugmentationConfig, "min_area", [0, -0.1, 1.01], [1, 1e-6], "must be above 0 and at most 1"),
     (DataConfig, "batch_size", [0, -1], [1], ABOVE_0),
     (DataConfig, "image_size", [(0, 8), (8, 0), (-8, 8)], [(1, 2)], "give height and width"),
+    (DataConfig, "min_side", [0, -1, 16_385], [2], "from 1 to 16,384"),
+    (DataConfig, "max_aspect", [0, 0.9, float("nan")], [20], "at least 1"),
     (DataConfig, "validation_fraction", [0, 1, -0.1, 1.5], [0.01, 0.99], "lie between 0 and 1"),
     (TransformerConfig, "blocks", [0, -1], [1], ABOVE_0),
     (TransformerConfig, "heads", [0, -1], [1], ABOVE_0),
@@ -265,6 +267,12 @@ def test_a_validation_set_of_its_own_must_suit_the_source(field, source, allowed
     else:
         with pytest.raises(UserError, match=f"data.{field} is set, but data.source is {source}"):
             DataConfig(**settings)
+
+
+@pytest.mark.parametrize("field", ["min_side", "max_aspect"])
+def test_only_folders_have_limits_of_sides(field):
+    with pytest.raises(UserError, match=f"data.{field} is set, but data.source is emoji"):
+        DataConfig(**{field: 3})
 
 
 def test_styles_have_three_splits_to_hold_out_and_three_labels():

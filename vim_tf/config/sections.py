@@ -51,6 +51,9 @@ class DataConfig:
     image_size: tuple[int, int] = (256, 256)  # height, width; one number means a square
     batch_size: int = 256  # global: over all replicas
     on_error: Literal["stop", "skip"] = "stop"  # what to do with an image that cannot be read
+    min_side: int = 2  # folder: images of a shorter side are left out, such as single pixels
+    max_aspect: float = 20.0  # folder: images whose sides differ by a larger factor are left out
+    cache: bool = True  # folder: keep decoded images in ~/.cache/vim_tf between runs
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,19 @@ class DataConfig:
                 getattr(self, other) is None or self.source in sources,
                 f"data.{other} is set, but data.source is {self.source}; "
                 f"it is read for {' and '.join(sources)} only",
+            )
+        require(
+            0 < self.min_side <= checks.LONGEST_SIDE,
+            f"data.min_side is {self.min_side}; it must be from 1 to {checks.LONGEST_SIDE:,}",
+        )
+        require(
+            self.max_aspect >= 1,
+            f"data.max_aspect is {self.max_aspect:g}; it must be at least 1, for a square",
+        )
+        for other in ("min_side", "max_aspect"):
+            require(
+                getattr(self, other) == getattr(DataConfig, other) or self.source == "folder",
+                f"data.{other} is set, but data.source is {self.source}; only folder reads it",
             )
         if self.source == "styles":
             held_out = self.validation_split or "tune"

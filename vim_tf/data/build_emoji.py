@@ -22,6 +22,7 @@ from PIL import Image
 
 from vim_tf import command_line
 from vim_tf.annotations import StrPath
+from vim_tf.data.class_names import natural_order
 from vim_tf.data.styles import concepts, npm
 from vim_tf.errors import UserError
 
@@ -105,7 +106,7 @@ def write_records(
 
     Rows are sorted by a hash of their code, so that each file has every class.
     """
-    classes = sorted({row["class"] for row in rows})
+    classes = natural_order({row["class"] for row in rows})
     rows = sorted(rows, key=lambda row: hashlib.sha256(row["code"].encode()).digest())
     paths = []
     for number in range(files):

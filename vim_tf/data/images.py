@@ -17,6 +17,8 @@ from vim_tf import fingerprints
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
+from vim_tf.data.class_names import clean
+from vim_tf.data.left_out import LeftOut
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
@@ -54,11 +56,13 @@ def make_image_dataset(config: DataConfig, seed: int) -> "ImageData":
     """
     source = importlib.import_module(f"vim_tf.data.sources.{_SOURCES[config.source]}")
     with tf.device("/CPU:0"):  # images held in memory stay on the device of tf.data
-        class_names, train, validation, tables = source.make_splits(config)
+        class_names, train, validation, tables, left_out = source.make_splits(config)
     for key, split in (("data.split or data.path", train), ("the validation data", validation)):
         if split.size == 0:
             raise UserError(f"{key} holds no images")
-    return ImageData(class_names, config, seed, {"train": train, "validation": validation}, tables)
+    both = {"train": train, "validation": validation}
+    class_names = tuple(clean(name) for name in class_names)
+    return ImageData(class_names, config, seed, both, tables, left_out or LeftOut())
 
 
 def as_user_error(exception: BaseException) -> UserError | None:
@@ -88,12 +92,13 @@ class ImageData:
     label 0, and `class_names` is ().
 
     Attributes:
-        class_names: name of class i at index i.
+        class_names: name of class i at index i, see `class_names.clean`.
         config: the `DataConfig` that it was made from.
         seed: fixes the order and the augmentation.
         splits: {"train": split, "validation": split}.
         tables: {config key: `FileTable`} of the files that the images come from; {} if they come
             from no file.
+        left_out: the files and folders that are not used, with reasons.
     """
 
     class_names: tuple[str, ...]
@@ -101,6 +106,7 @@ class ImageData:
     seed: int
     splits: dict[str, Split]
     tables: dict[str, FileTable] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def train_size(self) -> int:

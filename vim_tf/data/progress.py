@@ -1,4 +1,4 @@
-"""Lines on stderr that show the progress of a long read."""
+"""Lines on stderr about the data: remarks, and the progress of a long read."""
 
 import sys
 import time
@@ -7,6 +7,12 @@ from typing import TypeVar
 
 EVERY = 5.0  # seconds
 _Item = TypeVar("_Item")
+
+
+def say(line: str | None) -> None:
+    """Writes a line about the data on stderr; nothing for None."""
+    if line is not None:
+        sys.stderr.write(f"{line}\n")
 
 
 def report(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
@@ -22,4 +28,4 @@ def report(items: Iterable[_Item], total: int, what: str) -> Iterator[_Item]:
         yield item
         if time.monotonic() - last > EVERY:
             last = time.monotonic()
-            sys.stderr.write(f"data: {count:,} of {total:,} {what}\n")
+            say(f"data: {count:,} of {total:,} {what}")

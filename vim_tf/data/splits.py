@@ -6,13 +6,18 @@ shuffled order, and loads the image of a reference. Shuffled orders depend on (s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from vim_tf.annotations import Tensor
 from vim_tf.data import hashing
+from vim_tf.data.left_out import LeftOut
+from vim_tf.fingerprints import FileTable
+
+if TYPE_CHECKING:
+    from vim_tf.data.sources.records import RecordSplit
 
 VECTORIZED_SIDE = 64  # pixels
 # Reference -> (uint8 [h, w, 3] image, int32 label), in TensorFlow operations.
@@ -49,6 +54,24 @@ class IndexedSplit:
         """Returns (epoch, position, reference) of an element, or of a batch of elements."""
         epoch, position = number // self.size, number % self.size
         return epoch, position, hashing.shuffle_index(position, self.size, seed, epoch)
+
+
+class Opened(NamedTuple):
+    """The images of a source.
+
+    Attributes:
+        class_names: name of class i at index i; () without labels.
+        train: the training images.
+        validation: the images that are held out.
+        tables: {config key: `FileTable`} of the files that the images come from.
+        left_out: what the source found and does not use; None if it uses everything.
+    """
+
+    class_names: tuple[str, ...]
+    train: "IndexedSplit | RecordSplit"
+    validation: "IndexedSplit | RecordSplit"
+    tables: dict[str, FileTable]
+    left_out: LeftOut | None = None
 
 
 def make_array_split(images: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> IndexedSplit:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 from vim_tf.runs.run import find_run
 from vim_tf.versions import installed_versions
 
@@ -193,7 +194,7 @@ def format_classes(by_class: Mapping[str, Mapping[str, float]]) -> str:
     rows = [["class", *names], ["---"] * (len(names) + 1)]
     for label, figures in by_class.items():
         cells = [f"{figures[name]:.4g}" if name in figures else "-" for name in names]
-        rows.append([label.replace("|", " "), *cells])
+        rows.append([shorten(label).replace("|", " "), *cells])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -21,6 +21,7 @@ FREE = {
     "data.path",
     "data.validation_path",
     "data.on_error",
+    "data.cache",
     "tokenizer.run",
     "tokenizer.cache",
     "losses.perceptual_network.path",

@@ -7,6 +7,7 @@
 <run>/preset_best/       the averaged weights of the best evaluation
 <run>/lock               the process that trains
 <run>/images.npz         names, sizes, times and hashes of the files that it is trained on
+<run>/left_out.tsv       files and folders of the data set that are not used, and why
 <run>/metrics.jsonl      one JSON object per report: step, kind ("train", "evaluation"), numbers
 <run>/tensorboard/       the same for TensorBoard, with images and histograms
 <run>/images/            PNG files

@@ -19,6 +19,7 @@ from vim_tf.distribution.replicas import share_batches
 from vim_tf.distribution.strategies import describe_devices, strategy_of
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 from vim_tf.runs.run import Run
 from vim_tf.stages import registry
 from vim_tf.training_loop.loop import NotFinite, TrainableStage, TrainLoop
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vim_tf.trainers.trainer import Trainer
 
 SHOWN_LABELS = 5
+LONGEST_NAME = 60  # characters
 TIMED, MOST_TIMED = 3.0, 20  # seconds and steps that the speed is measured over, about
 Result = TypeVar("Result")
 
@@ -117,7 +119,7 @@ def _show_data(data: ImageData, report: Report) -> None:
         )
     values, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shown = [f"{names[values[i]]} {counts[i]}" for i in order[:SHOWN_LABELS]]
+    shown = [f"{shorten(names[values[i]], LONGEST_NAME)} {counts[i]}" for i in order[:SHOWN_LABELS]]
     more = len(values) - len(shown)
     report.say(f"  its labels: {', '.join(shown)}" + (f" and {more} other classes" * bool(more)))
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 def describe_options(config: DataConfig) -> dict[str, Any]:
     """Returns the options on which tokens and features depend, apart from the images themselves.
 
-    Paths are left out: the fingerprint of the images identifies the files there. So is `on_error`,
-    since no image depends on it.
+    Paths are left out: the fingerprint of the images identifies the files there. So are `on_error`
+    and `cache`, since no image depends on them.
     """
     described = asdict(config)
-    for key in ("batch_size", "path", "validation_path", "on_error"):
+    for key in ("batch_size", "path", "validation_path", "on_error", "cache"):
         del described[key]
     return described
 

@@ -72,6 +72,10 @@ def run_training(
             changes = run.start(experiment)
         workers.check_same("the config", loader.to_yaml(experiment))
         stage = stage_class(experiment, strategy, run)
+        if workers.is_chief:
+            left_out = stage.data.left_out.save(run.path)
+            if left_out is not None:
+                sys.stderr.write(f"data: {left_out} has the names of what is left out\n")
         for line in stage.trainer.remarks:
             sys.stderr.write(f"{line}\n")
         return loop.train(stage, run, strategy, announce, callbacks, changes, previous)

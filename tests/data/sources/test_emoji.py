@@ -44,7 +44,7 @@ def loaded(split):
 
 
 def test_the_built_in_set_is_all_3786_images_in_ten_categories(records, splits):
-    names, train, validation, _ = splits
+    names, train, validation, *_ = splits
     assert len(records) == train.size + validation.size == 3786
     assert len(names) == 10 and list(names) == sorted(names)
     assert "Food & Drink" in names and "Component" in names

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import images
+from vim_tf.data import hashing, images
 from vim_tf.data.sources import idx
 from vim_tf.errors import UserError
 
@@ -69,6 +69,40 @@ def test_a_fraction_is_held_out(tmp_path):
     np.testing.assert_array_equal(every[order], pixels[expected])
     numbers = np.concatenate([part[1] for part in parts])
     np.testing.assert_array_equal(numbers[order], labels[expected])
+
+
+def test_labels_from_1_and_gaps(tmp_path, capsys):
+    """EMNIST's letters have labels from 1 to 26."""
+    pixels, _ = write(tmp_path)
+    labels = np.uint8(np.arange(40) % 4 + 1)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(encode(labels))
+    data = images.make_image_dataset(config(tmp_path), 0)
+    assert data.class_names == ("1", "2", "3", "4")
+    got, got_labels = read_split(data, "train")
+    for image, label in zip(got, got_labels, strict=True):
+        place = np.flatnonzero((pixels == image[..., 0]).all((1, 2)))[0]
+        assert label == labels[place] - 1
+    assert "count from 1; label 1 is class 0" in capsys.readouterr().err
+
+
+def test_a_separate_split_has_the_same_classes(tmp_path):
+    write(tmp_path)
+    write(tmp_path, "t10k", 12, classes=5)
+    with pytest.raises(UserError, match="t10k of data.path .* has the labels 3, 4, which no image"):
+        images.make_image_dataset(config(tmp_path, validation_split="t10k"), 0)
+
+
+def test_the_only_image_of_a_class_is_trained_on(tmp_path, capsys):
+    write(tmp_path, count=300)
+    hashes = hashing.hash_names(tf.constant([f"train:{index}" for index in range(300)])).numpy()
+    labels = np.zeros(300, np.uint8)
+    labels[hashes.argmin()] = 1  # would be held out
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(encode(labels))
+    data = images.make_image_dataset(config(tmp_path), 0)
+    assert (read_split(data, "train")[1] == 1).sum() == 1
+    assert "1 has a single training image (1), 1 has no validation image (1)" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def records(folder, split, key):
     ],
 )
 def test_each_label_gives_its_classes(styles, label, key):
-    names, train, validation, tables = source.make_splits(configure(styles, label=label))
+    names, train, validation, tables, _ = source.make_splits(configure(styles, label=label))
     classes = json.loads((styles / "styles.json").read_text())["classes"]
     assert list(names) == classes[label or "group"]
     for split, found in (("train", train), ("tune", validation)):

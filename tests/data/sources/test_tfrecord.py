@@ -113,12 +113,73 @@ def test_orders_are_functions_of_seed_and_epoch(tmp_path, monkeypatch):
     assert sorted(small[:size]) == sorted(whole[:size]) and small != whole
 
 
-def test_labels_may_count_from_1(tmp_path):
+def test_labels_may_count_from_1(tmp_path, capsys):
     write(tmp_path, first_label=1)
     data = images.make_image_dataset(config(tmp_path), 0)
-    assert data.class_names == ("0", "ant", "bee", "cat")
-    labels = np.concatenate([batch["label"] for batch in data.evaluation("train")])
-    assert set(labels) == {1, 2, 3}
+    assert data.class_names == ("ant", "bee", "cat")
+    batches = list(data.evaluation("train"))
+    labels = np.concatenate([batch["label"] for batch in batches])
+    np.testing.assert_array_equal(labels, np.array(numbers_of(batches)) % 3)
+    assert f"data.path {tmp_path} count from 1; label 1 is class 0" in capsys.readouterr().err
+
+
+def write_labels(path, labels):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number, label in enumerate(labels):
+            writer.write(example(image__encoded=encode(number), image__class__label=label))
+
+
+def test_numbers_without_images_are_no_classes(tmp_path, capsys):
+    labels = [0, 2, 3, 5] * 10
+    write_labels(tmp_path / "a.tfrecord", labels)
+    data = images.make_image_dataset(config(tmp_path), 0)
+    assert data.class_names == ("0", "2", "3", "5")
+    batches = list(data.evaluation("train"))
+    classes = np.concatenate([batch["label"] for batch in batches])
+    numbers = numbers_of(batches)
+    assert [data.class_names[label] for label in classes] == [str(labels[n]) for n in numbers]
+    assert "4 different labels of " in capsys.readouterr().err
+
+
+def test_a_label_far_away_makes_no_million_classes(tmp_path):
+    write_labels(tmp_path / "a.tfrecord", [0, 1, 2, 999_999])
+    with pytest.raises(UserError, match="4 different numbers from 0 to 999,999, .* without gaps"):
+        images.make_image_dataset(config(tmp_path), 0)
+
+
+def test_thin_classes_are_named(tmp_path, capsys):
+    write_labels(tmp_path / "a.tfrecord", [0] * 60 + [1])
+    data = images.make_image_dataset(config(tmp_path), 0)
+    labels = {
+        split: np.concatenate([batch["label"] for batch in data.evaluation(split)])
+        for split in ("train", "validation")
+    }
+    missing = "validation" if 1 in labels["train"] else "training"
+    assert f"data: of 2 classes, 1 has no {missing} image (1)" in capsys.readouterr().err.replace(
+        "1 has a single training image (1), ", ""
+    )
+
+
+def test_other_files_of_a_folder_are_counted(tmp_path, capsys):
+    write(tmp_path)
+    (tmp_path / "README.md").write_text("")
+    (tmp_path / ".hidden").write_text("")
+    (tmp_path / "folder").mkdir()
+    data = images.make_image_dataset(config(tmp_path), 0)
+    line = "data: 2 left out: 1 file of another kind (.md 1), 1 hidden file\n"
+    assert line in capsys.readouterr().err
+    assert [path for path, _ in data.left_out.entries()] == [
+        str(tmp_path / "README.md"),
+        str(tmp_path / ".hidden"),
+    ]
+
+
+def test_brackets_in_the_name_of_a_file_are_no_glob(tmp_path):
+    write(tmp_path / "exp[1]", (9,))
+    path = tmp_path / "exp[1]" / "train-00000-of-00001"
+    for name in (path, path.parent, f"{tmp_path}/exp?1?/train-*"):
+        data = images.make_image_dataset(config(name), 0)
+        assert data.train_size + data.validation_size == 9
 
 
 def test_names_and_labels_are_optional(tmp_path):
@@ -143,7 +204,7 @@ def test_a_validation_set_of_its_own(tmp_path):
         images.make_image_dataset(settings, 0)
     write(tmp_path / "d", first_label=1)
     settings = config(tmp_path / "a", validation_path=str(tmp_path / "d"))
-    with pytest.raises(UserError, match="has labels up to 3, but .* end at 2"):
+    with pytest.raises(UserError, match=r"d has the labels 3, which no image of .*/a has"):
         images.make_image_dataset(settings, 0)
 
 
@@ -172,7 +233,7 @@ def write_one(path, *serialized):
         (b"\xff\xff\xff", "is no tf.train.Example"),
         (b"\x0a\x7f", "is no tf.train.Example"),
         (example(image__encoded=b"x", image__class__label=b"1"), "is no tf.train.Example"),
-        (example(image__encoded=b"x", image__class__label=-1), "label -1 is out of range"),
+        (example(image__encoded=b"x", image__class__label=-1), "the label -1 is negative"),
         (example(image__encoded=b"x"), "some records have image/class/label, others do not"),
     ],
     # The bytes are no good ids: their order differs between the two processes of a test run.

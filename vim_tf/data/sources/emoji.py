@@ -11,9 +11,7 @@ from vim_tf.data import hashing, splits
 from vim_tf.fingerprints import FileTable
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
+def make_splits(config: DataConfig) -> splits.Opened:
     """Returns (class names, training split, validation split, tables of files) of the emoji.
 
     The images are split by a hash of the base emoji, so all skin tones of an emoji are in the same
@@ -29,7 +27,7 @@ def make_splits(
         splits.make_array_split(images[members], labels[members])
         for members in (hashes >= threshold, hashes < threshold)
     )
-    return names, train, validation, {"source": table}
+    return splits.Opened(names, train, validation, {"source": table})
 
 
 def _read() -> tuple[Tensor, Tensor, tuple[str, ...], Tensor, FileTable]:

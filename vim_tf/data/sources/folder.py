@@ -7,8 +7,7 @@ the disk again.
 
 import itertools
 import os
-import pathlib
-import unicodedata
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from vim_tf.annotations import Tensor
+from vim_tf.annotations import StrPath, Tensor
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import decoding, hashing, image_headers, image_limits, progress, splits, transforms
+from vim_tf.data import (
+    class_names,
+    copies,
+    decoded_cache,
+    decoding,
+    held_out,
+    image_headers,
+    image_limits,
+    left_out,
+    progress,
+    splits,
+    transforms,
+)
+from vim_tf.data.left_out import LeftOut
+from vim_tf.data.sources import folder_listing
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
+from vim_tf.messages import shorten
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 MEMORY = 256 * 2**20  # bytes of reduced images that are held in memory
@@ -58,107 +71,111 @@ class Folder:
         names = tuple(itertools.compress(self.names, members))
         return replace(self, names=names, headers=self.headers[members], images=images)
 
+    def paths(self) -> list[str]:
+        """Returns the path of each image."""
+        return [os.path.join(self.root, name) for name in self.names]
+
     def table(self) -> FileTable:
         """Returns the `FileTable` of the images."""
-        return FileTable.of(self.names, [os.path.join(self.root, name) for name in self.names])
+        return FileTable.of(self.names, self.paths())
 
     def classes(self) -> tuple[str, ...]:
-        """Returns the sorted names of the classes; () without sub-folders."""
+        """Returns the names of the classes, in natural order; () without sub-folders."""
         found = {_class_of(name) for name in self.names}
-        return () if found <= {LOOSE} else tuple(sorted(found))
+        return () if found <= {LOOSE} else class_names.natural_order(found)
 
-    def labels(self, class_names: Sequence[str]) -> np.ndarray:
-        """Returns [n] int32, the index in `class_names` for each image; 0 without class names."""
-        number = {name: label for label, name in enumerate(class_names)}
+    def labels(self, names: Sequence[str]) -> np.ndarray:
+        """Returns [n] int32, the index in `names` of each image's class; 0 without classes."""
+        number = {name: label for label, name in enumerate(names)}
         return np.array([number.get(_class_of(name), 0) for name in self.names], np.int32)
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
-    """Returns (class names, training split, validation split, tables of files) of a folder.
+def make_splits(config: DataConfig) -> splits.Opened:
+    """Opens a folder, and prints what is left out, and which images are copies.
 
     Args:
-        config: reads `path`, `validation_path`, `validation_fraction`, `on_error`, `image_size`
-            and `augmentation`.
+        config: reads `path`, `validation_path`, `validation_fraction`, `on_error`, `min_side`,
+            `max_aspect`, `cache`, `image_size` and `augmentation`.
 
     Raises:
         UserError: no folder, no images, a broken image unless `on_error` is skip, or a
             validation folder with other classes.
     """
     assert config.path is not None  # DataConfig checks it
-    folder = open_folder(config.path, "data.path", config)
-    class_names, tables = folder.classes(), {"path": folder.table()}
+    omitted = LeftOut()
+    folder = open_folder(config.path, "data.path", config, omitted)
+    names, tables, validation = folder.classes(), {"path": folder.table()}, None
     if config.validation_path is not None:
-        held_out = open_folder(config.validation_path, "data.validation_path", config)
-        tables["validation_path"] = held_out.table()
-        different = set(class_names) ^ set(held_out.classes())
+        validation = open_folder(config.validation_path, "data.validation_path", config, omitted)
+        tables["validation_path"] = validation.table()
+    progress.say(omitted.line())
+    first = copies.find_first(list(tables.values()))
+    if validation is not None:
+        different = set(names) ^ set(validation.classes())
         if different:
             raise UserError(
-                f"data.validation_path {config.validation_path} must have the sub-folders of "
-                f"data.path {config.path}; only one of the two has images in: "
-                f"{', '.join(sorted(different)[:5])}"
+                f"data.validation_path {shorten(str(config.validation_path))} must have the "
+                f"sub-folders of data.path {shorten(config.path)}; only one of the two has images "
+                f"in: {class_names.name_some(sorted(different))}"
+            )
+        _say_copies(folder, first[: len(folder.names)], "")
+        count = int((first[len(folder.names) :] < len(folder.names)).sum())
+        if count:
+            progress.say(
+                f"data: {count:,} of {len(validation.names):,} images of data.validation_path are "
+                "copies of training images; figures on them say nothing about new images"
             )
     else:
-        # Some file systems write an accent as a separate character; the split must not change.
-        names = [unicodedata.normalize("NFC", name) for name in folder.names]
-        hashes = hashing.hash_names(tf.constant(names)).numpy()
-        threshold = hashing.validation_threshold(
-            hashes, config.validation_fraction, f"data.path {config.path}"
+        _say_copies(folder, first, "; copies stay on one side of the split")
+        members, held = held_out.split(
+            folder.names,
+            folder.labels(names),
+            config.validation_fraction,
+            f"data.path {shorten(config.path)}",
+            first,
         )
-        folder, held_out = folder.select(hashes >= threshold), folder.select(hashes < threshold)
-    train, validation = (_make_split(part, class_names, config) for part in (folder, held_out))
-    return class_names, train, validation, tables
+        folder, validation = folder.select(members), folder.select(held)
+    if names:
+        progress.say(
+            class_names.describe_thin(names, folder.labels(names), validation.labels(names))
+        )
+    train, validation = (_make_split(part, names, config) for part in (folder, validation))
+    return splits.Opened(names, train, validation, tables, omitted)
 
 
-def find_images(root: str, key: str) -> tuple[str, ...]:
-    """Returns the sorted paths of image files relative to `root`, with forward slashes.
+def find_images(root: StrPath, key: str) -> tuple[str, ...]:
+    """Returns the sorted paths of image files, see `folder_listing.list_images`.
 
-    Follows links to folders; leaves out hidden files and folders.
+    Prints what is left out.
 
     Args:
         root: a folder.
-        key: its config key, for errors.
+        key: its config key or argument, for errors.
 
     Raises:
-        UserError: there is no such folder, or it has no images.
+        UserError: there is no such folder, it has no images, or a sub-folder cannot be read.
     """
-    if not os.path.isdir(root):
-        kind = "is a file" if os.path.exists(root) else "does not exist"
-        raise UserError(f"{key} is {root}, which {kind}; give a folder of images")
-    found, seen = [], set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder that was already read
-            folders.clear()
-            continue
-        seen.add(real)
-        inside = pathlib.Path(folder).relative_to(root).as_posix()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                found.append(name if inside == "." else f"{inside}/{name}")
-    if not found:
-        raise UserError(
-            f"{key} is {root}, and no images are in it; files ending in "
-            f"{', '.join(EXTENSIONS)} are read"
-        )
-    return tuple(sorted(found))
+    omitted = LeftOut()
+    names = folder_listing.list_images(root, key, EXTENSIONS, "stop", omitted)
+    progress.say(omitted.line())
+    return names
 
 
-def open_folder(path: str, key: str, config: DataConfig) -> Folder:
+def open_folder(path: str, key: str, config: DataConfig, omitted: LeftOut | None = None) -> Folder:
     """Returns the `Folder` at `path`; broken files are refused or left out.
 
     Args:
         path: the folder.
         key: its config key, for errors.
         config: the section `data` of a config.
+        omitted: gets everything that is left out.
 
     Raises:
         UserError: there is no folder, no readable image, or a broken one and `on_error` is stop.
     """
     root = os.path.expanduser(path)
-    names = find_images(root, key)
+    omitted = LeftOut() if omitted is None else omitted
+    names = folder_listing.list_images(root, key, EXTENSIONS, config.on_error, omitted)
     paths = [os.path.join(root, name) for name in names]
     max_pixels = image_limits.pixel_limit(config.image_size)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
@@ -177,34 +194,73 @@ def open_folder(path: str, key: str, config: DataConfig) -> Folder:
     rows = [header for header in found if not isinstance(header, str)]
     table = np.zeros((len(names), 4), np.int64)
     table[good] = np.reshape(rows, (-1, 4))
-    folder = _without(Folder(root, key, names, table), broken, config)
+    folder = _without(Folder(root, key, names, table), broken, config, omitted)
+    folder = _without_extremes(folder, config, omitted)
     sizes = _reduced_sizes(folder, config)
     held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
     if not held and len(folder.names) > CHECKED:
         return folder
-    images = _decode_all(folder, sizes, held, config)
+    images = _recall_or_decode(folder, sizes, held, config)
     damage = "damaged or cut short"
     broken = {
         name: damage for name, image in zip(folder.names, images, strict=True) if image.size == 0
     }
     folder = replace(folder, images=tuple(images) if held else None)
-    return _without(folder, broken, config)
+    return _without(folder, broken, config, omitted)
 
 
-def _without(folder: Folder, broken: Mapping[str, str], config: DataConfig) -> Folder:
+def _without(
+    folder: Folder, broken: Mapping[str, str], config: DataConfig, omitted: LeftOut
+) -> Folder:
     if not broken:
         return folder
     first, why = next(iter(broken.items()))
+    first, why = shorten(os.path.join(folder.root, first)), shorten(why)
     count = f"{len(broken):,} of {len(folder.names):,} files cannot be read"
     if config.on_error == "stop":
         raise UserError(
-            f"image {os.path.join(folder.root, first)} cannot be read: {why} ({count}); "
-            "remove it, or set data.on_error: skip"
+            f"image {first} cannot be read: {why} ({count}); remove it, or set data.on_error: skip"
         )
     if len(broken) == len(folder.names):
-        raise UserError(f"{folder.key} is {folder.root}: {count}, the first, {first}: {why}")
-    logging.warning("%s: %s and are left out; the first, %s: %s", folder.root, count, first, why)
+        root = shorten(folder.root)
+        raise UserError(f"{folder.key} is {root}: {count}, the first, {first}: {why}")
+    for name, why in broken.items():
+        omitted.add(left_out.BROKEN, os.path.join(folder.root, name), why)
     return folder.select(np.array([name not in broken for name in folder.names]))
+
+
+def _without_extremes(folder: Folder, config: DataConfig, omitted: LeftOut) -> Folder:
+    """Leaves out images that are too small or too long to be images of something."""
+    short, long = (function(folder.headers[:, :2], axis=1) for function in (np.min, np.max))
+    small = short < config.min_side
+    too_long = ~small & (long > config.max_aspect * short)
+    for rows, kind in ((small, left_out.SMALL), (too_long, left_out.LONG)):
+        for row in np.flatnonzero(rows):
+            height, width = folder.headers[row, :2]
+            path = os.path.join(folder.root, folder.names[row])
+            omitted.add(kind, path, f"it has {width} x {height} pixels")
+    usable = ~(small | too_long)
+    if not usable.any():
+        raise UserError(
+            f"{folder.key} is {shorten(folder.root)}: none of its {len(usable):,} images is within "
+            f"data.min_side {config.min_side} and data.max_aspect {config.max_aspect:g}; "
+            f"change these keys, or give other images"
+        )
+    return folder if usable.all() else folder.select(usable)
+
+
+def _say_copies(folder: Folder, first: np.ndarray, rule: str) -> None:
+    """Prints how many images are copies of others."""
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    if not len(rows):
+        return
+    elsewhere = sum(
+        _class_of(folder.names[row]) != _class_of(folder.names[first[row]]) for row in rows
+    )
+    several = f"{len(rows):,} images are copies of others"
+    line = "1 image is a copy of another" if len(rows) == 1 else several
+    classes = f", {elsewhere:,} of them in another class" if elsewhere else ""
+    progress.say(f"data: {line}{classes}{rule}")
 
 
 def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
@@ -213,6 +269,24 @@ def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
     scale = (np.array(config.image_size) / folder.headers[:, :2]).max(1) * spare  # [n]
     scale = np.minimum(scale, 1.0)[:, np.newaxis]
     return np.maximum(np.ceil(folder.headers[:, :2] * scale), 1).astype(np.int32)
+
+
+def _recall_or_decode(
+    folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
+) -> list[np.ndarray]:
+    """`_decode_all`, or the same from the user's cache."""
+    kept = sizes if held else np.ones_like(sizes)
+    name = None
+    if config.cache:
+        numbers = (folder.headers, sizes, kept)
+        name = decoded_cache.name_of(folder.names, folder.paths(), numbers, config)
+    images = decoded_cache.load(name, kept) if name else None
+    if images is None:
+        started = time.monotonic()
+        images = _decode_all(folder, sizes, held, config)
+        if name and time.monotonic() - started > decoded_cache.WORTH:
+            decoded_cache.save(name, images)
+    return images
 
 
 def _decode_all(
@@ -237,12 +311,10 @@ def _decode_all(
     return images
 
 
-def _make_split(
-    folder: Folder, class_names: Sequence[str], config: DataConfig
-) -> splits.IndexedSplit:
-    labels = folder.labels(class_names)
+def _make_split(folder: Folder, names: Sequence[str], config: DataConfig) -> splits.IndexedSplit:
+    labels = folder.labels(names)
     if folder.images is None:
-        paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
+        paths = tf.constant([os.fsencode(path) for path in folder.paths()])
         return splits.IndexedSplit(
             size=len(folder.names),
             load=_make_load(folder, labels, config),
@@ -271,7 +343,7 @@ def _make_split(
 
 def _make_load(folder: Folder, labels: np.ndarray, config: DataConfig) -> splits.Load:
     """Returns index -> (image, label), which decodes the file, a JPEG at a reduced size."""
-    paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
+    paths = tf.constant([os.fsencode(path) for path in folder.paths()])
     shrink = folder.headers[:, 0] / _reduced_sizes(folder, config)[:, 0]
     reductions = np.select([shrink >= ratio for ratio in (8, 4, 2)], (8, 4, 2), 1)
     reductions = tf.constant(reductions, tf.int32)
@@ -300,4 +372,4 @@ def _make_load(folder: Folder, labels: np.ndarray, config: DataConfig) -> splits
 
 
 def _class_of(name: str) -> str:
-    return name.split("/")[0] if "/" in name else LOOSE
+    return class_names.clean(name.split("/")[0]) if "/" in name else LOOSE

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from vim_tf.annotations import StrPath
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import hashing, splits
+from vim_tf.data import class_names, held_out, progress, splits
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
 from vim_tf.messages import shorten
@@ -25,9 +25,7 @@ MOST_BYTES = 2**36  # of the values of a gzipped file
 MOST_GROWTH = 200  # values per byte of a gzipped file; MNIST has 5
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
+def make_splits(config: DataConfig) -> splits.Opened:
     """Returns (class names, training split, validation split, tables of files) of IDX files.
 
     Args:
@@ -35,25 +33,34 @@ def make_splits(
             `validation_fraction`.
 
     Raises:
-        UserError: a file is missing or damaged, or images and labels do not fit each other.
+        UserError: a file is missing or damaged, images and labels do not fit each other, or the
+            labels are no numbers of classes.
     """
     assert config.path is not None  # DataConfig checks it
+    what = f"data.path {shorten(config.path)}"
     images, labels = _read_pair(config.path, config.split)
+    numbers = class_names.number_labels(labels, what)
+    progress.say(class_names.describe_numbers(numbers, what))
     if config.validation_split is not None:
-        held_out = _read_pair(config.path, config.validation_split)
+        train = images, labels
+        validation = _read_pair(config.path, config.validation_split)
+        of = f"{config.validation_split} of {what}"
+        class_names.check_labels(validation[1], numbers, of, f"{config.split} of {what}")
     else:
-        names = [f"{config.split}:{index}" for index in range(len(labels))]
-        hashes = hashing.hash_names(tf.constant(names)).numpy()
-        threshold = hashing.validation_threshold(
-            hashes, config.validation_fraction, f"data.path {config.path}"
+        members = held_out.split(
+            [f"{config.split}:{index}" for index in range(len(labels))],
+            labels,
+            config.validation_fraction,
+            what,
         )
-        held_out = images[hashes < threshold], labels[hashes < threshold]
-        images, labels = images[hashes >= threshold], labels[hashes >= threshold]
-    classes = 1 + max(int(labels.max()), int(held_out[1].max()))
-    return (
-        tuple(str(label) for label in range(classes)),
-        _make_split(images, labels),
-        _make_split(*held_out),
+        train, validation = ((images[rows], labels[rows]) for rows in members)
+    names = tuple(str(label) for label in numbers)
+    places = [np.searchsorted(numbers, classes) for _, classes in (train, validation)]
+    progress.say(class_names.describe_thin(names, places[0], places[1]))
+    return splits.Opened(
+        names,
+        _make_split(train[0], places[0]),
+        _make_split(validation[0], places[1]),
         {"path": _table(config)},
     )
 

@@ -63,6 +63,11 @@ class RecordSplit:
         """Returns the file's name and the number of the record in it."""
         return tf.constant("record ") + reference[0]
 
+    def contains(self, files: Iterable[RecordFile]) -> np.ndarray:
+        """Returns [n] bool: which records of `files`, one after the other, the hashes select."""
+        hashes = _hashes(files)
+        return (hashes >= self.hashes[0]) & (hashes < self.hashes[1])
+
     def in_order(self) -> tf.data.Dataset:
         """Returns the data set of (position, (name, record)), each image once."""
         return tf.data.Dataset.range(len(self.files)).flat_map(_plain(self._read)).enumerate()
@@ -145,7 +150,7 @@ def make_split_pair(
     Raises:
         UserError: there are no two records with different hashes.
     """
-    hashes = np.concatenate([hashing.hash_names(file.names()).numpy() for file in files])
+    hashes = _hashes(files)
     threshold = hashing.validation_threshold(hashes, fraction, what)
     held_out = int((hashes < threshold).sum())
     return (
@@ -154,6 +159,10 @@ def make_split_pair(
         ),
         RecordSplit(tuple(files), held_out, (0, threshold), parse, max_pixels),
     )
+
+
+def _hashes(files: Iterable[RecordFile]) -> np.ndarray:
+    return np.concatenate([hashing.hash_names(file.names()).numpy() for file in files])
 
 
 def _name(base: Tensor | str, number: Tensor) -> Tensor:

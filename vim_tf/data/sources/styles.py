@@ -24,9 +24,7 @@ KEYS = {
 _ADVICE = "build it again with python -m vim_tf.data.build_styles"
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], splits.IndexedSplit, splits.IndexedSplit, dict[str, FileTable]]:
+def make_splits(config: DataConfig) -> splits.Opened:
     """Returns (class names, training split, validation split, tables of files).
 
     Args:
@@ -64,7 +62,7 @@ def make_splits(
         raise DamagedError(f"{missing[0]} is missing; {_ADVICE}")
     train, validation = (_read_split(folder, split, about, label) for split in used)
     table = FileTable.of([path.name for path in paths], paths)
-    return tuple(names), train, validation, {"path": table}
+    return splits.Opened(tuple(names), train, validation, {"path": table})
 
 
 def read_about(folder: Path) -> dict[str, Any]:

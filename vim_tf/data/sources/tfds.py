@@ -8,16 +8,13 @@ import tensorflow_datasets as tfds
 
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import image_limits
+from vim_tf.data import image_limits, splits
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
-from vim_tf.fingerprints import FileTable
 from vim_tf.messages import reason_of
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], records.RecordSplit, records.RecordSplit, dict[str, FileTable]]:
+def make_splits(config: DataConfig) -> splits.Opened:
     """Returns (class names, training split, validation split, tables of files) of a tfds data set.
 
     Args:
@@ -53,10 +50,11 @@ def make_splits(
         train, validation = (
             records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
         )
-        return names, train, validation, {"name": records.table_of([*files, *held_out])}
+        tables = {"name": records.table_of([*files, *held_out])}
+        return splits.Opened(names, train, validation, tables)
     what = f"data.name {config.name}"
     pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
-    return names, *pair, {"name": records.table_of(files)}
+    return splits.Opened(names, *pair, {"name": records.table_of(files)})
 
 
 def _open_builder(config: DataConfig) -> tfds.core.DatasetBuilder:

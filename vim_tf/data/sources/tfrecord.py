@@ -7,92 +7,127 @@ states its length, and so does each field of a tf.train.Example.
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
 from vim_tf.annotations import StrPath, Tensor
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import image_limits, progress
+from vim_tf.data import class_names, image_limits, left_out, progress, splits
+from vim_tf.data.left_out import LeftOut
 from vim_tf.data.sources import records
 from vim_tf.errors import UserError
-from vim_tf.fingerprints import FileTable
+from vim_tf.messages import shorten
 
 IMAGE, LABEL, TEXT = "image/encoded", "image/class/label", "image/class/text"
+_NAME = r"tfrecord|-\d{5}-of-\d{5}"
 _THREADS = 8
 _HEADER = 12  # length and its checksum; after the record comes a checksum of 4 bytes
-_MOST_CLASSES = 1_000_000
 
 
-def make_splits(
-    config: DataConfig,
-) -> tuple[tuple[str, ...], records.RecordSplit, records.RecordSplit, dict[str, FileTable]]:
-    """Returns (class names, training split, validation split, tables of files) of TFRecord files.
+@dataclass(frozen=True)
+class _Scanned:
+    """The records of a pattern: their files, and what is known without decoding an image.
 
-    Labels are not changed. If they start at 1, as in the usual ImageNet files, class 0 exists and
-    is empty.
+    Attributes:
+        what: the config key and its value, for messages.
+        files: the files.
+        labels: [n] int64, in the order of the files; None without labels.
+        texts: label -> its text, for labels that have one.
+    """
+
+    what: str
+    files: list[records.RecordFile]
+    labels: np.ndarray | None
+    texts: dict[int, str]
+
+
+def make_splits(config: DataConfig) -> splits.Opened:
+    """Opens TFRecord files, and prints how labels are changed, and which classes are thin.
+
+    Class i has the images of the i-th smallest label, see `class_names.number_labels`.
 
     Args:
         config: reads `path` and `validation_path` (a folder or a glob), `validation_fraction`,
             `on_error` and `image_size`.
 
     Raises:
-        UserError: there is no file, a file is not complete, or a record lacks a key.
+        UserError: there is no file, a file is not complete, a record lacks a key, or the labels
+            are no numbers of classes.
     """
     assert config.path is not None  # DataConfig checks it
-    files, names = _open(config.path, "data.path", config.on_error)
-    max_pixels = image_limits.pixel_limit(config.image_size)
+    omitted = LeftOut()
+    train = _open(config.path, "data.path", config.on_error, omitted)
+    numbers = None
+    if train.labels is not None:
+        numbers = class_names.number_labels(train.labels, train.what)
+        progress.say(class_names.describe_numbers(numbers, train.what))
+    names = () if numbers is None else _class_names(numbers, train.texts)
+    parse, max_pixels = _make_parse(numbers), image_limits.pixel_limit(config.image_size)
     if config.validation_path is None:
-        what = f"data.path {config.path}"
-        parse = _make_parse(labelled=bool(names))
-        pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
-        return names, *pair, {"path": records.table_of(files)}
-    held_out, own_names = _open(config.validation_path, "data.validation_path", config.on_error)
-    if bool(names) != bool(own_names):
-        raise UserError(
-            f"data.path {config.path} has {'' if names else 'no '}labels, but data.validation_path "
-            f"{config.validation_path} has {'' if own_names else 'no '}labels"
+        progress.say(omitted.line())
+        pair = records.make_split_pair(
+            train.files, parse, max_pixels, config.validation_fraction, train.what
         )
-    if len(own_names) > len(names):
+        if numbers is not None and train.labels is not None:
+            held = pair[1].contains(train.files)
+            _say_thin(names, numbers, train.labels[~held], train.labels[held])
+        return splits.Opened(names, *pair, {"path": records.table_of(train.files)}, omitted)
+    key = "data.validation_path"
+    validation = _open(config.validation_path, key, config.on_error, omitted)
+    if (train.labels is None) != (validation.labels is None):
         raise UserError(
-            f"data.validation_path {config.validation_path} has labels up to {len(own_names) - 1}, "
-            f"but those of data.path {config.path} end at {len(names) - 1}"
+            f"{train.what} has {'no ' if numbers is None else ''}labels, but {validation.what} has "
+            f"{'no ' if validation.labels is None else ''}labels"
         )
-    parse = _make_parse(labelled=bool(names))
-    train, validation = (
-        records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
+    if numbers is not None and train.labels is not None and validation.labels is not None:
+        class_names.check_labels(validation.labels, numbers, validation.what, train.what)
+        _say_thin(names, numbers, train.labels, validation.labels)
+    parts = {"path": train.files, "validation_path": validation.files}
+    return splits.Opened(
+        names,
+        records.make_whole_split(train.files, parse, max_pixels),
+        records.make_whole_split(validation.files, parse, max_pixels),
+        {key: records.table_of(part) for key, part in parts.items()},
+        omitted,
     )
-    tables = {"path": files, "validation_path": held_out}
-    return names, train, validation, {key: records.table_of(part) for key, part in tables.items()}
 
 
-def find_files(pattern: str, key: str) -> list[str]:
+def find_files(pattern: str, key: str, omitted: LeftOut) -> list[str]:
     """Returns the sorted paths that `pattern` names.
 
     Args:
         pattern: a glob; or a folder: its files with "tfrecord" or "-00000-of-00008" in their names
-            are used.
+            are used. A path that exists is no glob.
         key: the config key, for errors.
+        omitted: gets the other files of a folder.
 
     Raises:
         UserError: there is no file.
     """
     pattern = os.path.expanduser(pattern)
     if tf.io.gfile.isdir(pattern):
-        names = tf.io.gfile.listdir(pattern)
-        names = [name for name in names if re.search(r"tfrecord|-\d{5}-of-\d{5}", name)]
-        paths = [os.path.join(pattern, name) for name in names]
+        paths = [os.path.join(pattern, name) for name in sorted(tf.io.gfile.listdir(pattern))]
+        for path in paths:
+            if not re.search(_NAME, os.path.basename(path)) and not tf.io.gfile.isdir(path):
+                hidden = os.path.basename(path).startswith(".")
+                kind = left_out.HIDDEN if hidden else left_out.OTHER
+                omitted.add(kind, path, "its name is not that of a TFRecord file")
+        paths = [path for path in paths if re.search(_NAME, os.path.basename(path))]
         wanted = "no file with tfrecord or -00000-of-00000 in its name is in this folder"
     else:
-        paths = tf.io.gfile.glob(pattern)
+        # Brackets in the name of a file are no glob.
+        paths = [pattern] if tf.io.gfile.exists(pattern) else tf.io.gfile.glob(pattern)
         wanted = "no file matches; give a folder or a glob such as /data/train-*"
     paths = sorted(path for path in paths if not tf.io.gfile.isdir(path))
     if not paths:
-        raise UserError(f"{key} is {pattern}: {wanted}")
+        raise UserError(f"{key} is {shorten(pattern)}: {wanted}")
     return paths
 
 
@@ -131,43 +166,52 @@ def scan_file(path: StrPath, on_error: str = "stop") -> list[tuple[int | None, s
     return found
 
 
-def _open(
-    pattern: str, key: str, on_error: str
-) -> tuple[list[records.RecordFile], tuple[str, ...]]:
-    paths = find_files(pattern, key)
+def _open(pattern: str, key: str, on_error: str, omitted: LeftOut) -> _Scanned:
+    paths, what = find_files(pattern, key, omitted), f"{key} {shorten(pattern)}"
     with ThreadPoolExecutor(_THREADS) as pool:
         scans = pool.map(lambda path: scan_file(path, on_error), paths)
         scans = list(progress.report(scans, len(paths), "TFRecord files read for their labels"))
     files = [
         records.RecordFile(path, 0, len(scan)) for path, scan in zip(paths, scans, strict=True)
     ]
-    pairs = {pair for scan in scans for pair in scan}
+    pairs = [pair for scan in scans for pair in scan]
     if not pairs:
-        raise UserError(f"{key} is {pattern}: its TFRecord files hold no records")
-    return files, _class_names(pairs, f"{key} {pattern}")
-
-
-def _class_names(pairs: set[tuple[int | None, str | None]], what: str) -> tuple[str, ...]:
-    labels = {label for label, _ in pairs if label is not None}
+        raise UserError(f"{what}: its TFRecord files hold no records")
+    labels = [label for label, _ in pairs if label is not None]
     if not labels:
-        return ()
-    if any(label is None for label, _ in pairs):
+        return _Scanned(what, files, None, {})
+    if len(labels) < len(pairs):
         raise UserError(f"{what}: some records have {LABEL}, others do not; all must, or none")
-    if min(labels) < 0 or max(labels) >= _MOST_CLASSES:
-        wrong = min(labels) if min(labels) < 0 else max(labels)
-        raise UserError(f"{what}: {LABEL} {wrong} is out of range; labels count from 0 or from 1")
-    texts = {label: text for label, text in sorted(pairs, key=str) if text}
-    return tuple(texts.get(label, str(label)) for label in range(max(labels) + 1))
+    texts = {
+        label: text for label, text in sorted(set(pairs), key=str) if text and label is not None
+    }
+    return _Scanned(what, files, np.array(labels, np.int64), texts)
 
 
-def _make_parse(labelled: bool) -> records.Parse:
+def _class_names(numbers: np.ndarray, texts: Mapping[int, str]) -> tuple[str, ...]:
+    return tuple(texts.get(label, str(label)) for label in numbers.tolist())
+
+
+def _say_thin(
+    names: Sequence[str], numbers: np.ndarray, train: np.ndarray, validation: np.ndarray
+) -> None:
+    places = (np.searchsorted(numbers, labels) for labels in (train, validation))
+    progress.say(class_names.describe_thin(names, *places))
+
+
+def _make_parse(numbers: np.ndarray | None) -> records.Parse:
+    """Returns the function record -> (encoded image, class); `numbers` are the classes' labels."""
     features = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
-    if labelled:
-        features[LABEL] = tf.io.FixedLenFeature([], tf.int64)
+    if numbers is None:
+        return lambda record: (tf.io.parse_single_example(record, features)[IMAGE], tf.constant(0))
+    features[LABEL] = tf.io.FixedLenFeature([], tf.int64)
+    table = np.zeros(int(numbers[-1]) + 1, np.int32)
+    table[numbers] = np.arange(len(numbers))
+    table = tf.constant(table)
 
     def parse(record: Tensor) -> tuple[Tensor, Tensor]:
         example = tf.io.parse_single_example(record, features)
-        return example[IMAGE], tf.cast(example.get(LABEL, 0), tf.int32)
+        return example[IMAGE], tf.gather(table, example[LABEL])
 
     return parse
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vim_tf.data import hashing, progress
+from vim_tf.data.class_names import natural_order
 from vim_tf.data.styles import concepts, rendering
 from vim_tf.data.styles.sets import DrawingSet
 
@@ -60,8 +61,8 @@ class Table:
     merged: int = 0
 
     def class_names(self, key: str) -> list[str]:
-        """Returns the sorted classes of one of `LABELS`; [] if not all images have one."""
-        names = sorted({row.label(key) for row in self.rows})
+        """Returns the classes of one of `LABELS`, in natural order; [] if some image has none."""
+        names = list(natural_order({row.label(key) for row in self.rows}))
         return [] if "" in names else names
 
 
