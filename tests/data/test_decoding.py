@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import decoding, image_headers
+from vim_tf.data import decoding, image_headers, pillow_decoding
 from vim_tf.data.sources import folder as folder_source
 
 
@@ -159,7 +159,7 @@ def test_rubbish_is_an_error_of_tensorflow_and_of_pillow(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decoding.decode_image(tf.constant(data))
     with pytest.raises(OSError):
-        image_headers.decode_with_pillow(data)
+        pillow_decoding.decode_with_pillow(data)
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
@@ -320,9 +320,9 @@ def test_a_jpeg_of_very_many_scans_is_refused(decode, monkeypatch):
     last = data[data.rindex(b"\xff\xda") : -2]
     few, many = (data[:-2] + last * times + data[-2:] for times in (90, 95))
     for accepted in (few, encode((60, 50), "JPEG") + b"\xff\xda" * 200):
-        assert image_headers.decode_with_pillow(accepted).shape == (50, 60, 3)
+        assert pillow_decoding.decode_with_pillow(accepted).shape == (50, 60, 3)
     with pytest.raises(OSError, match="a JPEG of more than 100 scans"):
-        image_headers.decode_with_pillow(many)
+        pillow_decoding.decode_with_pillow(many)
     # Small images are decoded quickly, whatever the number of scans.
     assert decode(many).shape == (50, 60, 3)
     monkeypatch.setattr(decoding, "_SMALL", 2_999)

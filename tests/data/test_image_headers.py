@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vim_tf.data import image_headers
+from vim_tf.data import image_headers, pillow_decoding
 from vim_tf.data.image_limits import LEAST
 
 LIMIT = 10_000
@@ -71,8 +71,8 @@ def test_pillow_does_not_decode_what_is_above_the_limit(kind):
     options = {"progressive": True} if kind == "progressive" else {}
     data = encode("L", (101, 100), "JPEG" if options else kind, **options)
     with pytest.raises(OSError, match="101 x 100 pixels is above the limit of 10,000 pixels"):
-        image_headers.decode_with_pillow(data, LIMIT)
-    assert image_headers.decode_with_pillow(data, LIMIT + 100).shape == (100, 101, 3)
+        pillow_decoding.decode_with_pillow(data, LIMIT)
+    assert pillow_decoding.decode_with_pillow(data, LIMIT + 100).shape == (100, 101, 3)
 
 
 @pytest.mark.parametrize(("width", "ratio"), [(100, 1), (101, 2), (201, 4), (401, 8)])
@@ -80,14 +80,14 @@ def test_pillow_decodes_a_jpeg_above_the_limit_smaller(width, ratio):
     image = np.array(Image.linear_gradient("L").resize((width, 100)))
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=98)
-    got = image_headers.decode_with_pillow(
+    got = pillow_decoding.decode_with_pillow(
         file.getvalue(), LIMIT if ratio == 1 else 100 * width // 2
     )
     ratio = 1 if ratio == 1 else 2
     assert got.shape == (100 // ratio, -(-width // ratio), 3)
     if ratio == 1:
         np.testing.assert_allclose(got[..., 0].astype(int), image, atol=2)
-    smallest = image_headers.decode_with_pillow(file.getvalue(), 13 * -(-width // 8))
+    smallest = pillow_decoding.decode_with_pillow(file.getvalue(), 13 * -(-width // 8))
     assert smallest.shape == (13, -(-width // 8), 3)
 
 
@@ -116,8 +116,8 @@ def test_tiles_give_the_pixels_of_the_whole(monkeypatch, mode, transparency):
     white = Image.new("RGBA", whole.size, "white")
     expected = np.array(Image.alpha_composite(white, whole).convert("RGB"))
     for tile in (1024, 16):
-        monkeypatch.setattr(image_headers, "_TILE", tile)
-        np.testing.assert_array_equal(image_headers.decode_with_pillow(file.getvalue()), expected)
+        monkeypatch.setattr(pillow_decoding, "_TILE", tile)
+        np.testing.assert_array_equal(pillow_decoding.decode_with_pillow(file.getvalue()), expected)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (300, 7), (16_383, 2)])

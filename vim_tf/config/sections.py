@@ -51,6 +51,7 @@ class DataConfig:
     image_size: tuple[int, int] = (256, 256)  # height, width; one number means a square
     batch_size: int = 256  # global: over all replicas
     on_error: Literal["stop", "skip"] = "stop"  # what to do with an image that cannot be read
+    convert_profiles: bool = True  # convert colours to sRGB as an image's ICC profile says
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
 """Encoded images -> [h, w, 3] uint8, in TensorFlow operations.
 
-TensorFlow's decoders ignore EXIF orientation, put no background under transparent images, give
-wrong alpha for PNG of fewer than 8 bits, read the palette indices of BMP as grey, paint
-transparent GIF pixels black, and decode every frame of an animation. Pillow decodes the images
-that they get wrong.
+TensorFlow's decoders ignore EXIF orientation and colour profiles, put no background under
+transparent images, give wrong alpha for PNG of fewer than 8 bits, read the palette indices of BMP
+as grey, paint transparent GIF pixels black, and decode every frame of an animation. Pillow decodes
+the images that they get wrong; `image_headers` says which.
 
 The size is read from the bytes that the decoder gets, and compared with a limit before it runs: no
 header of a record was read earlier, and a file may have changed since then.
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.annotations import Tensor
-from vim_tf.data import image_headers, image_limits
+from vim_tf.data import image_headers, image_limits, jpeg_damage, pillow_decoding
 
 _SMALL = 1 << 22  # pixels; a larger JPEG is inspected before it is decoded
 _AT_A_TIME = 1 << 18  # pixels put on white at once; their temporaries take 5 MB
@@ -25,9 +25,11 @@ _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # only the first chunk has the si
 def decode_image(
     data: Tensor, reduction: Tensor | int = 1, max_pixels: int = image_limits.LEAST
 ) -> Tensor:
-    """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP image, put on white where transparent.
+    """Decodes an image whose header says that it is plain: the fast path.
 
-    16-bit channels lose their lower byte, grey is repeated, and CMYK is converted.
+    JPEG, PNG and WebP are decoded by TensorFlow, other formats by Pillow. Transparent images are
+    put on white, but transparent colours of a PNG (tRNS) and colour profiles are ignored. 16-bit
+    channels lose their lower byte, grey is repeated, and CMYK is converted.
 
     Args:
         data: scalar string, the encoded image.
@@ -64,22 +66,106 @@ def decode_image(
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_by_pillow(data: Tensor, max_pixels: Tensor | int, reduction: Tensor | int = 1) -> Tensor:
-    """`image_headers.decode_with_pillow` as an operation, with the errors of `decode_image`."""
+def decode_oriented(data: Tensor, max_pixels: int, convert_profiles: bool = True) -> Tensor:
+    """Decodes an image whose header was not read before: any format, turned as EXIF says.
 
-    def decode(data: bytes, max_pixels: np.integer, reduction: np.integer) -> np.ndarray:
+    Args:
+        data: scalar string, the encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
+        convert_profiles: whether colours are converted to sRGB as the colour profile says.
+
+    Returns:
+        [h, w, 3] uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: see `decode_image`.
+    """
+    found = tf.numpy_function(image_headers.inspect, [data, convert_profiles], tf.int64)
+    decoder, orientation = tf.unstack(tf.cast(tf.ensure_shape(found, [2]), tf.int32))
+    image = decode_as(decoder, data, max_pixels, convert_profiles=convert_profiles)
+    return tf.cond(orientation == 1, lambda: image, lambda: orient(image, orientation))
+
+
+def decode_as(
+    decoder: Tensor,
+    data: Tensor,
+    max_pixels: int,
+    reduction: Tensor | int = 1,
+    convert_profiles: bool = True,
+) -> Tensor:
+    """Decodes an image as its header says; it is not turned.
+
+    Args:
+        decoder: int32 scalar, see `image_headers.Header`.
+        data: scalar string, the encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
+        reduction: as in `decode_image`.
+        convert_profiles: whether colours are converted to sRGB as the colour profile says.
+
+    Returns:
+        [h, w, 3] uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: see `decode_image`.
+    """
+    branches = {
+        image_headers.PLAIN: lambda: decode_image(data, reduction, max_pixels),
+        image_headers.BY_PILLOW: lambda: decode_by_pillow(
+            data, max_pixels, reduction, convert_profiles
+        ),
+        image_headers.TRANSPARENT_PNG: lambda: decode_png(
+            _within(data, png_size(data), max_pixels), tf.constant(True)
+        ),
+    }
+    return tf.ensure_shape(tf.switch_case(decoder, branches), [None, None, 3])
+
+
+def decode_by_pillow(
+    data: Tensor,
+    max_pixels: Tensor | int,
+    reduction: Tensor | int = 1,
+    convert_profiles: Tensor | bool = True,
+) -> Tensor:
+    """`pillow_decoding.decode_with_pillow` as an operation, with the errors of `decode_image`."""
+
+    def decode(
+        data: bytes, max_pixels: np.integer, reduction: np.integer, convert_profiles: np.bool_
+    ) -> np.ndarray:
         try:
-            return image_headers.decode_with_pillow(data, int(max_pixels), int(reduction))
+            return pillow_decoding.decode_with_pillow(
+                data, int(max_pixels), int(reduction), bool(convert_profiles)
+            )
         except Exception:  # Pillow raises many kinds for damaged files
             return np.zeros([0, 0, 3], np.uint8)
 
-    image = tf.numpy_function(decode, [data, max_pixels, reduction], tf.uint8)
+    image = tf.numpy_function(decode, [data, max_pixels, reduction, convert_profiles], tf.uint8)
     image = tf.ensure_shape(image, [None, None, 3])
     failure = tf.debugging.Assert(
         tf.size(image) > 0, ["not an image, or above the limit of pixels"]
     )
     with tf.control_dependencies([failure]):
         return tf.identity(image)
+
+
+def find_damage(data: Tensor) -> Tensor:
+    """Returns what is wrong with the pixels of a JPEG, "damaged: " and libjpeg's words.
+
+    Args:
+        data: scalar string, an encoded image.
+
+    Returns:
+        scalar string; "" for a whole JPEG and for other formats.
+    """
+
+    def find(data: bytes) -> bytes:
+        words = jpeg_damage.find_damage(data)
+        return f"damaged: {words}".encode() if words else b""
+
+    def check() -> Tensor:
+        return tf.ensure_shape(tf.numpy_function(find, [data], tf.string, stateful=False), [])
+
+    is_jpeg = tf.strings.substr(data, 0, 2) == b"\xff\xd8"
+    return tf.cond(is_jpeg, check, lambda: tf.constant(""))
 
 
 # Traced once per process.
@@ -205,14 +291,21 @@ def decode_jpeg(data: Tensor, reduction: Tensor | int = 1) -> Tensor:
     )
 
 
-def decode_png(data: Tensor) -> Tensor:
-    """Decodes a PNG file, put on white where it has an alpha channel: [h, w, 3] uint8."""
-    # Colour types 4 and 6 have an alpha channel. The others are decoded without one: for fewer than
-    # 8 bits TensorFlow would fill it with the largest value of that many bits. The padding lets
-    # strings that are too short to be images fail in the decoder.
+def decode_png(data: Tensor, transparent: Tensor | None = None) -> Tensor:
+    """Decodes a PNG file, put on white where it is transparent: [h, w, 3] uint8.
+
+    Args:
+        data: scalar string, the file.
+        transparent: bool scalar, whether it has a tRNS chunk, see `png_chunks.find_chunks`; None
+            ignores such chunks.
+    """
+    # Colour types 4 and 6 have an alpha channel. Files without one and without tRNS are decoded
+    # without it: for fewer than 8 bits TensorFlow would fill it with the largest value of that many
+    # bits. The padding lets strings that are too short to be images fail in the decoder.
     head = tf.strings.substr(data, 0, 32) + b"\0" * 32
+    has_alpha = _has_bits(head, 25, 4)
     return tf.cond(
-        _has_bits(head, 25, 4),
+        has_alpha if transparent is None else has_alpha | transparent,
         lambda: put_on_white(tf.io.decode_png(data, channels=4)),
         lambda: tf.io.decode_png(data, channels=3),
     )

@@ -22,7 +22,8 @@ def make_splits(
 
     Args:
         config: reads `name`, `path` (the data_dir), `split` and `validation_split` (names or slices
-            such as "train[:90%]"), `validation_fraction` and `image_size`.
+            such as "train[:90%]"), `validation_fraction`, `convert_profiles` and
+            `image_size`.
 
     Raises:
         UserError: the data set is unknown or not prepared, or it has no such split or no feature
@@ -51,11 +52,13 @@ def make_splits(
     if config.validation_split is not None:
         held_out = _files(builder, config.validation_split, "data.validation_split")
         train, validation = (
-            records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
+            records.make_whole_split(part, parse, max_pixels, config.convert_profiles) for part in (files, held_out)
         )
         return names, train, validation, {"name": records.table_of([*files, *held_out])}
     what = f"data.name {config.name}"
-    pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
+    pair = records.make_split_pair(
+        files, parse, max_pixels, config.validation_fraction, what, config.convert_profiles
+    )
     return names, *pair, {"name": records.table_of(files)}
 
 

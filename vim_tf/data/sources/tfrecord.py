@@ -38,7 +38,7 @@ def make_splits(
 
     Args:
         config: reads `path` and `validation_path` (a folder or a glob), `validation_fraction`,
-            `on_error` and `image_size`.
+            `on_error`, `convert_profiles` and `image_size`.
 
     Raises:
         UserError: there is no file, a file is not complete, or a record lacks a key.
@@ -49,7 +49,9 @@ def make_splits(
     if config.validation_path is None:
         what = f"data.path {config.path}"
         parse = _make_parse(labelled=bool(names))
-        pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
+        pair = records.make_split_pair(
+            files, parse, max_pixels, config.validation_fraction, what, config.convert_profiles
+        )
         return names, *pair, {"path": records.table_of(files)}
     held_out, own_names = _open(config.validation_path, "data.validation_path", config.on_error)
     if bool(names) != bool(own_names):
@@ -64,7 +66,7 @@ def make_splits(
         )
     parse = _make_parse(labelled=bool(names))
     train, validation = (
-        records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
+        records.make_whole_split(part, parse, max_pixels, config.convert_profiles) for part in (files, held_out)
     )
     tables = {"path": files, "validation_path": held_out}
     return names, train, validation, {key: records.table_of(part) for key, part in tables.items()}
