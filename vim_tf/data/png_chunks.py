@@ -16,8 +16,6 @@ from vim_tf.annotations import Tensor
 CHUNKS = 1000
 _FIRST = 8  # bytes before the first chunk
 _HEAD = 8  # bytes of a chunk before its content: length and kind
-# Lengths of tRNS for grey and for RGB; for palettes it has a byte an entry.
-_KEY_LENGTHS = {0: 2, 2: 6}
 
 
 def find_chunks(data: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +30,10 @@ def find_chunks(data: Tensor) -> tuple[Tensor, Tensor]:
         tRNS chunk before the pixels.
     """
     end = tf.strings.length(data)
-    color = tf.cast(tf.io.decode_raw(tf.strings.substr(data + b"\0" * 32, 25, 1), tf.uint8)[0], "i4")
+    head = tf.strings.substr(data, 0, 32) + b"\0" * 32
+    color = tf.io.decode_raw(tf.strings.substr(head, 25, 1), tf.uint8)[0]
+    # A key for grey and for RGB; for palettes tRNS has a byte an entry.
+    key_length = tf.where(color == 0, 2, tf.where(color == 2, 6, 0))
 
     def read(place: Tensor | int) -> tuple[Tensor, Tensor]:
         head = tf.strings.substr(data, tf.minimum(place, end), _HEAD) + b"\0" * _HEAD
@@ -45,10 +46,7 @@ def find_chunks(data: Tensor) -> tuple[Tensor, Tensor]:
         return (length >= 0) & (length < end - place) & (kind != b"IEND") & (count < CHUNKS)
 
     def step(place, length, kind, exif, transparent, pixels, count):
-        fits = tf.case(
-            [(color == kind, lambda n=n: length == n) for kind, n in _KEY_LENGTHS.items()],
-            default=lambda: (color == 3) & (length > 0) & (length <= 256),
-        )
+        fits = tf.where(color == 3, length <= 256, length == key_length) & (length > 0)
         following = place + _HEAD + length + 4  # the last four are a checksum
         return (
             following,
