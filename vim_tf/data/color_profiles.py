@@ -67,16 +67,16 @@ def read_profile(image: Image.Image) -> Profile:
         if key not in _known:
             if len(_known) >= _KEPT:
                 _known.clear()
-            try:
-                _known[key] = _make(content, image.mode)
-            except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-                _known[key] = Profile(DAMAGED)
+            _known[key] = _make(content, image.mode)
         return _known[key]
 
 
 def _make(content: bytes, mode: str) -> Profile:
-    source = ImageCms.ImageCmsProfile(io.BytesIO(content))
-    space = source.profile.xcolor_space.strip()
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        space = source.profile.xcolor_space.strip()
+    except (ImageCms.PyCMSError, OSError, ValueError, UnicodeDecodeError):
+        return Profile(DAMAGED)
     if mode in _NOT_RGB:
         allowed = {mode}
     else:
@@ -85,7 +85,10 @@ def _make(content: bytes, mode: str) -> Profile:
         return Profile(DAMAGED)
     # Grey images with a profile of RGB are converted as RGB images of equal channels.
     modes = {"RGB": ("RGBA", "RGBA"), "GRAY": ("L", "RGB"), "CMYK": ("CMYK", "RGB")}[space]
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), *modes)
+    try:
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), *modes)
+    except ImageCms.PyCMSError:  # it lacks a table or a curve
+        return Profile(DAMAGED)
     if space != "CMYK" and _is_identity(transform, space):
         return Profile(NONE)
     return Profile(CONVERTED, space, transform)
@@ -98,7 +101,8 @@ def _is_identity(transform: ImageCms.ImageCmsTransform, space: str) -> bool:
         before = before[..., np.newaxis]
     else:
         levels = np.linspace(0, 255, _GRID).round().astype(np.uint8)
-        before = np.stack(np.meshgrid(levels, levels, levels, [255]), -1).reshape(_GRID, -1, 4)
+        grid = np.meshgrid(levels, levels, levels, np.uint8([255]))
+        before = np.stack(grid, -1).reshape(_GRID, -1, 4)
         after = np.asarray(_apply(transform, Image.fromarray(before)))
     return int(np.abs(after.astype(int) - before).max()) <= _LEVEL
 

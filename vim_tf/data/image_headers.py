@@ -205,11 +205,11 @@ def _needs_pillow(image: Image.Image) -> bool:
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns it while decoding
-    if image.format == "PNG" and "exif" not in image.info:
+    if image.format == "PNG" and not image.info.get("exif"):
         _read_late_exif(image)
-    if not any(key in image.info for key in _WITH_METADATA):
+    if not any(image.info.get(key) for key in _WITH_METADATA):
         return 1
-    if "exif" in image.info:
+    if image.info.get("exif"):
         image.info["exif"] = image.info["exif"][:_EXIF]
     try:
         # Not the method of PngImageFile, which would decode the whole image to look for EXIF.
