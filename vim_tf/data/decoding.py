@@ -23,7 +23,7 @@ _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # only the first chunk has the si
 
 
 def decode_image(
-    data: Tensor, reduction: Tensor | int = 1, max_pixels: int = image_limits.LEAST
+    data: Tensor, reduction: Tensor | int = 1, max_pixels: Tensor | int = image_limits.LEAST
 ) -> Tensor:
     """Decodes an image whose header says that it is plain: the fast path.
 
@@ -53,7 +53,9 @@ def decode_image(
 
     def decode_jpeg_within() -> Tensor:
         pixels = tf.reduce_prod(jpeg_size(data))
-        small = pixels <= min(_SMALL, max_pixels)
+        small = pixels <= _SMALL
+        if not isinstance(max_pixels, int) or max_pixels < _SMALL:
+            small &= pixels <= tf.cast(max_pixels, tf.int64)
         return tf.cond(small, lambda: decode_jpeg(data, reduction), lambda: decode_other(pixels))
 
     image = tf.case(
@@ -81,17 +83,21 @@ def decode_oriented(data: Tensor, max_pixels: int, convert_profiles: bool = True
         tf.errors.InvalidArgumentError: see `decode_image`.
     """
     found = tf.numpy_function(image_headers.inspect, [data, convert_profiles], tf.int64)
-    decoder, orientation = tf.unstack(tf.cast(tf.ensure_shape(found, [2]), tf.int32))
-    image = decode_as(decoder, data, max_pixels, convert_profiles=convert_profiles)
-    return tf.cond(orientation == 1, lambda: image, lambda: orient(image, orientation))
+    found = tf.ensure_shape(found, [])
+
+    def decode_unusual() -> Tensor:
+        return _decode_unusual(data, tf.stack([found, max_pixels, int(convert_profiles)]))
+
+    image = tf.cond(found == 1, lambda: decode_image(data, 1, max_pixels), decode_unusual)
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 def decode_as(
     decoder: Tensor,
     data: Tensor,
-    max_pixels: int,
+    max_pixels: Tensor | int,
     reduction: Tensor | int = 1,
-    convert_profiles: bool = True,
+    convert_profiles: Tensor | bool = True,
 ) -> Tensor:
     """Decodes an image as its header says; it is not turned.
 
@@ -108,16 +114,14 @@ def decode_as(
     Raises:
         tf.errors.InvalidArgumentError: see `decode_image`.
     """
-    branches = {
-        image_headers.PLAIN: lambda: decode_image(data, reduction, max_pixels),
-        image_headers.BY_PILLOW: lambda: decode_by_pillow(
-            data, max_pixels, reduction, convert_profiles
-        ),
-        image_headers.TRANSPARENT_PNG: lambda: decode_png(
-            _within(data, png_size(data), max_pixels), tf.constant(True)
-        ),
-    }
-    return tf.ensure_shape(tf.switch_case(decoder, branches), [None, None, 3])
+    numbers = (decoder, max_pixels, reduction, convert_profiles)
+
+    def decode_special() -> Tensor:
+        return _decode_special(data, tf.stack([tf.cast(number, tf.int64) for number in numbers]))
+
+    plain = decoder == image_headers.PLAIN
+    image = tf.cond(plain, lambda: decode_image(data, reduction, max_pixels), decode_special)
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 def decode_by_pillow(
@@ -264,7 +268,46 @@ def _decode_other(data: Tensor, numbers: Tensor) -> Tensor:
     return tf.switch_case(tf.cast(decoder, tf.int32), branches)
 
 
-def _within(data: Tensor, size: Tensor, max_pixels: int) -> Tensor:
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int64)],
+    autograph=False,
+    experimental_attributes={"_noinline": True},  # as `_decode_other`
+)
+def _decode_special(data: Tensor, numbers: Tensor) -> Tensor:
+    """Decodes an image that is not plain.
+
+    Args:
+        data: scalar string, the encoded image.
+        numbers: [4] int64: the decoder, limit of pixels, reduction, 1 to convert colour profiles.
+    """
+    decoder, max_pixels, reduction, convert = tf.unstack(numbers)
+    return tf.cond(
+        decoder == image_headers.TRANSPARENT_PNG,
+        lambda: decode_png(_within(data, png_size(data), max_pixels), tf.constant(True)),
+        lambda: decode_by_pillow(data, max_pixels, reduction, convert == 1),
+    )
+
+
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([3], tf.int64)],
+    autograph=False,
+    experimental_attributes={"_noinline": True},  # as `_decode_other`
+)
+def _decode_unusual(data: Tensor, numbers: Tensor) -> Tensor:
+    """Decodes and turns an image that is not plain or not upright.
+
+    Args:
+        data: scalar string, the encoded image.
+        numbers: [3] int64: the answer of `image_headers.inspect`, limit of pixels, 1 to convert
+            colour profiles.
+    """
+    found, max_pixels, convert = tf.unstack(numbers)
+    found = tf.cast(found, tf.int32)
+    image = decode_as(found // 10, data, max_pixels, 1, convert == 1)
+    return orient(image, found % 10)
+
+
+def _within(data: Tensor, size: Tensor, max_pixels: Tensor | int) -> Tensor:
     """Returns `data` if `size` [2] int64 is of 1 to `max_pixels` pixels; fails otherwise.
 
     Decoders wait for the returned data, so they start after the check.

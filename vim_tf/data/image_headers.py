@@ -74,21 +74,21 @@ def read_headers(
     return [_read_header(path, max_pixels, whole, convert_profiles) for path in paths]
 
 
-def inspect(data: bytes, convert_profiles: bool = True) -> np.ndarray:
-    """Returns [decoder, orientation] of an encoded image, [2] int64, as in its `Header`.
+def inspect(data: bytes, convert_profiles: bool = True) -> np.int64:
+    """Returns 10 * decoder + orientation of an encoded image, as in its `Header`, as int64.
 
     It does not check sizes, because the decoders do. A damaged header gives a decoder that fails.
     """
     if _is_plain(data):
-        return np.array([PLAIN, 1])
+        return np.int64(10 * PLAIN + 1)
     try:
         with image_formats.open_image(io.BytesIO(data)) as image:
             header = _header_of(image, convert_profiles)
     except Exception:  # Pillow raises many kinds for damaged headers
-        return np.array([BY_PILLOW, 1])
+        return np.int64(10 * BY_PILLOW + 1)
     if header.profile == color_profiles.DAMAGED:
         _count_damaged_profile()
-    return np.array([header.decoder, header.orientation])
+    return np.int64(10 * header.decoder + header.orientation)
 
 
 def describe_profiles(profiles: Sequence[int] | np.ndarray, names: Sequence[str]) -> str | None:
@@ -236,8 +236,7 @@ def _is_plain(data: bytes) -> bool:
     if data[:4] == b"\x89PNG":
         kinds = [*png_chunks.file_chunks(io.BytesIO(data))]
         return not any(
-            kind in _PNG_METADATA
-            or (kind in _PNG_TEXTS and _PNG_TEXT_METADATA.match(data, place))
+            kind in _PNG_METADATA or (kind in _PNG_TEXTS and _PNG_TEXT_METADATA.match(data, place))
             for kind, place, _ in kinds
         )
     if data[8:12] == b"WEBP":

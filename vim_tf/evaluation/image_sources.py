@@ -140,9 +140,7 @@ class FolderImages:
                     f"{first.height} x {first.width} and {name} is {header.height} x "
                     f"{header.width}; give image_size to resize and crop all to one"
                 )
-        about = image_headers.describe_profiles(
-            [header.profile for header in headers], self._names
-        )
+        about = image_headers.describe_profiles([header.profile for header in headers], self._names)
         if about:
             logging.warning("%s %s: %s", argument, path, about)
         self.count = len(self._names)

@@ -178,9 +178,7 @@ def open_folder(path: str, key: str, config: DataConfig) -> Folder:
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about unusual metadata
         results = progress.report(
-            itertools.chain.from_iterable(
-                pool.map(read, chunks)
-            ),
+            itertools.chain.from_iterable(pool.map(read, chunks)),
             len(paths),
             "images checked",
         )

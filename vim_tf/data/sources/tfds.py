@@ -52,7 +52,8 @@ def make_splits(
     if config.validation_split is not None:
         held_out = _files(builder, config.validation_split, "data.validation_split")
         train, validation = (
-            records.make_whole_split(part, parse, max_pixels, config.convert_profiles) for part in (files, held_out)
+            records.make_whole_split(part, parse, max_pixels, config.convert_profiles)
+            for part in (files, held_out)
         )
         return names, train, validation, {"name": records.table_of([*files, *held_out])}
     what = f"data.name {config.name}"

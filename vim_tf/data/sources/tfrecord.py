@@ -66,7 +66,8 @@ def make_splits(
         )
     parse = _make_parse(labelled=bool(names))
     train, validation = (
-        records.make_whole_split(part, parse, max_pixels, config.convert_profiles) for part in (files, held_out)
+        records.make_whole_split(part, parse, max_pixels, config.convert_profiles)
+        for part in (files, held_out)
     )
     tables = {"path": files, "validation_path": held_out}
     return names, train, validation, {key: records.table_of(part) for key, part in tables.items()}
