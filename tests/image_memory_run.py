@@ -22,7 +22,7 @@ import tensorflow as tf
 from PIL import Image
 
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import decoding, image_headers
+from vim_tf.data import decoding, pillow_decoding
 from vim_tf.data.image_limits import LEAST
 from vim_tf.data.sources import folder
 from vim_tf.errors import UserError
@@ -95,7 +95,7 @@ def decode_all(by):
             decoding.decode_image, input_signature=[tf.TensorSpec([], tf.string)], autograph=False
         )
     else:
-        decode = image_headers.decode_with_pillow
+        decode = pillow_decoding.decode_with_pillow
     files = all_files()
     decode(png((8, 8), 6))  # loads libraries that are loaded once
     grown, found = start_counting(), {}

@@ -11,7 +11,7 @@ could not be decoded.
 import tensorflow as tf
 
 from vim_tf.annotations import Tensor
-from vim_tf.data import decoding, exif, image_limits, jpeg_markers, transforms
+from vim_tf.data import decoding, exif, image_limits, jpeg_markers, png_chunks, transforms
 
 DECODED_AT_A_TIME = 2  # rows of a request; a server with more cores answers more requests at once
 # At most, kept for later included: 7 for a PNG, 9 to 12 for a progressive JPEG, by its channels.
@@ -29,14 +29,15 @@ def prepare_images(
     """Decodes images of any size, resizes and centre-crops them.
 
     Large JPEG files are decoded at 1/2, 1/4 or 1/8 of their size, never below twice the target, as
-    a folder of images is for training. EXIF orientation is applied.
+    a folder of images is for training. EXIF orientation and transparency are applied as there.
+    Colour profiles and an orientation that only XMP states are not.
 
     Args:
         image_bytes: [B] string, each a JPEG or PNG file.
         size: (H, W) of the target.
         max_pixels: images of more pixels, by their header, are refused before they are decoded. A
-            JPEG counts at its reduced size, its own bounded by `image_limits.MOST`; one whose
-            coefficients a decoder holds all at once (progressive) counts at its own size.
+            JPEG counts at its reduced size; one whose coefficients a decoder holds all at once
+            (progressive) counts at its own size.
 
     Returns:
         (images [B,H,W,3] float32 in [-1,1], errors [B] string). An error is empty where the image
@@ -82,18 +83,25 @@ def _prepare(data, size, max_pixels):
     )
     buffered = is_jpeg & jpeg_markers.is_buffered(data, frame, scan)
     # All coefficients of a progressive file are held at its full size.
-    reducible = is_jpeg & ~buffered & (ratio > 1) & (ratio <= _RATIOS[-1])
-    limit = tf.where(reducible, *(tf.cast(n, tf.int64) for n in (image_limits.MOST, max_pixels)))
+    reducible = is_jpeg & ~buffered & (ratio <= _RATIOS[-1])
     pixels = tf.reduce_prod(image_size)
+    length = tf.cast(tf.strings.length(data), tf.int64)
+    possible = tf.maximum(length * image_limits.JPEG_PIXELS_PER_BYTE, image_limits.MOST)
     error = tf.case(
         [
             (~(is_jpeg | is_png), lambda: tf.constant("image_bytes is neither JPEG nor PNG")),
             (pixels == 0, lambda: tf.constant(UNDECODABLE)),
-            (pixels > limit, lambda: _too_large(image_size, limit, max_pixels)),
+            (~reducible & (pixels > max_pixels), lambda: _too_large(image_size, max_pixels)),
+            (pixels > possible, lambda: tf.constant(UNDECODABLE)),
             (~jpeg_markers.has_few_scans(data, buffered), lambda: tf.constant(_TOO_MANY_SCANS)),
         ],
         default=lambda: tf.constant(""),
     )
+
+    def decode_png():
+        exif_of_png, transparent = png_chunks.find_chunks(data)
+        pixels = decoding.decode_png(data, transparent)
+        return decoding.orient(pixels, exif.orientation_at(data, exif_of_png))
 
     def decode():
         shrink = tf.reduce_min(image_size / (2 * tf.constant(size, tf.int64)))
@@ -103,7 +111,7 @@ def _prepare(data, size, max_pixels):
             lambda: decoding.orient(
                 decoding.decode_jpeg(data, reduction), exif.jpeg_orientation(data, exif_place)
             ),
-            lambda: decoding.decode_png(data),
+            decode_png,
         )
         return transforms.transform_for_evaluation(image, size)
 
@@ -129,10 +137,9 @@ def _reduction(shrink):
     return tf.reduce_max(tf.where(fits, ratios, 1))
 
 
-def _too_large(size, limit, max_pixels):
-    allowed = tf.where(limit == max_pixels, f"{max_pixels:,}", f"{image_limits.MOST:,}")
+def _too_large(size, max_pixels):
     height, width = (tf.strings.as_string(number) for number in (size[0], size[1]))
     return tf.strings.join(
-        ["image_bytes is an image of ", height, " x ", width, " pixels; at most ", allowed]
+        ["image_bytes is an image of ", height, " x ", width, f" pixels; at most {max_pixels:,}"]
         + [" are decoded; make it smaller"]
     )

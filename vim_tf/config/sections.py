@@ -54,6 +54,7 @@ class DataConfig:
     min_side: int = 2  # folder: images of a shorter side are left out, such as single pixels
     max_aspect: float = 20.0  # folder: images whose sides differ by a larger factor are left out
     cache: bool = True  # folder: keep decoded images in ~/.cache/vim_tf between runs
+    convert_profiles: bool = True  # convert colours to sRGB as an image's ICC profile says
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
 """Encoded images -> [h, w, 3] uint8, in TensorFlow operations.
 
-TensorFlow's decoders ignore EXIF orientation, put no background under transparent images, give
-wrong alpha for PNG of fewer than 8 bits, read the palette indices of BMP as grey, paint
-transparent GIF pixels black, and decode every frame of an animation. Pillow decodes the images
-that they get wrong.
+TensorFlow's decoders ignore EXIF orientation and colour profiles, put no background under
+transparent images, give wrong alpha for PNG of fewer than 8 bits, read the palette indices of BMP
+as grey, paint transparent GIF pixels black, and decode every frame of an animation. Pillow decodes
+the images that they get wrong; `image_headers` says which.
 
 The size is read from the bytes that the decoder gets, and compared with a limit before it runs: no
 header of a record was read earlier, and a file may have changed since then.
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from vim_tf.annotations import Tensor
-from vim_tf.data import image_headers, image_limits
+from vim_tf.data import image_headers, image_limits, jpeg_damage, pillow_decoding
 
 _SMALL = 1 << 22  # pixels; a larger JPEG is inspected before it is decoded
 _AT_A_TIME = 1 << 18  # pixels put on white at once; their temporaries take 5 MB
@@ -23,11 +23,13 @@ _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # only the first chunk has the si
 
 
 def decode_image(
-    data: Tensor, reduction: Tensor | int = 1, max_pixels: int = image_limits.LEAST
+    data: Tensor, reduction: Tensor | int = 1, max_pixels: Tensor | int = image_limits.LEAST
 ) -> Tensor:
-    """Decodes a JPEG, PNG, WebP, GIF (first frame) or BMP image, put on white where transparent.
+    """Decodes an image whose header says that it is plain: the fast path.
 
-    16-bit channels lose their lower byte, grey is repeated, and CMYK is converted.
+    JPEG, PNG and WebP are decoded by TensorFlow, other formats by Pillow. Transparent images are
+    put on white, but transparent colours of a PNG (tRNS) and colour profiles are ignored. 16-bit
+    channels lose their lower byte, grey is repeated, and CMYK is converted.
 
     Args:
         data: scalar string, the encoded image.
@@ -51,7 +53,9 @@ def decode_image(
 
     def decode_jpeg_within() -> Tensor:
         pixels = tf.reduce_prod(jpeg_size(data))
-        small = pixels <= min(_SMALL, max_pixels)
+        small = pixels <= _SMALL
+        if not isinstance(max_pixels, int) or max_pixels < _SMALL:
+            small &= pixels <= tf.cast(max_pixels, tf.int64)
         return tf.cond(small, lambda: decode_jpeg(data, reduction), lambda: decode_other(pixels))
 
     image = tf.case(
@@ -64,22 +68,108 @@ def decode_image(
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_by_pillow(data: Tensor, max_pixels: Tensor | int, reduction: Tensor | int = 1) -> Tensor:
-    """`image_headers.decode_with_pillow` as an operation, with the errors of `decode_image`."""
+def decode_oriented(data: Tensor, max_pixels: int, convert_profiles: bool = True) -> Tensor:
+    """Decodes an image whose header was not read before: any format, turned as EXIF says.
 
-    def decode(data: bytes, max_pixels: np.integer, reduction: np.integer) -> np.ndarray:
+    Args:
+        data: scalar string, the encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
+        convert_profiles: whether colours are converted to sRGB as the colour profile says.
+
+    Returns:
+        [h, w, 3] uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: see `decode_image`.
+    """
+    found = tf.numpy_function(image_headers.inspect, [data, convert_profiles], tf.int64)
+    found = tf.ensure_shape(found, [])
+
+    def decode_unusual() -> Tensor:
+        return _decode_unusual(data, tf.stack([found, max_pixels, int(convert_profiles)]))
+
+    image = tf.cond(found == 1, lambda: decode_image(data, 1, max_pixels), decode_unusual)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def decode_as(
+    decoder: Tensor,
+    data: Tensor,
+    max_pixels: Tensor | int,
+    reduction: Tensor | int = 1,
+    convert_profiles: Tensor | bool = True,
+) -> Tensor:
+    """Decodes an image as its header says; it is not turned.
+
+    Args:
+        decoder: int32 scalar, see `image_headers.Header`.
+        data: scalar string, the encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
+        reduction: as in `decode_image`.
+        convert_profiles: whether colours are converted to sRGB as the colour profile says.
+
+    Returns:
+        [h, w, 3] uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: see `decode_image`.
+    """
+    numbers = (decoder, max_pixels, reduction, convert_profiles)
+
+    def decode_special() -> Tensor:
+        return _decode_special(data, tf.stack([tf.cast(number, tf.int64) for number in numbers]))
+
+    plain = decoder == image_headers.PLAIN
+    image = tf.cond(plain, lambda: decode_image(data, reduction, max_pixels), decode_special)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def decode_by_pillow(
+    data: Tensor,
+    max_pixels: Tensor | int,
+    reduction: Tensor | int = 1,
+    convert_profiles: Tensor | bool = True,
+) -> Tensor:
+    """`pillow_decoding.decode_with_pillow` as an operation, with the errors of `decode_image`."""
+
+    def decode(
+        data: bytes, max_pixels: np.integer, reduction: np.integer, convert_profiles: np.bool_
+    ) -> np.ndarray:
         try:
-            return image_headers.decode_with_pillow(data, int(max_pixels), int(reduction))
+            return pillow_decoding.decode_with_pillow(
+                data, int(max_pixels), int(reduction), bool(convert_profiles)
+            )
         except Exception:  # Pillow raises many kinds for damaged files
             return np.zeros([0, 0, 3], np.uint8)
 
-    image = tf.numpy_function(decode, [data, max_pixels, reduction], tf.uint8)
+    image = tf.numpy_function(decode, [data, max_pixels, reduction, convert_profiles], tf.uint8)
     image = tf.ensure_shape(image, [None, None, 3])
     failure = tf.debugging.Assert(
         tf.size(image) > 0, ["not an image, or above the limit of pixels"]
     )
     with tf.control_dependencies([failure]):
         return tf.identity(image)
+
+
+def find_damage(data: Tensor) -> Tensor:
+    """Returns what is wrong with the pixels of a JPEG, "damaged: " and libjpeg's words.
+
+    Args:
+        data: scalar string, an encoded image.
+
+    Returns:
+        scalar string; "" for a whole JPEG and for other formats.
+    """
+
+    def find(data: bytes) -> bytes:
+        words = jpeg_damage.find_damage(data)
+        return f"damaged: {words}".encode() if words else b""
+
+    def check() -> Tensor:
+        return tf.ensure_shape(tf.numpy_function(find, [data], tf.string, stateful=False), [])
+
+    is_jpeg = tf.strings.substr(data, 0, 2) == b"\xff\xd8"
+    return tf.cond(is_jpeg, check, lambda: tf.constant(""))
 
 
 # Traced once per process.
@@ -178,7 +268,46 @@ def _decode_other(data: Tensor, numbers: Tensor) -> Tensor:
     return tf.switch_case(tf.cast(decoder, tf.int32), branches)
 
 
-def _within(data: Tensor, size: Tensor, max_pixels: int) -> Tensor:
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([4], tf.int64)],
+    autograph=False,
+    experimental_attributes={"_noinline": True},  # as `_decode_other`
+)
+def _decode_special(data: Tensor, numbers: Tensor) -> Tensor:
+    """Decodes an image that is not plain.
+
+    Args:
+        data: scalar string, the encoded image.
+        numbers: [4] int64: the decoder, limit of pixels, reduction, 1 to convert colour profiles.
+    """
+    decoder, max_pixels, reduction, convert = tf.unstack(numbers)
+    return tf.cond(
+        decoder == image_headers.TRANSPARENT_PNG,
+        lambda: decode_png(_within(data, png_size(data), max_pixels), tf.constant(True)),
+        lambda: decode_by_pillow(data, max_pixels, reduction, convert == 1),
+    )
+
+
+@tf.function(
+    input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([3], tf.int64)],
+    autograph=False,
+    experimental_attributes={"_noinline": True},  # as `_decode_other`
+)
+def _decode_unusual(data: Tensor, numbers: Tensor) -> Tensor:
+    """Decodes and turns an image that is not plain or not upright.
+
+    Args:
+        data: scalar string, the encoded image.
+        numbers: [3] int64: the answer of `image_headers.inspect`, limit of pixels, 1 to convert
+            colour profiles.
+    """
+    found, max_pixels, convert = tf.unstack(numbers)
+    found = tf.cast(found, tf.int32)
+    image = decode_as(found // 10, data, max_pixels, 1, convert == 1)
+    return orient(image, found % 10)
+
+
+def _within(data: Tensor, size: Tensor, max_pixels: Tensor | int) -> Tensor:
     """Returns `data` if `size` [2] int64 is of 1 to `max_pixels` pixels; fails otherwise.
 
     Decoders wait for the returned data, so they start after the check.
@@ -205,14 +334,21 @@ def decode_jpeg(data: Tensor, reduction: Tensor | int = 1) -> Tensor:
     )
 
 
-def decode_png(data: Tensor) -> Tensor:
-    """Decodes a PNG file, put on white where it has an alpha channel: [h, w, 3] uint8."""
-    # Colour types 4 and 6 have an alpha channel. The others are decoded without one: for fewer than
-    # 8 bits TensorFlow would fill it with the largest value of that many bits. The padding lets
-    # strings that are too short to be images fail in the decoder.
+def decode_png(data: Tensor, transparent: Tensor | None = None) -> Tensor:
+    """Decodes a PNG file, put on white where it is transparent: [h, w, 3] uint8.
+
+    Args:
+        data: scalar string, the file.
+        transparent: bool scalar, whether it has a tRNS chunk, see `png_chunks.find_chunks`; None
+            ignores such chunks.
+    """
+    # Colour types 4 and 6 have an alpha channel. Files without one and without tRNS are decoded
+    # without it: for fewer than 8 bits TensorFlow would fill it with the largest value of that many
+    # bits. The padding lets strings that are too short to be images fail in the decoder.
     head = tf.strings.substr(data, 0, 32) + b"\0" * 32
+    has_alpha = _has_bits(head, 25, 4)
     return tf.cond(
-        _has_bits(head, 25, 4),
+        has_alpha if transparent is None else has_alpha | transparent,
         lambda: put_on_white(tf.io.decode_png(data, channels=4)),
         lambda: tf.io.decode_png(data, channels=3),
     )

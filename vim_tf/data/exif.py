@@ -1,4 +1,4 @@
-"""EXIF orientation of a JPEG file, in TensorFlow operations, so that it also works in a graph."""
+"""EXIF orientation of an encoded image, in TensorFlow operations, so that a graph can have it."""
 
 import tensorflow as tf
 
@@ -10,19 +10,30 @@ _SEGMENT = 1 << 16  # bytes; no segment is longer
 
 
 def jpeg_orientation(data: Tensor, exif: Tensor) -> Tensor:
-    """Returns the orientation of a JPEG, as `decoding.orient` takes it.
+    """Returns the orientation of a JPEG, see `orientation_at`.
 
     Args:
         data: scalar string, the file.
         exif: int32 scalar, position of its EXIF segment, see `jpeg_markers.find_segments`; 0 if
             there is none.
+    """
+    # Marker, two bytes of length, "Exif\0\0" (EXIF 2.3, section 4.7.2), then the TIFF header.
+    return orientation_at(data, tf.where(exif > 0, exif + 10, 0))
+
+
+def orientation_at(data: Tensor, start: Tensor) -> Tensor:
+    """Returns the orientation that EXIF states, as `decoding.orient` takes it.
+
+    Args:
+        data: scalar string, the file.
+        start: int32 scalar, position of the TIFF header of EXIF; 0 if there is none. In a PNG it is
+            the content of its eXIf chunk.
 
     Returns:
         int32 scalar from 1 to 8; 1 if the file states none, or an invalid one.
     """
-    # Marker, two bytes of length, "Exif\0\0" (EXIF 2.3, section 4.7.2), then the TIFF header. All
-    # offsets count from this header.
-    content = tf.strings.substr(data, tf.minimum(exif + 10, tf.strings.length(data)), _SEGMENT)
+    # All offsets count from the TIFF header.
+    content = tf.strings.substr(data, tf.minimum(start, tf.strings.length(data)), _SEGMENT)
     content = tf.cast(tf.io.decode_raw(content + b"\0", tf.uint8), tf.int32)
     last = tf.shape(content)[0] - 1
 
@@ -42,5 +53,5 @@ def jpeg_orientation(data: Tensor, exif: Tensor) -> Tensor:
         number(entries + 2, 2, big_endian) == _SHORT
     )
     value = tf.reduce_max(tf.where(chosen, number(entries + 8, 2, big_endian), 0))
-    good = (exif > 0) & (value >= 1) & (value <= 8)
+    good = (start > 0) & (value >= 1) & (value <= 8)
     return tf.where(good, value, 1)

@@ -1,20 +1,38 @@
-"""Headers of image files: size, orientation, and which library can decode the file."""
+"""Headers of image files: size, orientation, colour profile, and what decodes the file."""
 
 import io
-import itertools
-from collections.abc import Callable, Iterable
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from absl import logging
+from PIL import ExifTags, Image
 
 from vim_tf.annotations import StrPath
-from vim_tf.data import image_limits, jpeg_markers
+from vim_tf.data import (
+    color_profiles,
+    image_formats,
+    image_limits,
+    jpeg_markers,
+    pillow_decoding,
+    png_chunks,
+)
 
-PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)  # the decoders, see `choose_decoder`
-_TILE = 1024  # pixels per side that are put on white at once
+# How a file is decoded, see `decoding.decode_as`.
+PLAIN, BY_PILLOW, TRANSPARENT_PNG = range(3)
+# The decoders of an image that is neither a PNG nor a small JPEG, see `choose_decoder`.
+PILLOW, JPEG, WEBP, TRANSPARENT_WEBP = range(4)
 _EXIF = 1 << 16  # bytes of EXIF that are read: as many as fit into a JPEG segment
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+_WITH_METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_APP1, _APP2 = 0xE1, 0xE2
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_WEBP_METADATA = 0x2E  # of VP8X: colour profile, EXIF, XMP, animation
+_PNG_METADATA = {b"eXIf", b"iCCP", b"tRNS"}
+_PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_PNG_TEXT_METADATA = re.compile(rb"XML:com\.adobe\.xmp|Raw profile type exif")
 
 
 class Header(NamedTuple):
@@ -23,18 +41,23 @@ class Header(NamedTuple):
     Attributes:
         height: pixels, after turning by `orientation`.
         width: pixels, after turning.
-        orientation: 1 to 8, the EXIF numbers.
-        by_pillow: whether TensorFlow's decoders would get the image wrong.
+        orientation: 1 to 8, the EXIF numbers; 1 if the decoder turns the image.
+        decoder: `PLAIN`, `BY_PILLOW` or `TRANSPARENT_PNG`.
+        profile: of its colour profile: `color_profiles.NONE`, `CONVERTED` or `DAMAGED`.
     """
 
     height: int
     width: int
     orientation: int
-    by_pillow: bool
+    decoder: int
+    profile: int = color_profiles.NONE
 
 
 def read_headers(
-    paths: Iterable[StrPath], max_pixels: int = image_limits.LEAST, whole: bool = False
+    paths: Iterable[StrPath],
+    max_pixels: int = image_limits.LEAST,
+    whole: bool = False,
+    convert_profiles: bool = True,
 ) -> list[Header | str]:
     """Reads the headers of some files.
 
@@ -42,12 +65,57 @@ def read_headers(
         paths: the files.
         max_pixels: see `image_limits.pixel_limit`.
         whole: whether JPEG files, too, must be decoded at full size.
+        convert_profiles: whether colours will be converted to sRGB.
 
     Returns:
         A list of `Header`; for a file that is not an image or is above the limit, a string that
         says why it cannot be read.
     """
-    return [_read_header(path, max_pixels, whole) for path in paths]
+    return [_read_header(path, max_pixels, whole, convert_profiles) for path in paths]
+
+
+def inspect(data: bytes, convert_profiles: bool = True) -> np.int64:
+    """Returns 10 * decoder + orientation of an encoded image, as in its `Header`, as int64.
+
+    It does not check sizes, because the decoders do. A damaged header gives a decoder that fails.
+    """
+    if _is_plain(data):
+        return np.int64(10 * PLAIN + 1)
+    try:
+        with image_formats.open_image(io.BytesIO(data)) as image:
+            header = _header_of(image, convert_profiles)
+    except Exception:  # Pillow raises many kinds for damaged headers
+        return np.int64(10 * BY_PILLOW + 1)
+    if header.profile == color_profiles.DAMAGED:
+        _count_damaged_profile()
+    return np.int64(10 * header.decoder + header.orientation)
+
+
+def describe_profiles(profiles: Sequence[int] | np.ndarray, names: Sequence[str]) -> str | None:
+    """Returns a line about the colour profiles that are converted or damaged; None if none is.
+
+    Args:
+        profiles: `Header.profile` of each image.
+        names: of the images.
+    """
+    places = {
+        status: np.flatnonzero(np.asarray(profiles) == status)
+        for status in (color_profiles.CONVERTED, color_profiles.DAMAGED)
+    }
+    converted, damaged = places.values()
+    parts = []
+    if len(converted):
+        parts.append(
+            f"{len(converted):,} of {len(names):,} images are converted to sRGB from their colour "
+            "profile"
+        )
+    if len(damaged):
+        parts.append(
+            f"{len(damaged):,} of {len(names):,} images have a colour profile that is damaged or "
+            f"not for their kind of colours; they are read without it, the first is "
+            f"{names[damaged[0]]}"
+        )
+    return "; ".join(parts) or None
 
 
 def choose_decoder(data: bytes, pixels: int, max_pixels: int) -> np.int64:
@@ -73,47 +141,6 @@ def choose_decoder(data: bytes, pixels: int, max_pixels: int) -> np.int64:
     return np.int64(decoder)
 
 
-def decode_with_pillow(
-    data: bytes, max_pixels: int = image_limits.LEAST, reduction: int = 1
-) -> np.ndarray:
-    """Decodes the first frame of an image of any format and mode, on white where transparent.
-
-    Args:
-        data: the encoded image.
-        max_pixels: see `image_limits.pixel_limit`.
-        reduction: 1, 2, 4 or 8; a JPEG is decoded at 1 / reduction of its size; if that is above
-            the limit, at the largest of these sizes that is within it.
-
-    Returns:
-        [h, w, 3] uint8, not turned.
-
-    Raises:
-        OSError: the image is damaged, cut short, above the limit, or has too many scans.
-    """
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        too_large = _too_large(image, lambda: data, max_pixels)
-        if too_large:
-            raise OSError(too_large)
-        if image.format in ("JPEG", "MPO") and not jpeg_markers.has_file_few_scans(data):
-            raise OSError(f"a JPEG of more than {jpeg_markers.SCANS} scans")
-        fitting = _fitting_ratio(image, max_pixels)
-        assert fitting is not None  # _too_large refuses the others
-        ratio = max(reduction, fitting)
-        if ratio > 1:  # has an effect on JPEG only
-            image.draft(None, (image.width // ratio, image.height // ratio))
-        image.load()
-        pixels = np.empty([image.height, image.width, 3], np.uint8)
-        # Tile by tile, so that only one tile with alpha is in memory.
-        corners = (range(0, length, _TILE) for length in pixels.shape[:2])
-        for top, left in itertools.product(*corners):
-            bottom, right = min(top + _TILE, image.height), min(left + _TILE, image.width)
-            tile = image.crop((left, top, right, bottom)).convert("RGBA")
-            white = Image.new("RGBA", tile.size, "white")
-            tile = Image.alpha_composite(white, tile).convert("RGB")
-            pixels[top:bottom, left:right] = np.asarray(tile)
-    return pixels
-
-
 def _read_webp_header(data: bytes) -> tuple[int, bool, bool]:
     """Returns (pixels, whether animated, whether transparent), as the first chunk states.
 
@@ -135,72 +162,117 @@ def _read_webp_header(data: bytes) -> tuple[int, bool, bool]:
     return 0, False, False
 
 
-def _read_header(path: StrPath, max_pixels: int, whole: bool) -> Header | str:
+def _read_header(
+    path: StrPath, max_pixels: int, whole: bool, convert_profiles: bool
+) -> Header | str:
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            too_large = _too_large(image, lambda: _read(path), max_pixels, whole)
-            if too_large:
-                return too_large
-            width, height = image.size
-            orientation = _orientation(image)
-            by_pillow = _needs_pillow(image)
-    except UnidentifiedImageError:
-        return f"it is no image of the formats {', '.join(_FORMATS)}"
+        with Path(path).open("rb") as file, image_formats.open_image(file) as image:
+            refusal = pillow_decoding.refuse(
+                image, lambda: Path(path).read_bytes(), max_pixels, whole
+            )
+            if refusal:
+                return refusal
+            header = _header_of(image, convert_profiles)
     except Exception as error:  # Pillow raises many kinds for damaged headers
         return str(error).split("\n")[0] or type(error).__name__
-    if orientation >= 5:
-        height, width = width, height
-    return Header(height, width, orientation, by_pillow)
+    if header.orientation >= 5:
+        return header._replace(height=header.width, width=header.height)
+    return header
 
 
-def _too_large(
-    image: Image.Image, read: Callable[[], bytes], max_pixels: int, whole: bool = False
-) -> str | None:
-    """Returns why an opened image is too large, or None; `read` returns the file's bytes."""
-    pixels, limit, kind = image.width * image.height, max_pixels, "an image"
-    if pixels > limit and image.format in ("JPEG", "MPO") and not whole:
-        if jpeg_markers.is_file_buffered(read()):
-            kind = "a progressive JPEG"
-        elif _fitting_ratio(image, max_pixels):
-            limit = image_limits.MOST
-    if pixels <= limit:
-        return None
-    return (
-        f"{kind} of {image.width} x {image.height} pixels is above the limit of {limit:,} pixels; "
-        "make it smaller"
+def _header_of(image: Image.Image, convert_profiles: bool) -> Header:
+    """Returns the header of an opened image, with the size before turning."""
+    profile = color_profiles.NONE
+    if convert_profiles:
+        profile = color_profiles.read_profile(image).status
+    if profile == color_profiles.CONVERTED or _needs_pillow(image):
+        decoder = BY_PILLOW
+    elif image.format == "PNG" and "transparency" in image.info:
+        decoder = TRANSPARENT_PNG
+    else:
+        decoder = PLAIN
+    return Header(image.height, image.width, _orientation(image), decoder, profile)
+
+
+def _needs_pillow(image: Image.Image) -> bool:
+    return bool(
+        image.format not in ("JPEG", "PNG", "WEBP")
+        or image.mode == "CMYK"
+        or (image.format == "WEBP" and getattr(image, "is_animated", False))
     )
 
 
-def _fitting_ratio(image: Image.Image, max_pixels: int) -> int | None:
-    """Returns the least ratio at which an image has at most `max_pixels`; None if there is none."""
-    for ratio in (1, 2, 4, 8):
-        if -(-image.width // ratio) * -(-image.height // ratio) <= max_pixels:
-            return ratio
-    return None
-
-
-def _read(path: StrPath) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _orientation(image: Image.Image) -> int:
-    if image.format not in ("JPEG", "MPO", "WEBP") and "exif" not in image.info:
-        return 1  # Pillow would decode the whole PNG to look for EXIF
-    if "exif" in image.info:
+    if image.format == "TIFF":
+        return 1  # Pillow turns it while decoding
+    if image.format == "PNG" and not image.info.get("exif"):
+        _read_late_exif(image)
+    if not any(image.info.get(key) for key in _WITH_METADATA):
+        return 1
+    if image.info.get("exif"):
         image.info["exif"] = image.info["exif"][:_EXIF]
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # Not the method of PngImageFile, which would decode the whole image to look for EXIF.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata do not make an image unreadable
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _needs_pillow(image: Image.Image) -> bool:
-    return bool(
-        image.format in ("GIF", "BMP")
-        or image.mode == "CMYK"
-        or (image.format == "WEBP" and getattr(image, "is_animated", False))
-        # A transparent colour instead of an alpha channel; Pillow supports it up to 8 bits.
-        or (image.format == "PNG" and "transparency" in image.info and image.mode[0] != "I")
-    )
+def _read_late_exif(image: Image.Image) -> None:
+    """Adds the EXIF of a PNG that stands after its pixels, where Pillow has not read yet."""
+    file = image.fp  # pyright: ignore[reportAttributeAccessIssue]  # of ImageFile
+    for kind, place, length in png_chunks.file_chunks(file):
+        if kind == b"eXIf":
+            file.seek(place)
+            image.info["exif"] = b"Exif\0\0" + file.read(min(length, _EXIF))
+            return
+
+
+def _is_plain(data: bytes) -> bool:
+    """Returns whether nothing but the pixels decides what an image becomes."""
+    if data[:2] == b"\xff\xd8":
+        return _is_plain_jpeg(data)
+    if data[:4] == b"\x89PNG":
+        kinds = [*png_chunks.file_chunks(io.BytesIO(data))]
+        return not any(
+            kind in _PNG_METADATA or (kind in _PNG_TEXTS and _PNG_TEXT_METADATA.match(data, place))
+            for kind, place, _ in kinds
+        )
+    if data[8:12] == b"WEBP":
+        return data[12:16] != b"VP8X" or not (data[20:21] or b"\xff")[0] & _WEBP_METADATA
+    return False
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    kind = None
+    for kind, place, length in jpeg_markers.file_segments(data):
+        if kind == _APP1:
+            content = data[place + 4 : place + length]
+            if content.startswith(b"Exif\0\0"):
+                return False
+            if content.startswith(_XMP) and b"tiff:Orientation" in content:
+                return False
+        elif kind == _APP2 and data.startswith(b"ICC_PROFILE\0", place + 4):
+            return False
+        elif jpeg_markers.is_frame(kind) and data[place + 9 : place + 10] == b"\4":
+            return False  # CMYK
+    return kind == jpeg_markers.SCAN
+
+
+_damaged_profiles = 0
+_lock = threading.Lock()
+
+
+def _count_damaged_profile() -> None:
+    """Says how many images with a damaged profile were read, at 1, 10, 100 and so on."""
+    global _damaged_profiles
+    with _lock:
+        _damaged_profiles += 1
+        count = _damaged_profiles
+    if re.fullmatch("10*", str(count)):
+        logging.warning(
+            "%s images read so far have a colour profile that is damaged or not for their kind of "
+            "colours; they are read without it",
+            f"{count:,}",
+        )

@@ -12,14 +12,17 @@ MOST = 100_000_000
 # JPEG 12, because all its coefficients are held; an animated WebP 17, by Pillow. TensorFlow keeps
 # freed memory for later use, in addition to the memory that other images take then.
 BYTES_PER_PIXEL = 26
+# No file of a JPEG in one pass has more: a block of 64 pixels takes two bits at least.
+JPEG_PIXELS_PER_BYTE = 256
 
 
 def pixel_limit(image_size: tuple[int, int] | None = None) -> int:
     """Returns the most pixels of one image that are decoded for a model.
 
     The limit is for the decoded pixels: PNG, GIF, BMP and WebP are decoded whole; a JPEG above it
-    is decoded at 1/2, 1/4 or 1/8 of its height and width. Decoding takes at most `BYTES_PER_PIXEL`
-    bytes per decoded pixel.
+    is decoded at 1/2, 1/4 or 1/8 of its height and width. Its full size has no limit, unless a
+    decoder holds all its coefficients (a progressive file). Decoding takes at most
+    `BYTES_PER_PIXEL` bytes per decoded pixel.
 
     Args:
         image_size: (H, W) of the model's images; None if images keep their size.

@@ -3,7 +3,7 @@
 Markers and segments: ITU-T T.81, annex B.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
@@ -15,7 +15,7 @@ SEGMENTS = 1000
 SCANS = 100
 _HEAD = 10  # bytes of a segment that are read: marker, length and "Exif\0\0"
 # Kinds of markers. Those of `_ALONE` have no length, and are not allowed before a scan.
-_FIRST, _ALONE, _SCAN = 0xC0, range(0xD0, 0xDA), 0xDA
+_FIRST, _ALONE, SCAN = 0xC0, range(0xD0, 0xDA), 0xDA
 _FRAMES = [kind for kind in range(0xC0, 0xD0) if kind not in (0xC4, 0xC8, 0xCC)]
 _ONE_PASS = (0xC0, 0xC1)  # baseline and extended sequential, Huffman-coded
 
@@ -53,7 +53,7 @@ def find_segments(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             read(following),
             tf.where(is_exif & (exif == 0), place, exif),
             tf.where(is_one_of(kind, _FRAMES) & (frame == 0), place, frame),
-            tf.where(kind == _SCAN, place, scan),
+            tf.where(kind == SCAN, place, scan),
             count + 1,
         )
 
@@ -101,18 +101,36 @@ def is_file_buffered(data: bytes) -> bool:
 
     It is for functions that TensorFlow calls: an operation in them may wait for a thread forever.
     """
-    place, frame = 2, None
-    for _ in range(SEGMENTS):
+    frame = None
+    for kind, place, _ in file_segments(data):
         head = data[place : place + _HEAD]
-        if len(head) < 5 or head[0] != 0xFF or not (_FIRST <= head[1] < 0xFF) or head[1] in _ALONE:
-            return True
-        kind, length = head[1], int.from_bytes(head[2:4], "big")
-        if kind == _SCAN:
+        if kind == SCAN:
             return frame is None or frame[1] not in _ONE_PASS or frame[9:10] != head[4:5]
         if frame is None and kind in _FRAMES:
             frame = head
-        place += 2 + max(length, 2)
     return True
+
+
+def is_frame(kind: int) -> bool:
+    """Returns whether a marker starts a frame, whose segment has the size."""
+    return kind in _FRAMES
+
+
+def file_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (kind, position, length with the marker) of the segments up to the first scan.
+
+    It ends before anything that is no segment, and after `SEGMENTS` segments.
+    """
+    place = 2
+    for _ in range(SEGMENTS):
+        head = data[place : place + _HEAD]
+        if len(head) < 5 or head[0] != 0xFF or not (_FIRST <= head[1] < 0xFF) or head[1] in _ALONE:
+            return
+        kind, length = head[1], 2 + max(int.from_bytes(head[2:4], "big"), 2)
+        yield kind, place, length
+        if kind == SCAN:
+            return
+        place += length
 
 
 def byte_at(data: Tensor, place: Tensor) -> Tensor:

@@ -6,20 +6,30 @@ No source holds more than a batch of images in memory.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from vim_tf.annotations import StrPath, Tensor
-from vim_tf.data import decoding, image_headers, image_limits, transforms
+from vim_tf.data import (
+    decoding,
+    image_headers,
+    image_limits,
+    jpeg_damage,
+    pillow_decoding,
+    transforms,
+)
 from vim_tf.data.sources import folder
 from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
 from vim_tf.generation.rejection import accept
-from vim_tf.messages import shorten
+from vim_tf.messages import reason_of, shorten
 from vim_tf.npz_files import open_npz
 
 if TYPE_CHECKING:
@@ -95,7 +105,7 @@ def open_images(
 class FolderImages:
     """Images of a folder and its sub-folders, in the order of their paths.
 
-    Pillow decodes them. They are turned by their EXIF orientation; transparent pixels become white.
+    They are decoded as the images of a training: `vim_tf.data.decoding.decode_oriented`.
 
     Args:
         path: the folder.
@@ -134,7 +144,9 @@ class FolderImages:
                     f"{first.height} x {first.width} and {name} is {header.height} x "
                     f"{header.width}; give image_size to resize and crop all to one"
                 )
-        self._orientations = [header.orientation for header in headers]
+        about = image_headers.describe_profiles([header.profile for header in headers], self._names)
+        if about:
+            logging.warning("%s %s: %s", argument, path, about)
         self.count = len(self._names)
         size = list(image_size or first[:2])
         crop = "none" if image_size is None else "shorter side resized, centre"
@@ -154,16 +166,39 @@ class FolderImages:
     def _load(self, place: int) -> np.ndarray:
         path = os.path.join(self._root, self._names[place])
         try:
-            with open(path, "rb") as file:
-                image = tf.constant(image_headers.decode_with_pillow(file.read(), self._max_pixels))
-        except Exception as error:  # Pillow raises many types for damaged files
+            image = _decode(Path(path).read_bytes(), self._max_pixels)
+        except OSError as error:
             raise UserError(
                 f"{self._argument}: {path} cannot be decoded ({error}); remove it"
             ) from None
-        image = decoding.orient(image, self._orientations[place])
         if self._image_size is None:
             return image.numpy()
         return to_uint8(transforms.transform_for_evaluation(image, self._image_size))
+
+
+@functools.cache
+def _decoder(max_pixels: int) -> Callable[[Tensor], Tensor]:
+    """`decode_oriented` as one graph, traced once."""
+    return tf.function(
+        lambda data: decoding.decode_oriented(data, max_pixels),
+        input_signature=[tf.TensorSpec([], tf.string)],
+        autograph=False,
+    )
+
+
+def _decode(data: bytes, max_pixels: int) -> Tensor:
+    """An encoded image -> uint8 [h, w, 3]; OSError says what is wrong with it."""
+    damage = jpeg_damage.find_damage(data)
+    if damage:
+        raise OSError(f"damaged: {damage}")
+    try:
+        return _decoder(max_pixels)(tf.constant(data))
+    except tf.errors.OpError as error:
+        try:  # for its words
+            pillow_decoding.decode_with_pillow(data, max_pixels)
+        except Exception as reason:  # Pillow raises many types for damaged files
+            raise OSError(str(reason)) from None
+        raise OSError(reason_of(error)) from None
 
 
 class NpzImages:

@@ -190,15 +190,21 @@ def test_a_jpeg_counts_at_its_reduced_size(prepare):
         np.testing.assert_allclose(image, expected(reduced), atol=1e-4)
 
 
-def test_the_own_size_of_a_jpeg_is_bounded_too(monkeypatch):
+def test_a_baseline_jpeg_may_have_any_size_that_its_bytes_can_hold(monkeypatch, prepare):
     monkeypatch.setattr(image_limits, "MOST", 40_000)
-    data = [encode(make_image(height, 200), "jpeg") for height in (200, 201)]
-    images, errors = prepare_images(tf.constant(data), SIZE, MAX_PIXELS)
-    assert errors.numpy().tolist() == [
-        b"",
-        b"image_bytes is an image of 201 x 200 pixels; at most 40,000 are decoded; make it smaller",
-    ]
-    assert images[0].numpy().any() and not images[1].numpy().any()
+    pixels = make_image(800, 800)
+    good = encode(pixels, "jpeg")
+    lying = bytearray(good)
+    frame = good.index(b"\xff\xc0")
+    lying[frame + 5 : frame + 9] = struct.pack(">HH", 65_500, 10)
+    sparse = encode(np.zeros_like(pixels), "jpeg")[: 640_000 // 256 - 1]
+    files = tf.constant([good, bytes(lying), sparse])
+    images, errors = prepare_images(files, SIZE, MAX_PIXELS)
+    assert errors.numpy()[0] == b""
+    assert b"65500 x 10 pixels; at most 10,000" in errors.numpy()[1]
+    assert errors.numpy()[2] == UNDECODABLE.encode()
+    reduced = tf.io.decode_jpeg(good, ratio=8, dct_method="INTEGER_ACCURATE").numpy()
+    np.testing.assert_allclose(images[0], expected(reduced), atol=1e-4)
 
 
 def hostile_exif(entries):

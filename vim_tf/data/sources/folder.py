@@ -31,13 +31,13 @@ from vim_tf.data import (
     splits,
     transforms,
 )
+from vim_tf.data.image_formats import EXTENSIONS
 from vim_tf.data.left_out import LeftOut
 from vim_tf.data.sources import folder_listing
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
 from vim_tf.messages import shorten
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 MEMORY = 256 * 2**20  # bytes of reduced images that are held in memory
 CHECKED = 4096  # up to this many files are decoded once at the start, even if they are not held
 LOOSE = "."  # the class of images that are in no sub-folder
@@ -53,7 +53,7 @@ class Folder:
         root: the folder.
         key: its config key.
         names: paths relative to the root, with forward slashes, sorted.
-        headers: [n, 4] int64, the fields of `image_headers.Header`.
+        headers: [n, 5] int64, the fields of `image_headers.Header`.
         images: [h, w, 3] uint8 arrays, reduced and turned; None if they are not held in memory.
     """
 
@@ -95,7 +95,7 @@ def make_splits(config: DataConfig) -> splits.Opened:
 
     Args:
         config: reads `path`, `validation_path`, `validation_fraction`, `on_error`, `min_side`,
-            `max_aspect`, `cache`, `image_size` and `augmentation`.
+            `max_aspect`, `cache`, `convert_profiles`, `image_size` and `augmentation`.
 
     Raises:
         UserError: no folder, no images, a broken image unless `on_error` is skip, or a
@@ -179,12 +179,15 @@ def open_folder(path: str, key: str, config: DataConfig, omitted: LeftOut | None
     paths = [os.path.join(root, name) for name in names]
     max_pixels = image_limits.pixel_limit(config.image_size)
     chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+
+    def read(chunk: list[str]) -> list[image_headers.Header | str]:
+        convert = config.convert_profiles
+        return image_headers.read_headers(chunk, max_pixels, convert_profiles=convert)
+
     with ThreadPoolExecutor(_THREADS) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, about unusual metadata
         results = progress.report(
-            itertools.chain.from_iterable(
-                pool.map(lambda chunk: image_headers.read_headers(chunk, max_pixels), chunks)
-            ),
+            itertools.chain.from_iterable(pool.map(read, chunks)),
             len(paths),
             "images checked",
         )
@@ -192,19 +195,17 @@ def open_folder(path: str, key: str, config: DataConfig, omitted: LeftOut | None
     broken = {name: why for name, why in zip(names, found, strict=True) if isinstance(why, str)}
     good = np.array([name not in broken for name in names])
     rows = [header for header in found if not isinstance(header, str)]
-    table = np.zeros((len(names), 4), np.int64)
-    table[good] = np.reshape(rows, (-1, 4))
+    table = np.zeros((len(names), len(image_headers.Header._fields)), np.int64)
+    table[good] = np.reshape(rows, (-1, table.shape[1]))
     folder = _without(Folder(root, key, names, table), broken, config, omitted)
     folder = _without_extremes(folder, config, omitted)
+    progress.say(image_headers.describe_profiles(folder.headers[:, 4], folder.names))
     sizes = _reduced_sizes(folder, config)
     held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
     if not held and len(folder.names) > CHECKED:
         return folder
-    images = _recall_or_decode(folder, sizes, held, config)
-    damage = "damaged or cut short"
-    broken = {
-        name: damage for name, image in zip(folder.names, images, strict=True) if image.size == 0
-    }
+    images, damage = _recall_or_decode(folder, sizes, held, config)
+    broken = {name: why for name, why in zip(folder.names, damage, strict=True) if why}
     folder = replace(folder, images=tuple(images) if held else None)
     return _without(folder, broken, config, omitted)
 
@@ -273,7 +274,7 @@ def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
 
 def _recall_or_decode(
     folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
-) -> list[np.ndarray]:
+) -> tuple[list[np.ndarray], list[str]]:
     """`_decode_all`, or the same from the user's cache."""
     kept = sizes if held else np.ones_like(sizes)
     name = None
@@ -283,32 +284,47 @@ def _recall_or_decode(
     images = decoded_cache.load(name, kept) if name else None
     if images is None:
         started = time.monotonic()
-        images = _decode_all(folder, sizes, held, config)
+        images, damage = _decode_all(folder, sizes, held, config)
         if name and time.monotonic() - started > decoded_cache.WORTH:
             decoded_cache.save(name, images)
-    return images
+        return images, damage
+    # The cache does not keep why an image cannot be decoded.
+    failed = np.array([image.size == 0 for image in images])
+    damage = np.where(failed, "damaged or cut short", "").astype(object)
+    if failed.any():
+        damage[failed] = _decode_all(folder.select(failed), sizes[failed], held, config)[1]
+    return images, damage.tolist()
 
 
 def _decode_all(
     folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
-) -> list[np.ndarray]:
-    """Decodes every image once; a broken image gives an empty array."""
+) -> tuple[list[np.ndarray], list[str]]:
+    """Decodes every image once; returns (images, what is wrong with each, empty if nothing)."""
     load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
+    paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
     all_sizes = tf.constant(sizes)
 
-    def reduce(index: Tensor) -> tuple[Tensor, Tensor]:
+    def reduce(index: Tensor) -> Tensor:
         image, _ = load(index)
         if not held:
-            return index, image[:1, :1]
+            return image[:1, :1]
         image = tf.image.resize(image, all_sizes[index], "bicubic", antialias=True)
-        return index, tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+        return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+
+    def check(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        damage = decoding.find_damage(tf.io.read_file(paths[index]))
+        none = tf.zeros([0, 0, 3], tf.uint8)
+        return index, damage, tf.cond(damage == "", lambda: reduce(index), lambda: none)
 
     count = len(folder.names)
-    dataset = tf.data.Dataset.range(count).map(reduce, tf.data.AUTOTUNE).ignore_errors()
+    dataset = tf.data.Dataset.range(count).map(check, tf.data.AUTOTUNE).ignore_errors()
     images = [np.zeros([0, 0, 3], np.uint8)] * count
-    for index, image in progress.report(dataset.as_numpy_iterator(), count, "images decoded"):
-        images[index] = image
-    return images
+    damage = ["damaged or cut short"] * count
+    for index, words, image in progress.report(
+        dataset.as_numpy_iterator(), count, "images decoded"
+    ):
+        images[index], damage[index] = image, words.decode()
+    return images, damage
 
 
 def _make_split(folder: Folder, names: Sequence[str], config: DataConfig) -> splits.IndexedSplit:
@@ -348,24 +364,22 @@ def _make_load(folder: Folder, labels: np.ndarray, config: DataConfig) -> splits
     reductions = np.select([shrink >= ratio for ratio in (8, 4, 2)], (8, 4, 2), 1)
     reductions = tf.constant(reductions, tf.int32)
     orientations = tf.constant(folder.headers[:, 2], tf.int32)
-    by_pillow = tf.constant(folder.headers[:, 3] == 1)
+    decoders = tf.constant(folder.headers[:, 3], tf.int32)
     labels = tf.constant(labels)
     max_pixels = image_limits.pixel_limit(config.image_size)
 
     # Branches that no file needs are left out of the graph.
-    some_by_pillow, some_reduced = folder.headers[:, 3].any(), (shrink >= 2).any()
+    all_plain = (folder.headers[:, 3] == image_headers.PLAIN).all()
+    some_reduced = (shrink >= 2).any()
 
     def load(index: Tensor) -> tuple[Tensor, Tensor]:
         data = tf.io.read_file(paths[index])
         reduction = reductions[index] if some_reduced else 1
-        if some_by_pillow:
-            image = tf.cond(
-                by_pillow[index],
-                lambda: decoding.decode_by_pillow(data, max_pixels),
-                lambda: decoding.decode_image(data, reduction, max_pixels),
-            )
-        else:
+        if all_plain:
             image = decoding.decode_image(data, reduction, max_pixels)
+        else:
+            convert = config.convert_profiles
+            image = decoding.decode_as(decoders[index], data, max_pixels, reduction, convert)
         return decoding.orient(image, orientations[index]), labels[index]
 
     return load

@@ -44,6 +44,7 @@ class RecordSplit:
         hashes: (start, end) of the hashes of the names to keep; the end is excluded.
         parse: serialized record -> (encoded image, int32 label).
         max_pixels: see `image_limits.pixel_limit`.
+        convert_profiles: whether colours are converted to sRGB as an image's profile says.
     """
 
     files: tuple[RecordFile, ...]
@@ -51,13 +52,14 @@ class RecordSplit:
     hashes: tuple[int, int]
     parse: Parse
     max_pixels: int
+    convert_profiles: bool = True
 
     vectorized = False
 
     def load(self, reference: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns (uint8 [h, w, 3] image, int32 label) of a reference."""
         encoded, label = self.parse(reference[1])
-        return decoding.decode_image(encoded, max_pixels=self.max_pixels), label
+        return decoding.decode_oriented(encoded, self.max_pixels, self.convert_profiles), label
 
     def describe(self, reference: tuple[Tensor, Tensor]) -> Tensor:
         """Returns the file's name and the number of the record in it."""
@@ -129,14 +131,21 @@ def table_of(files: Iterable[RecordFile]) -> FileTable:
     return FileTable.of(names, paths)
 
 
-def make_whole_split(files: Sequence[RecordFile], parse: Parse, max_pixels: int) -> RecordSplit:
+def make_whole_split(
+    files: Sequence[RecordFile], parse: Parse, max_pixels: int, convert_profiles: bool = True
+) -> RecordSplit:
     """Returns the split of all records of `files`; arguments are those of `make_split_pair`."""
     size = sum(file.take for file in files)
-    return RecordSplit(tuple(files), size, hashing.ALL, parse, max_pixels)
+    return RecordSplit(tuple(files), size, hashing.ALL, parse, max_pixels, convert_profiles)
 
 
 def make_split_pair(
-    files: Sequence[RecordFile], parse: Parse, max_pixels: int, fraction: float, what: str
+    files: Sequence[RecordFile],
+    parse: Parse,
+    max_pixels: int,
+    fraction: float,
+    what: str,
+    convert_profiles: bool = True,
 ) -> tuple[RecordSplit, RecordSplit]:
     """Returns (training split, validation split), by a hash of file name and record number.
 
@@ -146,6 +155,7 @@ def make_split_pair(
         max_pixels: see `RecordSplit`.
         fraction: share of records wanted in validation.
         what: the data set's name in an error.
+        convert_profiles: see `RecordSplit`.
 
     Raises:
         UserError: there are no two records with different hashes.
@@ -153,12 +163,13 @@ def make_split_pair(
     hashes = _hashes(files)
     threshold = hashing.validation_threshold(hashes, fraction, what)
     held_out = int((hashes < threshold).sum())
-    return (
-        RecordSplit(
-            tuple(files), len(hashes) - held_out, (threshold, hashing.ALL[1]), parse, max_pixels
-        ),
-        RecordSplit(tuple(files), held_out, (0, threshold), parse, max_pixels),
+    sizes = len(hashes) - held_out, held_out
+    bounds = (threshold, hashing.ALL[1]), (0, threshold)
+    train, validation = (
+        RecordSplit(tuple(files), size, kept, parse, max_pixels, convert_profiles)
+        for size, kept in zip(sizes, bounds, strict=True)
     )
+    return train, validation
 
 
 def _hashes(files: Iterable[RecordFile]) -> np.ndarray:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from vim_tf import formats
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import splits
+from vim_tf.data import decoding, image_limits, splits
 from vim_tf.data.styles import writing
 from vim_tf.errors import DamagedError, UserError
 from vim_tf.fingerprints import FileTable
@@ -95,7 +95,7 @@ def _read_split(folder: Path, split: str, about: dict[str, Any], label: str) -> 
 
     def parse(record: Tensor) -> tuple[Tensor, Tensor]:
         example = tf.io.parse_single_example(record, features)
-        image = tf.io.decode_png(example["image/encoded"], channels=3)
+        image = decoding.decode_oriented(example["image/encoded"], image_limits.LEAST)
         return tf.ensure_shape(image, [size, size, 3]), tf.cast(example[KEYS[label]], tf.int32)
 
     dataset = tf.data.TFRecordDataset(files).map(parse, tf.data.AUTOTUNE)

@@ -19,7 +19,8 @@ def make_splits(config: DataConfig) -> splits.Opened:
 
     Args:
         config: reads `name`, `path` (the data_dir), `split` and `validation_split` (names or slices
-            such as "train[:90%]"), `validation_fraction` and `image_size`.
+            such as "train[:90%]"), `validation_fraction`, `convert_profiles` and
+            `image_size`.
 
     Raises:
         UserError: the data set is unknown or not prepared, or it has no such split or no feature
@@ -48,12 +49,15 @@ def make_splits(config: DataConfig) -> splits.Opened:
     if config.validation_split is not None:
         held_out = _files(builder, config.validation_split, "data.validation_split")
         train, validation = (
-            records.make_whole_split(part, parse, max_pixels) for part in (files, held_out)
+            records.make_whole_split(part, parse, max_pixels, config.convert_profiles)
+            for part in (files, held_out)
         )
         tables = {"name": records.table_of([*files, *held_out])}
         return splits.Opened(names, train, validation, tables)
     what = f"data.name {config.name}"
-    pair = records.make_split_pair(files, parse, max_pixels, config.validation_fraction, what)
+    pair = records.make_split_pair(
+        files, parse, max_pixels, config.validation_fraction, what, config.convert_profiles
+    )
     return splits.Opened(names, *pair, {"name": records.table_of(files)})
 
 

@@ -55,7 +55,7 @@ def make_splits(config: DataConfig) -> splits.Opened:
 
     Args:
         config: reads `path` and `validation_path` (a folder or a glob), `validation_fraction`,
-            `on_error` and `image_size`.
+            `on_error`, `convert_profiles` and `image_size`.
 
     Raises:
         UserError: there is no file, a file is not complete, a record lacks a key, or the labels
@@ -73,7 +73,12 @@ def make_splits(config: DataConfig) -> splits.Opened:
     if config.validation_path is None:
         progress.say(omitted.line())
         pair = records.make_split_pair(
-            train.files, parse, max_pixels, config.validation_fraction, train.what
+            train.files,
+            parse,
+            max_pixels,
+            config.validation_fraction,
+            train.what,
+            config.convert_profiles,
         )
         if numbers is not None and train.labels is not None:
             held = pair[1].contains(train.files)
@@ -92,8 +97,8 @@ def make_splits(config: DataConfig) -> splits.Opened:
     parts = {"path": train.files, "validation_path": validation.files}
     return splits.Opened(
         names,
-        records.make_whole_split(train.files, parse, max_pixels),
-        records.make_whole_split(validation.files, parse, max_pixels),
+        records.make_whole_split(train.files, parse, max_pixels, config.convert_profiles),
+        records.make_whole_split(validation.files, parse, max_pixels, config.convert_profiles),
         {key: records.table_of(part) for key, part in parts.items()},
         omitted,
     )

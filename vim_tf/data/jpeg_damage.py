@@ -1,0 +1,69 @@
+"""JPEG files whose damage a decoder would pass over: libjpeg's warnings, by simplejpeg.
+
+A JPEG with a flipped bit or a wrong size in its header is decoded, with grey, green or missing
+parts. libjpeg only warns, and neither TensorFlow nor Pillow says in which file.
+"""
+
+import re
+
+import simplejpeg
+
+from vim_tf.data import jpeg_markers
+
+# Only the pixels are checked, so no segment of metadata is given to libjpeg: APP0 to APP15, COM.
+_METADATA = {*range(0xE0, 0xF0), 0xFE}
+_END = b"\xff\xd9"
+# Bytes between the pixels and the marker that ends them. Some cameras pad them.
+_FEW = 16
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
+# libjpeg-turbo 3, jerror.h: the warnings that say that pixels are missing or wrong.
+_DAMAGING = re.compile(
+    "premature end|bad Huffman code|bad arithmetic code|found marker 0x.. instead of RST"
+    "|[Ii]nconsistent progression|Premature end of JPEG file"
+)
+
+
+def find_damage(data: bytes) -> str | None:
+    """Returns how the pixels of a JPEG file are damaged, in libjpeg's words; None if they are whole.
+
+    Damage in the metadata does not count. More bytes than the image needs count if they are more
+    than a few and not padding of equal bytes: the header then states too small a size, or the
+    decoder lost its place.
+
+    Args:
+        data: the file. None is returned for other formats, and for a JPEG that libjpeg refuses:
+            whoever decodes it finds the error.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        bare = _without_metadata(data)
+        _, _, space, _ = simplejpeg.decode_jpeg_header(bare, strict=False)
+        # Decoding at 1/8 reads all coefficients. Grey needs no colours.
+        wanted = {"RGB": "RGB", "CMYK": "CMYK"}.get(space, "GRAY")
+        simplejpeg.decode_jpeg(bare, wanted, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        words = str(error)
+    else:
+        return None
+    extraneous = _EXTRANEOUS.search(words)
+    if extraneous:
+        count = int(extraneous[1])
+        harmless = count <= _FEW or (extraneous[2] == "d9" and _is_padded(bare, count))
+        return None if harmless else words
+    return words if _DAMAGING.search(words) else None
+
+
+def _without_metadata(data: bytes) -> bytes:
+    parts, end = [data[:2]], 2
+    for kind, place, length in jpeg_markers.file_segments(data):
+        if kind not in _METADATA and kind != jpeg_markers.SCAN:
+            parts.append(data[place : place + length])
+        end = place if kind == jpeg_markers.SCAN else place + length
+    return b"".join([*parts, data[end:]])
+
+
+def _is_padded(bare: bytes, count: int) -> bool:
+    """Returns whether `count` equal bytes stand before the end marker of a file's first image."""
+    end = bare.find(_END)
+    return end >= count and len(set(bare[end - count : end])) == 1
