@@ -19,7 +19,8 @@ from PIL import Image
 from vim_tf import command_line
 from vim_tf.config.sections import DataConfig
 from vim_tf.data.images import make_image_dataset
-from vim_tf.data.token_cache import TokenCache, write_token_cache
+from vim_tf.data.token_cache import TokenCache
+from vim_tf.data.token_cache_writer import write_token_cache
 from vim_tf.fingerprints import fingerprint
 
 SIZE, TOKENS, CODES = (400, 500), 1024, 8192  # height, width

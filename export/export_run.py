@@ -20,6 +20,7 @@ from vim_tf.export.litert import tflite, tflite_generator
 from vim_tf.export.release import FOLDERS, Release, check_target
 from vim_tf.export.serving import saved_model, serving_kit, warmup
 from vim_tf.export.serving.signatures import Signatures
+from vim_tf.failpoints import failpoint
 from vim_tf.generation.litert import load_litert
 from vim_tf.runs.trained_run import TrainedRun, open_run
 
@@ -106,7 +107,7 @@ def export_model(
     if not opened.vim:
         _say(f"{opened.path} is a run of stage 1: only the tokenizer's signatures are exported")
     opened.images(1)  # what is wrong with the data is said before anything is written
-    release = Release(out)
+    release = Release(out, _say)
     try:
         failures = export(opened, signatures, release, formats, Path(node_modules), _say)
     except BaseException:
@@ -162,6 +163,7 @@ def export(
     measurements = []
     for name in formats:
         say(f"{name}: exporting and comparing with Keras")
+        failpoint("before_format")
         folder = release.staged(name)
         folder.mkdir()
         if name == "saved_model":

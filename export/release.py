@@ -11,15 +11,20 @@
 import contextlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
-from vim_tf.files import hash_file
+from vim_tf.failpoints import failpoint
+from vim_tf.files import hash_file, write_atomically
+from vim_tf.locks import Held, locked
 
 FOLDERS = {"saved_model": "vim", "tflite": "tflite", "tfjs": "tfjs"}
 REPORTS = "reports"
 SUMS = "SHA256SUMS"
+_STAGING = ".staging-"
+_LOCK, _MARK = "lock", "publish"  # in the staging folder: its process lives; all limits hold
 
 
 def check_target(out: StrPath) -> None:
@@ -36,29 +41,61 @@ def check_target(out: StrPath) -> None:
 class Release:
     """The next version in a folder of exports, until it is published or discarded.
 
+    What an export that was killed has left is removed, unless it was being published: then the rest
+    is published.
+
     Args:
         out: the folder; made if need be.
+        say: called with each line for the user.
 
     Raises:
         UserError: it cannot be written to, or holds something else.
     """
 
-    def __init__(self, out: StrPath) -> None:
+    def __init__(self, out: StrPath, say: Callable[[str], object] = lambda line: None) -> None:
         check_target(out)
         self.out = Path(out)
+        self._held = contextlib.ExitStack()
         try:
-            (self.out / REPORTS).mkdir(parents=True, exist_ok=True)
-            self.version = self._claim()
-            # A dot: TF Serving and web servers look past it until it is renamed.
-            self._staging = self.out / f".staging-{self.version}"
-            self._staging.mkdir()
+            self.out.mkdir(parents=True, exist_ok=True)
+            for staging in sorted(self.out.glob(f"{_STAGING}*")):
+                if staging.is_dir() and staging.name.removeprefix(_STAGING).isdecimal():
+                    self._clean_up(staging, say)
+            while not self._stage():
+                pass
         except OSError as error:
             raise UserError(
                 f"{out} cannot be written ({error.strerror}); give another folder"
             ) from None
 
+    def _stage(self):
+        """Takes a version and makes its folder; False if another process removed it at once."""
+        self.version = self._claim()
+        # A dot: TF Serving and web servers look past it until it is renamed.
+        self._staging = self.out / f"{_STAGING}{self.version}"
+        self._staging.mkdir(exist_ok=True)
+        try:
+            self._held.enter_context(locked(self._staging / _LOCK))
+        except (Held, FileNotFoundError):
+            return False
+        if (self._staging / _LOCK).exists():
+            return True
+        self._held.close()
+        return False
+
+    def _clean_up(self, staging, say):
+        version = int(staging.name.removeprefix(_STAGING))
+        with contextlib.suppress(Held, FileNotFoundError), locked(staging / _LOCK):
+            if (staging / _MARK).exists():
+                say(f"version {version} was being published when its export ended; now it is")
+                _put_in_place(self.out, staging, version)
+                return
+            say(f"an export that did not end has left {staging}; it is removed")
+            _remove(self.out, staging, version)
+
     def _claim(self):
         """Takes the next number for this process alone: making a folder succeeds only once."""
+        (self.out / REPORTS).mkdir(exist_ok=True)
         version = 1 + max(self._versions(), default=0)
         while True:
             try:
@@ -91,17 +128,38 @@ class Release:
         for export_format in FOLDERS:
             if self.staged(export_format).exists():
                 _write_sums(self.staged(export_format))
-                target = self.published(export_format)
-                target.parent.mkdir(exist_ok=True)
-                os.rename(self.staged(export_format), target)
-        shutil.rmtree(self._staging)
+        failpoint("before_publication")
+        write_atomically(self._staging / _MARK, "")
+        _put_in_place(self.out, self._staging, self.version)
+        self._held.close()
 
     def discard(self) -> None:
-        """Deletes what was staged; the version's number stays used if it has a report."""
-        shutil.rmtree(self._staging, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty
-            self.report_dir.rmdir()
-            self.report_dir.parent.rmdir()
+        """Deletes what was staged; the version's number stays used if it has a report.
+
+        What is being published is published to its end.
+        """
+        if (self._staging / _MARK).exists():
+            _put_in_place(self.out, self._staging, self.version)
+        else:
+            _remove(self.out, self._staging, self.version)
+        self._held.close()
+
+
+def _put_in_place(out, staging, version):
+    """Renames the folders of the formats that are still there, and removes the staging folder."""
+    for folder in FOLDERS.values():
+        if (staging / folder).exists():
+            (out / folder).mkdir(exist_ok=True)
+            os.rename(staging / folder, out / folder / str(version))
+            failpoint("in_publication")
+    shutil.rmtree(staging)
+
+
+def _remove(out, staging, version):
+    shutil.rmtree(staging, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty
+        (out / REPORTS / str(version)).rmdir()
+        (out / REPORTS).rmdir()
 
 
 def _write_sums(folder):

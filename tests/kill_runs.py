@@ -2,13 +2,18 @@
 
     make kill-test N=50        (python tests/kill_runs.py --kills 50 --stage vit_vqgan)
 
-Two of three kills are inside a save, at a failpoint. The others are at a random moment after a
-random step. After every fifth kill the newest checkpoint loses its last bytes. The same command is
-started again until the run is done. Then all state (weights, averages, slots and counters) must
-equal that of the other run bit for bit.
+Two of three kills are at a failpoint: inside a save, inside an evaluation or, in stage vim, inside
+the making of the token cache. The others are at a random moment after a random step. After every
+fifth kill the newest checkpoint loses its last bytes. The same command is started again until the
+run is done. Then all state (weights, averages, slots and counters) must equal that of the other run
+bit for bit, metrics.jsonl must have each step once, and nothing may be left over.
+
+At the end an export of the run is killed at each of its failpoints. The next one must give the same
+files as an export that was left alone.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -24,7 +29,9 @@ import tensorflow as tf
 import yaml
 
 STEPS = 40
-PLACES = ("before_state", "before_manifest", "before_removal")
+SAVING = ("before_state", "before_manifest", "before_removal", "before_preset", "between_presets")
+CACHE = ("after_shard", "before_cache")  # before the first step
+EXPORT = ("before_format", "before_publication", "in_publication")
 KILLED = -9
 CONFIGS = {"vit_vqgan": conftest.TINY_VIT_VQGAN, "vim": conftest.TINY_VIM}
 
@@ -38,7 +45,7 @@ def write_configs(folder):
         config["training"] = {
             "steps": STEPS,
             "log_every": 1,
-            "evaluate_every": STEPS,
+            "evaluate_every": 4,
             "checkpoint_every": 2,
             "keep_checkpoints": 3,
         }
@@ -100,13 +107,17 @@ def cut_short(workdir):
 
 def kill_again_and_again(config, workdir, tokenizer, kills, rng):
     """Returns the numbers of kills inside a save, of kills at other moments, and of cut files."""
-    counts = {"in a save": 0, "at other moments": 0, "files cut": 0}
+    counts = {"in a save": 0, "in the cache": 0, "at other moments": 0, "files cut": 0}
     done = 0
     while done < kills:
         inside = done % 3 != 2
+        # The cache is made once a run, so it is killed whenever there is none.
+        in_cache = tokenizer is not None and not (workdir / "tokens").exists()
         if inside:
-            place = PLACES[rng.randrange(len(PLACES))]
-            process = start(config, workdir, tokenizer, f"{place}:{rng.randint(1, 2)}")
+            places = CACHE if in_cache else SAVING
+            place = places[rng.randrange(len(places))]
+            count = 1 if in_cache else rng.randint(1, 2)
+            process = start(config, workdir, tokenizer, f"{place}:{count}")
             process.communicate()
             killed = process.returncode == KILLED
         else:
@@ -120,7 +131,8 @@ def kill_again_and_again(config, workdir, tokenizer, kills, rng):
             shutil.rmtree(workdir)
             continue
         done += 1
-        counts["in a save" if inside else "at other moments"] += 1
+        where = "in the cache" if in_cache else "in a save"
+        counts[where if inside else "at other moments"] += 1
         if done % 5 == 0 and cut_short(workdir):
             counts["files cut"] += 1
         print(f"kill {done} of {kills}: at {newest(workdir)}", flush=True)
@@ -152,7 +164,67 @@ def compare(workdir, config, tokenizer):
     for name, value in expected.items():
         if not np.array_equal(value, found[name]):
             sys.exit(f"{name} differs from the run that was left alone")
+    check_logs(workdir)
     return len(expected)
+
+
+def check_logs(workdir):
+    """Exits with an error if metrics.jsonl has a step twice or lacks one, or anything is left."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "train"]
+    evaluations = [line["step"] for line in lines if line["kind"] == "evaluation"]
+    if steps != [*range(1, STEPS + 1)] or evaluations != [*range(4, STEPS + 1, 4)]:
+        sys.exit(f"metrics.jsonl has the steps {steps} and the evaluations {evaluations}")
+    left = [*workdir.glob(".*"), *workdir.glob("preset*.new"), *workdir.glob("preset*.old")]
+    if left:
+        sys.exit(f"left over: {left}")
+
+
+def export(run, out, failpoint=""):
+    """Exports a run's SavedModel; returns whether the process was killed."""
+    command = [sys.executable, "-m", "vim_tf.export", "--run", run, "--to", out]
+    environment = {**os.environ, "VIM_TF_FAILPOINT": failpoint and f"{failpoint}:1"}
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, env=environment, check=False
+    )
+    if done.returncode not in (0, KILLED):
+        sys.exit(f"an export failed with code {done.returncode}:\n{done.stderr}")
+    return done.returncode == KILLED
+
+
+def exported(out, version):
+    """(names of the files, {name: bytes} of the weights) of a version.
+
+    Two exports differ in the names inside the graph, and in the states of Keras' unused generators
+    of random numbers, which are integers.
+    """
+    folder = out / "vim" / str(version)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    weights = tf.train.load_checkpoint(folder / "variables" / "variables")
+    types = weights.get_variable_to_dtype_map()
+    floats = [name for name in types if types[name].is_floating]
+    assert len(floats) > 20, floats
+    return names, {name: weights.get_tensor(name).tobytes() for name in floats}
+
+
+def kill_exports(run, folder):
+    """Kills an export at each failpoint; returns the number of kills."""
+    export(run, folder / "alone")
+    expected = exported(folder / "alone", 1)
+    for place in EXPORT:
+        out = folder / place
+        if not export(run, out, place):
+            sys.exit(f"the export was not killed at {place}")
+        export(run, out)
+        versions = sorted(int(path.name) for path in (out / "vim").iterdir())
+        if versions != ([1, 2] if place == "in_publication" else [1]):
+            sys.exit(f"an export that was killed at {place} led to the versions {versions}")
+        for version in versions:
+            if exported(out, version) != expected:
+                sys.exit(f"version {version} after a kill at {place} is another export")
+        if list(out.glob(".*")):
+            sys.exit(f"left over: {list(out.glob('.*'))}")
+    return len(EXPORT)
 
 
 def main():
@@ -173,8 +245,12 @@ def main():
         config, workdir = configs[arguments.stage], folder / "run"
         counts = kill_again_and_again(config, workdir, tokenizer, arguments.kills, rng)
         number = compare(workdir, config, tokenizer)
+        exports = kill_exports(workdir, folder / "exports")
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    print(f"{arguments.stage}: {told}; all {number} variables equal bit for bit")
+    print(
+        f"{arguments.stage}: {told}; all {number} variables equal bit for bit, "
+        f"and {exports} killed exports equal one that was not"
+    )
 
 
 if __name__ == "__main__":

@@ -83,11 +83,24 @@ SWALLOWS = {
         time.sleep(30)
 """,
     "a destructor": """
+    stopping.GRACE = 30
     class Slow:
         def __del__(self):
             time.sleep(1)
     print("ready", flush=True)
     Slow()
+    time.sleep(30)
+""",
+    "a function that forgets it": """
+    stopping.GRACE = 30
+    def careless():
+        try:
+            print("ready", flush=True)
+            time.sleep(30)
+        except BaseException:
+            pass
+    careless()
+    careless()
     time.sleep(30)
 """,
     "a thread that never ends": READY

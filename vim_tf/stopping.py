@@ -7,8 +7,9 @@ while it runs              `Stop` is raised in the main thread, so that files   
 while it trains            a function is called, and the training saves         `saving`
 
 Python's own handlers wait for the main thread, and that may be inside a graph of TensorFlow for
-minutes. So another thread hears the signals too. It ends the process if the main thread has not
-ended it after `GRACE` seconds. A second signal ends it at once.
+minutes. So another thread hears the signals too. It raises the `Stop` again if a library lost it,
+and ends the process if the main thread has not ended it after `GRACE` seconds. A second signal ends
+it at once.
 
 One stop often sends several signals: Ctrl-C reaches all processes of a terminal, and a supervisor
 among them may pass it on; a terminal that closes sends SIGHUP twice. So signals within `TOGETHER`
@@ -28,7 +29,7 @@ from types import FrameType
 EXIT_GOES_ON = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from what is finished
 EXIT_STARTS_AGAIN = 130  # as a shell reports Ctrl-C
 GOES_ON = {"vim_tf.train", "vim_tf.tokenize_dataset", "vim_tf.probe"}
-GRACE, TOGETHER = 10.0, 0.2  # seconds
+GRACE, TOGETHER, PAUSE = 10.0, 0.2, 0.25  # seconds
 # Windows has no SIGHUP.
 SIGNALS = {
     number
@@ -70,6 +71,7 @@ class Listener:
         self.save: Callable[[str], object] | None = None
         self.heard: int | None = None
         self._saying, self._said = threading.Lock(), False
+        self._own = 0  # signals of `_insist` that `_listen` has not read yet
         self._terminals = [place for place in (1, 2) if os.isatty(place)]
 
     def start(self) -> None:
@@ -141,6 +143,9 @@ class Listener:
         while number := os.read(self._reader, 1):
             if number[0] not in SIGNALS:
                 continue
+            if self._own:
+                self._own -= 1
+                continue
             if since is None:
                 since = time.monotonic()
                 self._first(number[0])
@@ -157,12 +162,33 @@ class Listener:
         if self.save is not None:
             self.save(signal.Signals(number).name)
         else:
-            timer = threading.Timer(GRACE if self.runs else 0, self._leave)
-            timer.daemon = True
-            timer.start()
+            threading.Thread(target=self._insist, args=(number,), daemon=True).start()
+
+    def _insist(self, number: int) -> None:
+        """Raises again what a library lost, such as one that calls Python; then ends the process.
+
+        Code that cleans up handles the `Stop` meanwhile, so nothing interrupts it.
+        """
+        end = time.monotonic() + (GRACE if self.runs else 0)
+        while time.monotonic() < end:
+            time.sleep(PAUSE)
+            if self.raised and not self.ended and not _main_handles_stop():
+                self.raised = False
+                self._own += 1
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+        self._leave()
 
 
 _listener: Listener | None = None
+
+
+def _main_handles_stop() -> bool:
+    """Whether the main thread is in an `except` or a `finally` that a `Stop` has reached."""
+    found = sys._current_exceptions().get(threading.main_thread().ident or 0)
+    error = found[1] if isinstance(found, tuple) else found  # a tuple up to Python 3.11
+    while error is not None and not isinstance(error, Stop):
+        error = error.__context__
+    return error is not None
 
 
 def listen() -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vim_tf.data import token_cache
-from vim_tf.data.token_cache import TokenCache, write_token_cache
+from vim_tf.data import token_cache_writer
+from vim_tf.data.token_cache import TokenCache
+from vim_tf.data.token_cache_writer import write_token_cache
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import fingerprint
 
@@ -57,7 +58,9 @@ def unroll(parts):
 
 @pytest.mark.parametrize("codes", [CODES, 65_536, 65_537])
 def test_reads_what_was_written(tmp_path, codes, monkeypatch):
-    monkeypatch.setattr(token_cache, "SHARD_IMAGES", 3)  # batches of 4 cross the ends of shards
+    monkeypatch.setattr(
+        token_cache_writer, "SHARD_IMAGES", 3
+    )  # batches of 4 cross the ends of shards
     tokens, labels, held_out = write(tmp_path / "cache", codes=codes)
     cache = TokenCache.open(tmp_path / "cache", HASH)
     np.testing.assert_array_equal(cache.tokens["train"], tokens)
@@ -222,7 +225,7 @@ def test_a_place_where_no_folder_can_be_made(tmp_path):
 def test_a_full_disk(tmp_path, monkeypatch):
     # Linux' device that is always full. Records are buffered until the file is closed.
     real = tf.io.TFRecordWriter
-    monkeypatch.setattr(token_cache.tf.io, "TFRecordWriter", lambda path: real("/dev/full"))
+    monkeypatch.setattr(token_cache_writer.tf.io, "TFRecordWriter", lambda path: real("/dev/full"))
     with pytest.raises(UserError, match="cannot be written .*make room") as caught:
         write(tmp_path / "cache")
     assert "\n" not in str(caught.value)

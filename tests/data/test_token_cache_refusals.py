@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 from vim_tf import formats
-from vim_tf.data import token_cache
-from vim_tf.data.token_cache import TokenCache, write_token_cache
+from vim_tf.data import token_cache_writer
+from vim_tf.data.token_cache import TokenCache
+from vim_tf.data.token_cache_writer import write_token_cache
 from vim_tf.errors import UserError
 from vim_tf.files import hash_file
 from vim_tf.fingerprints import fingerprint
@@ -142,7 +143,7 @@ def test_a_header_without_a_split_is_refused(tmp_path, split):
 
 
 def test_passes_of_different_sizes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(token_cache, "SHARD_IMAGES", 3)
+    monkeypatch.setattr(token_cache_writer, "SHARD_IMAGES", 3)
     write(tmp_path / "cache")
     seal(tmp_path / "cache", lambda content: content["shards"]["train"][1].pop())
     with pytest.raises(UserError, match="the passes of train differ in their labels"):

@@ -1,4 +1,6 @@
+import os
 import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,82 @@ def test_other_peoples_folders_are_refused(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match=r"cannot be written \(.*\); give another folder"):
         Release(f"/proc/{tmp_path.name}")
+
+
+# After a stop ----------------------------------------------------------------------------------
+
+KILLED = """
+import sys
+from vim_tf.export.release import Release
+release = Release(sys.argv[1])
+for export_format in ("saved_model", "tflite"):
+    release.staged(export_format).mkdir()
+    (release.staged(export_format) / "file").write_text(export_format)
+if sys.argv[2] == "publish":
+    (release.report_dir / "export_report.json").write_text("{}")
+    release.publish()
+print("staged", flush=True)
+sys.stdin.read()
+"""
+
+
+def start(out, what, failpoint=""):
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(out), what],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "VIM_TF_FAILPOINT": failpoint},
+    )
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
+    with start(tmp_path, "stage") as process:
+        assert process.stdout.readline() == "staged\n"
+        said = []
+        with_it = Release(tmp_path, said.append)  # it lives, so its folder stays
+        assert (with_it.version, said) == (2, [])
+        assert content(tmp_path / ".staging-1")["vim/file"] == "saved_model"
+        with_it.discard()
+        process.kill()
+        process.wait()
+    said = []
+    release = Release(tmp_path, said.append)
+    assert said == [f"an export that did not end has left {tmp_path / '.staging-1'}; it is removed"]
+    assert release.version == 1
+    assert [path.name for path in tmp_path.glob(".*")] == [".staging-1"]
+    release.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_publication_that_was_killed_is_finished(tmp_path):
+    with start(tmp_path, "publish", "in_publication:1") as process:
+        assert process.wait(20) == -9
+    assert content(tmp_path)["vim/1/file"] == "saved_model"
+    assert not (tmp_path / "tflite").exists()
+    said = []
+    release = Release(tmp_path, said.append)
+    assert said == ["version 1 was being published when its export ended; now it is"]
+    assert release.version == 2
+    release.discard()
+    assert content(tmp_path) == {
+        "vim/1/file": "saved_model",
+        "tflite/1/file": "tflite",
+        "reports/1/export_report.json": "{}",
+    }
+
+
+def test_a_stop_before_the_publication_publishes_nothing(tmp_path):
+    with start(tmp_path, "publish", "before_publication:1") as process:
+        assert process.wait(20) == -9
+    Release(tmp_path).discard()
+    assert content(tmp_path) == {"reports/1/export_report.json": "{}"}
+
+
+def test_a_staging_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "reports").mkdir()
+    (tmp_path / ".staging-mine").mkdir()
+    (tmp_path / ".staging-7").write_text("a file")
+    Release(tmp_path).discard()
+    assert (tmp_path / ".staging-mine").is_dir()
+    assert (tmp_path / ".staging-7").read_text() == "a file"

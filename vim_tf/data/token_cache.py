@@ -1,17 +1,15 @@
 """Tokens of a data set on disk, so that stage 2 does not run the tokenizer at each step.
 
-A cache is a folder of `header.json` and TFRecord files. One file has at most `SHARD_IMAGES` images
-of one split and one pass; a record is a `tf.train.Example` with the int64 features `token` [N] and
+A cache is a folder of `header.json` and TFRecord files. One file has at most 65,536 images of one
+split and one pass; a record is a `tf.train.Example` with the int64 features `token` [N] and
 `label` [1]. Passes are the same images in the same order, each with another augmentation.
 
 The whole cache is read into memory, 2 bytes per token up to 65,536 codes: ImageNet in 32 x 32
 tokens takes 2.6 GB per pass, the built-in images in 8 x 8 half a megabyte.
 """
 
-import contextlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -24,16 +22,11 @@ from vim_tf.config import checks
 from vim_tf.data import hashing
 from vim_tf.data.images import ImageData
 from vim_tf.errors import UserError
-from vim_tf.files import is_in_bucket, measure_file
-from vim_tf.fingerprints import FileTable
+from vim_tf.files import measure_file
 from vim_tf.messages import show
 
 HEADER_FILE = "header.json"
 ADVICE = "delete the folder to make it again, or give another tokenizer.cache"
-SHARD_IMAGES = 65_536
-# The keys that the caller gives: which tokenizer, images and options.
-_GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
-_SPLITS = {"train", "validation"}
 _COUNT = {"type": "integer", "minimum": 1}
 _TEXT = {"type": "string"}
 _FILE = {"type": "string", "pattern": r"^[a-z]+-\d+-\d{5}\.tfrecord$"}
@@ -51,127 +44,12 @@ HEADER_SCHEMA = formats.json_object(
 )
 _READ_BATCH = 4_096
 
-Batches: TypeAlias = Iterable[tuple[Tensor, Tensor]]  # tokens [B,N] int, labels [B] int
 _Arrays: TypeAlias = dict[str, np.ndarray]
 _Json: TypeAlias = dict[str, Any]
 _Pair: TypeAlias = tuple[np.ndarray, np.ndarray]  # tokens, labels
 
 
-def write_token_cache(
-    folder: StrPath,
-    splits: Mapping[str, Iterable[Batches]],
-    header: dict[str, Any],
-    tables: Mapping[str, FileTable] | None = None,
-) -> None:
-    """Writes a cache; `folder` appears when the last file is complete.
-
-    Args:
-        folder: must not exist, or must be empty.
-        splits: {"train": passes, "validation": passes}. A pass is `Batches`; B may change from
-            batch to batch. All passes of a split have the same images in the same order; validation
-            usually has one pass.
-        header: dict that JSON can hold: `tokenizer_hash`, `images` (the fingerprint of the images),
-            `options` (everything else that the tokens depend on), `grid` (rows, columns), `codes`,
-            and `class_names`, empty without labels.
-        tables: {config key: `FileTable`} of the images' files, saved too; None for no files.
-
-    Raises:
-        UserError: the folder is not empty or cannot be written, or a split has no images.
-        ValueError: tokens, labels, passes and header do not fit together.
-    """
-    if set(header) != _GIVEN:
-        raise ValueError(f"header has the keys {sorted(header)}; it needs {sorted(_GIVEN)}")
-    if set(splits) != _SPLITS:
-        raise ValueError(f"splits has the keys {sorted(splits)}; it needs {sorted(_SPLITS)}")
-    target = epath.Path(folder)
-    if _is_taken(target):
-        raise UserError(f"{target} exists already; delete it, or choose another tokenizer.cache")
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    if is_in_bucket(target):  # it cannot rename folders; the cache is complete with the header
-        partial = target
-    with _writing(target):
-        partial.rmtree(missing_ok=True)
-        partial.mkdir(parents=True)
-    try:
-        shards = {
-            split: [
-                _write_pass(partial, f"{split}-{number:02d}", batches, header)
-                for number, batches in enumerate(passes)
-            ]
-            for split, passes in splits.items()
-        }
-        for split, passes in shards.items():
-            counts = [sum(shard["pictures"] for shard in one) for one in passes]
-            if not counts or counts[0] == 0:
-                raise UserError(f"the {split} split has no images; nothing to put into {target}")
-            if len(set(counts)) > 1:
-                raise ValueError(f"the passes of {split} have {counts} images; all need the same")
-        with _writing(target):
-            fingerprints.save(partial, tables or {})
-            text = formats.to_json("token cache", {**header, "shards": shards})
-            (partial / HEADER_FILE).write_text(text)
-            if partial != target:
-                os.rename(partial, target)
-    except BaseException:
-        partial.rmtree(missing_ok=True)
-        raise
-
-
-def _is_taken(folder: epath.Path) -> bool:
-    if is_in_bucket(folder):
-        return (folder / HEADER_FILE).exists()
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-
-
-@contextlib.contextmanager
-def _writing(path: epath.Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a UserError."""
-    try:
-        yield
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise UserError(
-            f"the token cache {path} cannot be written ({reason}); "
-            "make room there, or choose another tokenizer.cache"
-        ) from None
-
-
-def _write_pass(folder: epath.Path, stem: str, batches: Batches, header: _Json) -> list[_Json]:
-    """Writes one pass as shards; returns their dicts, as `_SHARD` describes them."""
-    shards: list[_Json] = []
-    with contextlib.ExitStack() as writers:
-        for tokens, labels in batches:
-            tokens, labels = np.asarray(tokens), np.asarray(labels)
-            problem = _find_problem(tokens, labels, header)
-            if problem:
-                raise ValueError(f"batch for {stem}: {problem}")
-            for row, label in zip(tokens, labels, strict=True):
-                if not shards or shards[-1]["pictures"] == SHARD_IMAGES:
-                    shards.append({"file": f"{stem}-{len(shards):05d}.tfrecord", "pictures": 0})
-                    path = folder / shards[-1]["file"]
-                    with _writing(path):
-                        writers.close()  # of the previous shard
-                        writer = writers.enter_context(tf.io.TFRecordWriter(str(path)))
-                with _writing(path):
-                    writer.write(_encode(row, label))
-                shards[-1]["pictures"] += 1
-        with _writing(folder):
-            writers.close()
-    for shard in shards:
-        shard["bytes"], shard["sha256"] = measure_file(folder / shard["file"])
-    return shards
-
-
-def _encode(tokens: np.ndarray, label: np.integer) -> bytes:
-    features = {
-        name: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-        for name, values in (("token", tokens), ("label", [label]))
-    }
-    example = tf.train.Example(features=tf.train.Features(feature=features))
-    return example.SerializeToString(deterministic=True)  # the same hash each time
-
-
-def _find_problem(tokens: np.ndarray, labels: np.ndarray, header: _Json) -> str | None:
+def find_problem(tokens: np.ndarray, labels: np.ndarray, header: Mapping[str, Any]) -> str | None:
     """Returns the error in tokens [B,N] or labels [B], in words, or None."""
     length = header["grid"][0] * header["grid"][1]
     if tokens.ndim != 2 or tokens.shape[1] != length or labels.shape != tokens.shape[:1]:
@@ -193,7 +71,7 @@ class TokenCache:
     """A cache in memory; `open` reads one.
 
     Attributes:
-        header: the dict that `write_token_cache` was given, and `shards`.
+        header: the dict that `token_cache_writer.write_token_cache` was given, and `shards`.
         tokens: {split: [passes, M, N]} NumPy, uint16 or int32.
         labels: {split: [M]} NumPy int32.
     """
@@ -214,7 +92,7 @@ class TokenCache:
         """Reads a cache and checks it.
 
         Args:
-            folder: the one that `write_token_cache` wrote.
+            folder: the one that `token_cache_writer.write_token_cache` wrote.
             tokenizer_hash: the hash of the tokenizer in use.
             options: must be equal to the header's `options`; None does not check.
             data: the `ImageData` in use; must be the header's `images`; None does not check.
@@ -383,7 +261,7 @@ def _read_shard(path: epath.Path, shard: _Json, header: _Json) -> _Pair:
     try:
         for batch in records.map(lambda record: tf.io.parse_example(record, features)):
             parsed = batch["token"].numpy(), batch["label"].numpy()
-            problem = _find_problem(*parsed, header)
+            problem = find_problem(*parsed, header)
             if problem:
                 raise UserError(f"{path} is damaged: {problem}; {ADVICE}")
             tokens.append(parsed[0].astype("uint16" if header["codes"] <= 65_536 else "int32"))

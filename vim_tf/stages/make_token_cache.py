@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from vim_tf.annotations import StrPath
 from vim_tf.config.sections import DataConfig
-from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
+from vim_tf.data.token_cache import TokenCache
+from vim_tf.data.token_cache_writer import making, write_in_lock
 from vim_tf.distribution.replicas import over_replicas
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def open_or_make_cache(
 ) -> TokenCache:
     """Opens the cache at `folder`, or tokenizes the images into a new one there.
 
+    If another process makes it, waits for it. After a stop, goes on from the finished shards.
+
     The replicas of the strategy in scope share the images. The tokenizer was made in that scope.
 
     Args:
@@ -53,37 +56,50 @@ def open_or_make_cache(
     path = epath.Path(folder)
     options = {**describe_options(data.config), "seed": data.seed, "passes": passes}
     tokenizer_hash = tokenizer.model_hash()
-    if not (path / HEADER_FILE).exists():
-        data.read_contents()
-        header = {
-            "tokenizer_hash": tokenizer_hash,
-            "images": data.fingerprint(),
-            "options": options,
-            "grid": list(tokenizer.grid),
-            "codes": tokenizer.config.quantizer.codes,
-            "class_names": list(data.class_names),
-        }
-        splits = {
-            "train": [
-                _tokens(
-                    tokenizer, data.augmented_pass(i), data.train_size, f"pass {i + 1} of {passes}"
-                )
-                for i in range(passes)
-            ],
-            "validation": [
-                _tokens(tokenizer, data.evaluation(), data.validation_size, "validation")
-            ],
-        }
-        write_token_cache(path, splits, header, data.tables)
+    with making(path) as is_ours:
+        if is_ours:
+            data.read_contents()
+            header = {
+                "tokenizer_hash": tokenizer_hash,
+                "images": data.fingerprint(),
+                "options": options,
+                "grid": list(tokenizer.grid),
+                "codes": tokenizer.config.quantizer.codes,
+                "class_names": list(data.class_names),
+            }
+            splits = {
+                "train": [
+                    _Tokens(
+                        tokenizer,
+                        data.augmented_pass(i),
+                        data.train_size,
+                        f"pass {i + 1} of {passes}",
+                    )
+                    for i in range(passes)
+                ],
+                "validation": [
+                    _Tokens(tokenizer, data.evaluation(), data.validation_size, "validation")
+                ],
+            }
+            write_in_lock(path, splits, header, data.tables)
     return TokenCache.open(path, tokenizer_hash, options, data)
 
 
-def _tokens(
-    tokenizer: ViTVQGAN, dataset: tf.data.Dataset, size: int, name: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (tokens [B,N], labels [B]) of each batch, with a progress bar on a terminal."""
-    tokenize = over_replicas(tokenizer.tokenize)
-    with tqdm(total=size, unit="img", desc=f"tokenizing, {name}", disable=None) as bar:
-        for batch in dataset:
-            yield tokenize(batch["image"]).numpy(), batch["label"].numpy()
-            bar.update(len(batch["label"]))
+class _Tokens:
+    """The tokens of a data set's batches, a `token_cache_writer.Pass`."""
+
+    def __init__(self, tokenizer: ViTVQGAN, dataset: tf.data.Dataset, size: int, name: str) -> None:
+        self._tokenize = over_replicas(tokenizer.tokenize)
+        self._dataset, self._size, self._name = dataset, size, name
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return self.after(0)
+
+    def after(self, batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (tokens [B,N], labels [B]) of the later batches, with a bar on a terminal."""
+        with tqdm(
+            total=self._size, unit="img", desc=f"tokenizing, {self._name}", disable=None
+        ) as bar:
+            for batch in self._dataset.skip(batches):
+                yield self._tokenize(batch["image"]).numpy(), batch["label"].numpy()
+                bar.update(len(batch["label"]))
