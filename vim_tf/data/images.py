@@ -7,7 +7,7 @@ Every source gives the same kind of batches. Every order and every augmentation 
 import base64
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -196,7 +196,10 @@ class ImageData:
         return self._batch(split.in_order(), make, split, self.config.batch_size)
 
     def evaluation(
-        self, split: str = "validation", batch_size: int | None = None
+        self,
+        split: str = "validation",
+        batch_size: int | None = None,
+        positions: Sequence[int] | None = None,
     ) -> tf.data.Dataset:
         """Returns every image of a split once, in stored order, resized and centre-cropped.
 
@@ -204,8 +207,15 @@ class ImageData:
             split: "validation" or "train".
             batch_size: images per batch, `config.batch_size` if None; the last batch may be
                 smaller.
+            positions: numbers of the images to return in stored order, from 0; the others are not
+                decoded. None returns all.
         """
         images = self.splits[split]
+        elements = images.in_order()
+        if positions is not None:
+            chosen = tf.constant(positions, tf.int64)
+            elements = elements.take(max(positions) + 1)
+            elements = elements.filter(lambda position, _: tf.reduce_any(position == chosen))
         load = self._naming_load(images)
 
         def make(_: Tensor, reference: Any) -> dict[str, Tensor]:
@@ -214,7 +224,7 @@ class ImageData:
             return {"image": resized, "label": labels}
 
         batch_size = batch_size or self.config.batch_size
-        return self._batch(images.in_order(), make, images, batch_size)
+        return self._batch(elements, make, images, batch_size)
 
     def _augment(
         self, load: Load, epoch: Tensor, position: Tensor, reference: Any
