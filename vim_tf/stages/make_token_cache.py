@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
-from tqdm import tqdm
 
 from vim_tf.annotations import StrPath
 from vim_tf.config.sections import DataConfig
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.data.token_cache import HEADER_FILE, TokenCache, write_token_cache
 from vim_tf.distribution.replicas import over_replicas
 
@@ -82,7 +82,7 @@ def _tokens(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (tokens [B,N], labels [B]) of each batch, with a progress bar on a terminal."""
     tokenize = over_replicas(tokenizer.tokenize)
-    with tqdm(total=size, unit="img", desc=f"tokenizing, {name}", disable=None) as bar:
+    with progress_bar(size, "images", f"tokenizing, {name}") as bar:
         for batch in dataset:
             yield tokenize(batch["image"]).numpy(), batch["label"].numpy()
             bar.update(len(batch["label"]))
