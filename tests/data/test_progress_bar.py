@@ -1,11 +1,13 @@
+import contextlib
 import io
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from vim_tf.data import progress_bar
+from vim_tf.data import images, progress_bar
 
 
 @pytest.fixture
@@ -40,3 +42,18 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     with progress_bar.progress_bar(4, "images", "samples") as bar:
         bar.update(4)
     assert "samples: 100%" in sys.stderr.getvalue()
+
+
+def test_the_reading_of_contents_is_counted(tiny, monkeypatch):
+    counts = []
+
+    @contextlib.contextmanager
+    def note(total, unit, what):
+        counts.append(total)
+        yield SimpleNamespace(update=counts.append)
+
+    monkeypatch.setattr(images, "progress_bar", note)
+    data = images.make_image_dataset(tiny("vit_vqgan").data, 0)
+    data.show_reading_contents()
+    assert counts == [34, *[1] * 34]
+    assert data.known_contents() == 34

@@ -17,6 +17,7 @@ from vim_tf import fingerprints
 from vim_tf.annotations import Tensor
 from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
@@ -125,6 +126,17 @@ class ImageData:
         """
         for table in self.tables.values():
             table.read_contents(stopped)
+
+    def show_reading_contents(self) -> None:
+        """Does `read_contents`, and shows the progress."""
+        files = sum(table.known.size for table in self.tables.values()) - self.known_contents()
+        with progress_bar(files, "files", "contents of the images, for their fingerprint") as bar:
+
+            def count() -> bool:
+                bar.update(1)
+                return False
+
+            self.read_contents(count)
 
     def known_contents(self) -> int:
         """Returns the number of files whose contents were read."""

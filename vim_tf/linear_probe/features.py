@@ -81,7 +81,7 @@ def open_features(run: TrainedRun, split: str) -> ProbeFeatures:
     Raises:
         UserError: features that are too large for float16.
     """
-    run.data.read_contents()
+    run.data.show_reading_contents()
     identity = {
         "models": run.hashes(),
         "images": run.data.fingerprint(),

@@ -53,7 +53,7 @@ def open_or_make_cache(
     options = {**describe_options(data.config), "seed": data.seed, "passes": passes}
     tokenizer_hash = tokenizer.model_hash()
     if not (path / HEADER_FILE).exists():
-        data.read_contents()
+        data.show_reading_contents()
         header = {
             "tokenizer_hash": tokenizer_hash,
             "images": data.fingerprint(),
