@@ -21,7 +21,7 @@ FILES = {
     *("monitoring.config", "serving.protoset"),
 }
 TOKENIZER = {"image_size": [16, 24], "token_grid": [4, 6], "codes": 32, "max_pixels": 5000}
-GENERATOR = TOKENIZER | {"classes": 7}
+GENERATOR = TOKENIZER | {"classes": 7, "label_drop": 0.1}
 
 
 @pytest.fixture
@@ -56,6 +56,9 @@ def test_the_readme_is_for_the_model():
     assert "Labels are 0 to 6" in generator and '"label": 0' in generator
     assert "generate" in unlabelled and "label" not in unlabelled.lower().replace("unlabelled", "")
     assert "generate" not in tokenizer
+    assert '"guidance_scale": 2.0' in generator
+    always = serving_kit.readme(GENERATOR | {"label_drop": 0.0})
+    assert '"guidance_scale": 1.0' in always and '"guidance_scale": 2.0' not in always
 
 
 def make_message(fields):
