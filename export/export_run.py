@@ -13,6 +13,7 @@ import vim_tf
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.data import image_limits
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.errors import UserError
 from vim_tf.export import report
 from vim_tf.export.browser import tfjs
@@ -161,21 +162,23 @@ def export(
         A line for each limit that does not hold; [] if everything was published.
     """
     measurements = []
-    for name in formats:
-        say(f"{name}: exporting and comparing with Keras")
-        failpoint("before_format")
-        folder = release.staged(name)
-        folder.mkdir()
-        if name == "saved_model":
-            saved_model.write_saved_model(signatures, run, folder)
-            warmup.write_warmup(folder, run)
-            measurements += saved_model.measure(folder, signatures, run)
-        elif name == "tflite":
-            measurements += tflite.export_tflite(run, folder)
-            if run.vim:
-                measurements += tflite_generator.export_generator(run, folder)
-        else:
-            measurements += tfjs.export_tfjs(run, folder, node_modules)
+    with progress_bar(len(formats), "formats", "export") as bar:
+        for name in formats:
+            say(f"{name}: exporting and comparing with Keras")
+            failpoint("before_format")
+            folder = release.staged(name)
+            folder.mkdir()
+            if name == "saved_model":
+                saved_model.write_saved_model(signatures, run, folder)
+                warmup.write_warmup(folder, run)
+                measurements += saved_model.measure(folder, signatures, run)
+            elif name == "tflite":
+                measurements += tflite.export_tflite(run, folder)
+                if run.vim:
+                    measurements += tflite_generator.export_generator(run, folder)
+            else:
+                measurements += tfjs.export_tfjs(run, folder, node_modules)
+            bar.update(1)
     say(report.table(measurements))
     report.write_report(release.report_dir, _about(run, release, formats), measurements)
     failures = [line for row in measurements for line in row.failures]

@@ -14,6 +14,7 @@ import vim_tf
 from vim_tf.config import loss_sections, sections
 from vim_tf.config.experiments import EXPERIMENTS, VIMExperiment, ViTVQGANExperiment
 from vim_tf.config.loader import load_config
+from vim_tf.costs.memory import estimate_vim, estimate_vit_vqgan
 from vim_tf.costs.parameters import count_discriminator, count_vit_vqgan
 from vim_tf.costs.parameters import count_vim as count_vim_from_config
 from vim_tf.models.discriminator import Discriminator
@@ -264,3 +265,16 @@ def test_each_key_that_no_config_sets_is_explained(experiment):
     for key in unset:
         section = key.rpartition(".")[0]
         assert key in explained or f"{section}.*" in explained, key
+
+
+@pytest.mark.parametrize("name", ["folder/vit_vqgan", "folder/vim"])
+def test_the_template_for_a_folder_fits_into_the_memory_that_it_states(name):
+    """Without a GPU the memory of the host counts. 24 GB is what a desktop computer has."""
+    if name.endswith("vim"):
+        tokenizer = CONFIGS["folder/vit_vqgan"].model
+        estimate = estimate_vim(CONFIGS[name], tokenizer, classes=1_000, replicas=1)
+    else:
+        estimate = estimate_vit_vqgan(CONFIGS[name], replicas=1)
+    stated = re.search(r"about ([\d.]+) GB of memory", FILES[name].read_text())
+    assert estimate.configured / 1e9 == pytest.approx(float(stated[1]), abs=0.06)
+    assert estimate.configured < 24e9 / 2

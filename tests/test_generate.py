@@ -1,13 +1,13 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from vim_tf import generate
+from vim_tf import evaluate, generate
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
-from vim_tf.evaluation.image_sources import open_images
 from vim_tf.generation.image_generator import ImageGenerator
 
 
@@ -152,15 +152,24 @@ def test_a_grid_has_its_settings_too(run, tmp_path):
     assert grids.read_facts(tmp_path / "other.png") is None
 
 
-def test_the_folder_can_be_evaluated(write, tiny_classifier):
-    """`evaluate images` reads it: the same images as those of the generator."""
-    folder = write("--n", "4")
-    source = open_images(folder, "images")
-    assert source.count == 4
-    assert source.description["size"] == [16, 16]
-    expected = [Image.open(path) for path in sorted(folder.glob("*.png"))]
-    (found,) = source.batches(8)
-    np.testing.assert_array_equal(found, np.stack([np.asarray(image) for image in expected]))
+def test_the_folder_can_be_evaluated(write, tiny_runs, tmp_path):
+    """`evaluate images` reads it: FID 0 to the same samples in an .npz of the generator."""
+    folder = write("--n", "8", "--labels", "red,blue")
+    labels = [1, 0] * 4
+    same = ImageGenerator.load(tiny_runs["vim"]).generate(labels, seed=2)
+    np.savez(tmp_path / "same.npz", same)
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(3, 4, 4), keras.layers.GlobalAveragePooling2D()]
+    network = keras.Sequential(
+        [keras.Input((16, 16, 3)), *layers, keras.layers.Dense(2, "softmax")]
+    )
+    network.save(tmp_path / "network.keras")
+    given = ["images", "--images", str(folder), "--reference", str(tmp_path / "same.npz")]
+    given += ["--extractor", str(tmp_path / "network.keras"), "--metrics", "fid"]
+    evaluate.main([*given, "--out", str(tmp_path / "result.json")])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["images"]["count"] == 8
+    assert result["figures"]["FID[network]"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_folder_that_holds_something_is_refused(write, tmp_path):

@@ -261,3 +261,17 @@ def test_more_features_than_memory_are_sent_to_the_other_head(vim_run, tmp_path,
     monkeypatch.setattr(probing.logistic_head, "MOST_BYTES", 100)
     with pytest.raises(UserError, match="logistic_regression, which would hold .* set head: sgd"):
         probe.main(["--run", str(vim_run), "--out", str(tmp_path / "p")])
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_folder_that_is_a_file_is_refused_before_the_work(
+    tiny_runs, tmp_path, below, monkeypatch
+):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("vim_tf.linear_probe.run.open_run", lambda *_: pytest.fail("opened"))
+    out = tmp_path / "file" / below
+    with pytest.raises(
+        UserError, match=r"folder for the result is .*, but .*file is a file; give a"
+    ):
+        probe.main(["--run", str(tiny_runs["vim"]), "--out", str(out)])
+    assert (tmp_path / "file").read_text() == "mine"

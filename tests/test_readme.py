@@ -41,3 +41,20 @@ def test_it_installs_the_clone_in_place():
     # export/.
     commands = re.findall(r"^pip install .*", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2 and all(" -e " in command for command in commands)
+
+
+def test_nothing_is_installed_that_no_index_has_and_nothing_is_served_to_the_network():
+    """vim-tf is on no index; `python -m http.server` alone binds all interfaces."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "export").rglob("*.html")]
+    sources = [path for name in ("vim_tf", "export") for path in (ROOT / name).rglob("*.py")]
+    for path in (*pages, *sources):
+        text = path.read_text()
+        assert not re.search(r"pip install '?vim[-_]tf", text), path
+        for command in re.findall(r".*http\.server.*", text):
+            assert "--bind 127.0.0.1" in command, path
+
+
+def test_the_export_it_names_needs_only_what_it_installs():
+    text = (ROOT / "README.md").read_text()
+    assert "pip install -e '.[export]'" in text
+    assert re.findall(r"vim_tf\.export .*--formats (\S+)", text) == ["saved_model,tflite"]

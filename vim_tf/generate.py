@@ -108,8 +108,7 @@ def _generate(
     generator: ImageGenerator, labels: list[int] | None, n: int, arguments: argparse.Namespace
 ) -> Iterator[np.ndarray]:
     """Yields the images in batches, uint8 [B,H,W,3], with a bar."""
-    from tqdm import tqdm
-
+    from vim_tf.data.progress_bar import progress_bar
     from vim_tf.evaluation.keras_classifier import open_classifier
     from vim_tf.generation.image_generator import generate_images
 
@@ -123,7 +122,7 @@ def _generate(
         return
     if arguments.litert is not None:
         generator = generator.with_litert(arguments.litert)
-    with tqdm(total=n, unit="img", disable=None) as bar:
+    with progress_bar(n, "images", "samples") as bar:
         for images in generator.generate_batches(labels, n, **settings):
             yield images
             bar.update(len(images))

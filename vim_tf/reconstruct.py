@@ -120,17 +120,17 @@ def _reconstruct(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (originals, reconstructions, both uint8 [n,H,W,3], PSNR in dB [n])."""
     from vim_tf import losses
-    from vim_tf.data import progress
+    from vim_tf.data.progress_bar import progress_bar
     from vim_tf.data.transforms import normalize, to_uint8
 
     found = []
-    batches = source.batches(batch_size)
-    parts = -(-source.count // batch_size)
-    for originals in progress.report(batches, parts, "batches of images reconstructed"):
-        images = normalize(originals)
-        reconstructions = model.decode_tokens(model.tokenize(images))
-        psnr = np.asarray(losses.psnr(reconstructions, images))
-        found.append((originals, to_uint8(reconstructions), psnr))
+    with progress_bar(source.count, "images", "reconstructions") as bar:
+        for originals in source.batches(batch_size):
+            images = normalize(originals)
+            reconstructions = model.decode_tokens(model.tokenize(images))
+            psnr = np.asarray(losses.psnr(reconstructions, images))
+            found.append((originals, to_uint8(reconstructions), psnr))
+            bar.update(len(originals))
     originals, reconstructions, psnr = map(np.concatenate, zip(*found, strict=True))
     return originals, reconstructions, psnr
 

@@ -76,6 +76,7 @@ def protocol(signatures: Signatures, run: TrainedRun) -> dict[str, Any]:
     if vim:
         about |= {
             "classes": vim.classes,
+            "label_drop": vim.config.label_drop,
             "embed_block": signatures.block,
             "defaults": {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "guidance_scale": 1.0},
             "seed": "of the row; the same seed, label and settings give the same image",
@@ -128,6 +129,8 @@ def _generating_cases(vim, rows, names):
     guidance = {"guidance_scale": rng.choice([1.0, 2.0], rows).astype("float32")}
     if not vim.classes:
         label, guidance = None, {}
+    elif vim.config.label_drop == 0:  # it cannot guide
+        guidance["guidance_scale"][:] = 1
     given = {} if label is None else {"label": label}
     cases = {
         "generate": ({**given, "seed": seed, **settings, **guidance}, (label, settings | guidance)),

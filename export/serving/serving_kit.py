@@ -71,7 +71,10 @@ def readme(protocol: dict[str, Any]) -> str:
         '"int_val": [0]}, '
         if classes
         else "",
-        "guidance": ', "guidance_scale": 2.0' if classes else "",
+        # 1 is the only one for a model that never saw the null label.
+        "guidance": f', "guidance_scale": {2.0 if protocol["label_drop"] else 1.0}'
+        if classes
+        else "",
         "label_option": "--label 0 " if classes else "",
         "label_about": f"Labels are 0 to {(classes or 0) - 1}: line i + 1 of "
         "vim/<version>/assets/class_names.txt is the name of label i. "

@@ -234,3 +234,26 @@ def test_a_failed_download_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr(keras.applications, "VGG16", offline)
     assert "could not be downloaded (URL fetch failure)" in message(None)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_download_is_announced(monkeypatch, tmp_path, capsys, is_there):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if is_there:  # the file that keras.applications itself looks for
+        from keras.src.applications.vgg16 import WEIGHTS_PATH_NO_TOP
+
+        name = WEIGHTS_PATH_NO_TOP.rpartition("/")[2]
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / name).touch()
+
+    def offline(**_):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(keras.applications, "VGG16", offline)
+    message(None)
+    line = capsys.readouterr().err
+    assert line.startswith(
+        "" if is_there else "the perceptual loss needs VGG16: Keras downloads its"
+    )
+    assert line.count("\n") == (0 if is_there else 1)
+    assert is_there or f"storage.googleapis.com into {tmp_path}/models, once" in line

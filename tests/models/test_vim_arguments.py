@@ -74,7 +74,7 @@ def test_refuses_labels_and_guidance_where_none_were_trained():
 def test_refuses_what_a_model_that_always_saw_labels_never_learnt():
     model = make_vim(label_drop=0.0)
     with pytest.raises(
-        UserError, match="^labels are missing; .* label_drop 0: it never saw one; giv"
+        UserError, match="^labels are missing; .*model.label_drop 0: it never saw one; gi"
     ):
         model.generate(n=2)
     with pytest.raises(
@@ -84,7 +84,7 @@ def test_refuses_what_a_model_that_always_saw_labels_never_learnt():
     assert model.generate([0, 1], guidance_scale=1).shape == (2, model.tokens_per_image)
     never = make_vim(label_drop=1.0)
     with pytest.raises(
-        UserError, match="^labels are given, but .* label_drop 1: it never saw a labe"
+        UserError, match="^labels are given, but .*model.label_drop 1: it never saw a labe"
     ):
         never.generate([0, 1])
     assert never.generate(n=2).shape == (2, model.tokens_per_image)

@@ -1,6 +1,6 @@
 """Builds the images of `data.source: styles`: emoji that several sets draw, or icons.
 
-    pip install 'vim-tf[styles]'
+    pip install -e '.[styles]'
     python -m vim_tf.data.build_styles --out data/styles --size 64
     python -m vim_tf.data.build_styles --out data/icons --size 32 --sets icons
 

@@ -7,7 +7,7 @@ Every source gives the same kind of batches. Every order and every augmentation 
 import base64
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
 from vim_tf.data.class_names import clean
 from vim_tf.data.left_out import LeftOut
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable
@@ -132,6 +133,17 @@ class ImageData:
         for table in self.tables.values():
             table.read_contents(stopped)
 
+    def show_reading_contents(self) -> None:
+        """Does `read_contents`, and shows the progress."""
+        files = sum(table.known.size for table in self.tables.values()) - self.known_contents()
+        with progress_bar(files, "files", "contents of the images, for their fingerprint") as bar:
+
+            def count() -> bool:
+                bar.update(1)
+                return False
+
+            self.read_contents(count)
+
     def known_contents(self) -> int:
         """Returns the number of files whose contents were read."""
         return sum(int(table.known.sum()) for table in self.tables.values())
@@ -202,7 +214,10 @@ class ImageData:
         return self._batch(split.in_order(), make, split, self.config.batch_size)
 
     def evaluation(
-        self, split: str = "validation", batch_size: int | None = None
+        self,
+        split: str = "validation",
+        batch_size: int | None = None,
+        positions: Sequence[int] | None = None,
     ) -> tf.data.Dataset:
         """Returns every image of a split once, in stored order, resized and centre-cropped.
 
@@ -210,8 +225,15 @@ class ImageData:
             split: "validation" or "train".
             batch_size: images per batch, `config.batch_size` if None; the last batch may be
                 smaller.
+            positions: numbers of the images to return in stored order, from 0; the others are not
+                decoded. None returns all.
         """
         images = self.splits[split]
+        elements = images.in_order()
+        if positions is not None:
+            chosen = tf.constant(positions, tf.int64)
+            elements = elements.take(max(positions) + 1)
+            elements = elements.filter(lambda position, _: tf.reduce_any(position == chosen))
         load = self._naming_load(images)
 
         def make(_: Tensor, reference: Any) -> dict[str, Tensor]:
@@ -220,7 +242,7 @@ class ImageData:
             return {"image": resized, "label": labels}
 
         batch_size = batch_size or self.config.batch_size
-        return self._batch(images.in_order(), make, images, batch_size)
+        return self._batch(elements, make, images, batch_size)
 
     def _augment(
         self, load: Load, epoch: Tensor, position: Tensor, reference: Any

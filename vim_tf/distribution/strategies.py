@@ -75,7 +75,7 @@ def _connect_tpu(name: str) -> tf.distribute.Strategy:
         raise UserError(
             f"strategy is tpu, tpu is {name}, and no TPU is found there ({reason_of(error)}); "
             "on a TPU VM give local, elsewhere the TPU's name or grpc://HOST:PORT, and install the "
-            "extra: pip install vim-tf[tpu]"
+            "extra: pip install -e '.[tpu]' in the clone"
         ) from None
     return tf.distribute.TPUStrategy(resolver)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import grids
 from vim_tf.evaluation.image_sources import RunImages
@@ -113,8 +114,10 @@ def view_codes(run: TrainedRun, split: str, seed: int, batch_size: int) -> np.nd
     size, codes = tokenizer.config.patch_size, tokenizer.config.quantizer.codes
     patches = CodePatches(codes, size, tokenizer.grid, seed)
     source = RunImages(run.data, split)
-    for images in source.float_batches(batch_size):
-        patches.add(to_uint8(images), ops.convert_to_numpy(tokenizer.tokenize(images)))
+    with progress_bar(source.count, "images", "codes") as bar:
+        for images in source.float_batches(batch_size):
+            patches.add(to_uint8(images), ops.convert_to_numpy(tokenizer.tokenize(images)))
+            bar.update(len(images))
     used = np.flatnonzero(patches.counts)
     shown = used[np.argsort(-patches.counts[used], kind="stable")][:SHOWN]
     means = patches.means(shown).round().astype("uint8").repeat(3, axis=1).repeat(3, axis=2)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.drawing import grids
 from vim_tf.drawing.spread_images import spread_images
 from vim_tf.evaluation.image_sources import RunImages, Samples
@@ -104,10 +105,11 @@ def view_neighbours(
         run.class_names,
     )
     source = Samples(generator, count, None, seed, settings)
-    samples = np.concatenate(list(source.batches(batch_size)))
+    samples = np.concatenate(list(_shown(source.batches(batch_size), count, "samples")))
     held_out, _ = spread_images(run.data, "validation", count)
     training = RunImages(run.data, "train")
-    found, distances = nearest_images(np.concatenate([samples, held_out]), training.batches(BATCH))
+    batches = _shown(training.batches(BATCH), training.count, "training images compared")
+    found, distances = nearest_images(np.concatenate([samples, held_out]), batches)
     nearest = {"samples": distances[:count, 0], "held_out": distances[count:, 0]}
     report = {
         "run": str(run.path),
@@ -120,6 +122,14 @@ def view_neighbours(
         "distances": {name: np.round(values, 3).tolist() for name, values in nearest.items()},
     }
     return _draw(samples, found[:count], distances[:count], report), report
+
+
+def _shown(batches: Iterable[np.ndarray], count: int, what: str) -> Iterator[np.ndarray]:
+    """Passes batches of `count` images on, and shows the progress."""
+    with progress_bar(count, "images", what) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
 
 
 def _draw(

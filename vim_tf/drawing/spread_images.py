@@ -28,14 +28,9 @@ def spread_images(data: ImageData, split: str, count: int) -> tuple[np.ndarray, 
         count: number of images; a smaller split gives all of its images.
 
     Returns:
-        (uint8 [n,H,W,3], int32 labels [n]), n <= count.
+        (uint8 [n,H,W,3], int32 labels [n]), n <= count. Only these images are decoded.
     """
     chosen = spread(data.splits[split].size, count)
-    images, labels, start = [], [], 0
-    for batch in data.evaluation(split):
-        stop = start + len(batch["label"])
-        places = chosen[(chosen >= start) & (chosen < stop)] - start
-        images.append(to_uint8(batch["image"].numpy()[places]))
-        labels.append(batch["label"].numpy()[places])
-        start = stop
-    return np.concatenate(images), np.concatenate(labels)
+    batches = list(data.evaluation(split, positions=chosen.tolist()))
+    images = [to_uint8(batch["image"]) for batch in batches]
+    return np.concatenate(images), np.concatenate([batch["label"] for batch in batches])

@@ -14,12 +14,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.config.experiments import ClassifierExperiment
 from vim_tf.data.images import ImageData
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.data.splits import make_array_split
 from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError
@@ -153,7 +153,7 @@ def _keep(samples: Samples, path: Path, batch_size: int) -> tuple[np.ndarray, st
     shape = (samples.count, *samples.description["size"], 3)
     images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
     digest, done = hashlib.sha256(), 0
-    with tqdm(total=samples.count, unit="img", desc="samples", disable=None) as bar:
+    with progress_bar(samples.count, "images", "samples") as bar:
         for batch in samples.batches(batch_size):
             images[done : done + len(batch)] = batch
             hash_images(digest, batch)
@@ -201,8 +201,8 @@ def _train(
     trainer.compile()
     checks.batch_divides(experiment, tf.distribute.get_strategy().num_replicas_in_sync)
     steps = experiment.training.steps
-    with tqdm(total=steps, unit="step", desc="classifier of samples", disable=None) as bar:
-        count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update())
+    with progress_bar(steps, "steps", "classifier of samples") as bar:
+        count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: bar.update(1))
         trainer.fit(
             data.train(), steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[count]
         )

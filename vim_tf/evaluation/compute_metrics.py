@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vim_tf.config import checks
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.errors import UserError
 from vim_tf.evaluation.features import FeatureNetwork
 from vim_tf.evaluation.image_sources import ImageSource, hash_images
@@ -144,7 +144,7 @@ def measure(
     """
     found = Measured() if extractor is None else _prepare(extractor, metrics)
     digest, count = hashlib.sha256(), 0
-    with tqdm(total=source.count, unit="img", desc=what, disable=None) as bar:
+    with progress_bar(source.count, "images", what) as bar:
         for images in source.batches(batch_size):
             hash_images(digest, images)
             if extractor is not None and metrics:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from tqdm import tqdm
+
+from vim_tf.data.progress_bar import progress_bar
 
 
 class TokenGenerator(Protocol):
@@ -111,7 +112,7 @@ def accept(
     drawn = np.repeat(classes, np.ceil(counts / acceptance - 1e-9).astype(int))
     smallest = np.min_scalar_type(generator.vim.codes - 1)
     tokens, probabilities, done = [], [], 0
-    with tqdm(total=len(drawn), unit="img", desc="candidates", disable=None) as bar:
+    with progress_bar(len(drawn), "images", "candidates") as bar:
         for batch in generator.generate_tokens(drawn, None, batch_size, seed, **settings):
             its_labels = drawn[done : done + len(batch)]
             images = generator.decode(batch)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from vim_tf import fingerprints, formats
 from vim_tf.annotations import Tensor
 from vim_tf.config.checks import MOST_BLOCKS
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.distribution.compilation import compiled
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import UserError
@@ -81,7 +81,7 @@ def open_features(run: TrainedRun, split: str) -> ProbeFeatures:
     Raises:
         UserError: features that are too large for float16.
     """
-    run.data.read_contents()
+    run.data.show_reading_contents()
     identity = {
         "models": run.hashes(),
         "images": run.data.fingerprint(),
@@ -203,7 +203,7 @@ def _fill(folder: Path, batches: Iterable[dict[str, np.ndarray]], size: int, spl
     folder.mkdir(exist_ok=True)
     arrays: dict[str, np.memmap] = {}
     done = 0
-    with tqdm(total=size, unit="img", desc=f"features, {split}", disable=None) as bar:
+    with progress_bar(size, "images", f"features, {split}") as bar:
         for batch in batches:
             rows = slice(done, done + len(batch["labels"]))
             for name, values in batch.items():

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from tqdm import tqdm
 
 from vim_tf import formats
 from vim_tf.annotations import StrPath
 from vim_tf.config import loader
 from vim_tf.config.experiments import LinearProbeExperiment
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.distribution.strategies import strategy_of
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import curves
@@ -196,24 +196,31 @@ def _probe(
     heads = {"logistic_regression": _solve, "sgd": _train}
     make_heads = heads[experiment.head]
     found = {}
-    for name in tqdm(names, unit="probe", disable=None):
-        features = train.arrays[name]
-        tried = [
-            {"validation": _accuracy(predict, features[chosen_on], train.labels[chosen_on]), **how}
-            for how, predict in make_heads(
-                features[fit], train.labels[fit], classes, experiment, None
-            )
-        ]
-        found[name] = max(tried, key=lambda one: one["validation"])
+    with progress_bar(len(names), "feature sets", "probe") as bar:
+        for name in names:
+            features = train.arrays[name]
+            tried = [
+                {
+                    "validation": _accuracy(predict, features[chosen_on], train.labels[chosen_on]),
+                    **how,
+                }
+                for how, predict in make_heads(
+                    features[fit], train.labels[fit], classes, experiment, None
+                )
+            ]
+            found[name] = max(tried, key=lambda one: one["validation"])
+            bar.update(1)
     block = max(blocks, key=lambda name: found[name]["validation"])
     if experiment.head == "sgd":  # all workers must train the same block's head
         block = blocks[workers.chiefs(blocks.index(block))]
     tested = {}
-    for name in (*BASELINES, block):
-        ((_, predict),) = make_heads(
-            train.arrays[name], train.labels, classes, experiment, found[name]
-        )
-        tested[name] = _accuracy(predict, test.arrays[name], test.labels)
+    with progress_bar(len(BASELINES) + 1, "feature sets", "test") as bar:
+        for name in (*BASELINES, block):
+            ((_, predict),) = make_heads(
+                train.arrays[name], train.labels, classes, experiment, found[name]
+            )
+            tested[name] = _accuracy(predict, test.arrays[name], test.labels)
+            bar.update(1)
     return {
         "run": str(experiment.run),
         "preset": run.weights,

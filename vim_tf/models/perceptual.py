@@ -5,6 +5,7 @@ keras.applications; the layers are those of LPIPS, https://arxiv.org/abs/1801.03
 """
 
 import os
+import sys
 from typing import Any
 
 import h5py
@@ -22,6 +23,7 @@ from vim_tf.models.weights_files import read_shapes
 
 # The last convolution of each stage.
 LAYERS = tuple(f"block{i}_conv{last}" for i, (last, _) in enumerate(VGG16_STAGES, start=1))
+KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 MEAN_BGR = np.array([103.939, 116.779, 123.68], "float32")  # of ImageNet, in grey levels
 ADVICE = (
     "set losses.perceptual: 0, or losses.perceptual_network.path to a file of VGG16 weights "
@@ -36,6 +38,7 @@ def preprocess(images: Tensor) -> Tensor:
 
 def _load_vgg(network):
     if network is not None and network.path is None:
+        _announce_download()
         try:
             return keras.applications.VGG16(include_top=False, weights="imagenet")
         except Exception as error:  # Keras raises a bare Exception when a download fails
@@ -61,6 +64,18 @@ def _load_vgg(network):
             f"without top ({reason}); {ADVICE}"
         ) from None
     return vgg
+
+
+def _announce_download():
+    """Writes a line if Keras is about to download the weights."""
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    folder = os.path.join(home, "models")
+    if not os.path.exists(os.path.join(folder, KERAS_FILE)):
+        sys.stderr.write(
+            "the perceptual loss needs VGG16: Keras downloads its weights (59 MB) from "
+            f"storage.googleapis.com into {folder}, once; losses.perceptual_network.path takes a "
+            "file instead, and losses.perceptual: 0 needs none\n"
+        )
 
 
 def _check_hash(network):

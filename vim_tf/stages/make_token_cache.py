@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
-from tqdm import tqdm
 
 from vim_tf.annotations import StrPath
 from vim_tf.config.sections import DataConfig
+from vim_tf.data.progress_bar import progress_bar
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.data.token_cache_writer import making, write_in_lock
 from vim_tf.distribution.replicas import over_replicas

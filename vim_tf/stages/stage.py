@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from vim_tf.stages.describe import Table
     from vim_tf.stages.dry_run import Report
 
+# Of every stage; the second one if there is a discriminator.
+LEARNING_RATES = (
+    "learning rate",
+    False,
+    [("train", "learning_rate"), ("train", "discriminator_learning_rate")],
+)
 SHOWN_SIDE = 64  # pixels, about, so that small images can be seen
 
 
@@ -162,7 +168,8 @@ class Stage(abc.ABC):
         drawn = self.draw_images()
         for name, image in drawn.items():
             grids.write_png(run.image_dir / f"{name}.png", image)
-        curves.draw_curves(run.read_metrics(), self.panels, run.image_dir / "curves.png")
+        panels = (*self.panels, LEARNING_RATES)
+        curves.draw_curves(run.read_metrics(), panels, run.image_dir / "curves.png")
         return drawn
 
     def save(self, folder: Path) -> None:

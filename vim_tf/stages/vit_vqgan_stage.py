@@ -13,8 +13,9 @@ from vim_tf.costs import operations
 from vim_tf.costs.memory import MemoryEstimate, estimate_vit_vqgan
 from vim_tf.costs.parameters import count_vgg16
 from vim_tf.data.images import ImageData
-from vim_tf.data.transforms import to_uint8
+from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.drawing import grids
+from vim_tf.drawing.spread_images import spread_images
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.models.patches import patchify
 from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -136,8 +137,11 @@ class ViTVQGANStage(Stage):
 
     @functools.cached_property
     def shown_images(self) -> Tensor:
-        """The first held-out images, the same at each evaluation: [n,H,W,3] in [-1,1]."""
-        return next(iter(self.data.evaluation(batch_size=SHOWN_IMAGES)))["image"]
+        """Some held-out images, the same at each evaluation: [n,H,W,3] in [-1,1].
+
+        At even distances, since the first ones are all of the first classes.
+        """
+        return normalize(spread_images(self.data, "validation", SHOWN_IMAGES)[0])
 
     def draw_images(self) -> dict[str, np.ndarray]:
         """Held-out images and their reconstructions."""

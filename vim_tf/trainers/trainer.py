@@ -330,6 +330,10 @@ class Trainer(keras.Model):
         """Returns the running means of the logs since the last reset."""
         return {name: metric.result() for name, metric in self.log_metrics.items()}
 
+    def learning_rates(self) -> dict[str, Tensor]:
+        """Returns the learning rate of each optimizer, by name, for the step that comes next."""
+        return {"learning_rate": self.optimizer.learning_rate}
+
     def test_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Updates the test metrics with one batch; returns their running means."""
         results = self.evaluate_batch(batch)

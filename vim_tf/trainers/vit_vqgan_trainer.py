@@ -333,6 +333,13 @@ class ViTVQGANTrainer(Trainer):
             "losses.adversarial, or let it start later (discriminator.start)"
         )
 
+    def learning_rates(self) -> dict[str, Tensor]:
+        """Also that of the discriminator, which is 0 before it takes part."""
+        rates = super().learning_rates()
+        if self.adversary is not None:
+            rates["discriminator_learning_rate"] = self.adversary.optimizer.learning_rate
+        return rates
+
     def reset_logs(self, whole_epoch: bool) -> None:
         """Starts new means; the codes' counts continue unless `whole_epoch`."""
         super().reset_logs(whole_epoch)

@@ -131,7 +131,7 @@ class TrainLoop(orbit.StandardTrainer):
         self.strategy.run(self.trainer.train_step, args=(next(iterator),))
 
     def train_loop_end(self) -> dict[str, Tensor]:
-        """Returns the means of the steps since `train_loop_begin`.
+        """Returns the means of the steps since `train_loop_begin`, and the learning rates.
 
         Raises:
             NotFinite: a number was not finite.
@@ -147,7 +147,8 @@ class TrainLoop(orbit.StandardTrainer):
         absent = {name for name, log in self.trainer.log_metrics.items() if not log.count.numpy()}
         if not self._whole_epoch():
             absent |= {*self.trainer.epoch_logs}
-        return {name: value for name, value in results.items() if name not in absent}
+        results = {name: value for name, value in results.items() if name not in absent}
+        return results | self.trainer.learning_rates()
 
 
 def train(

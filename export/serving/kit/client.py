@@ -3,7 +3,7 @@
     python client.py status
     python client.py tokenize a.jpg b.png --out tokens.json
     python client.py decode tokens.json --out images
-    python client.py generate --label 3 --n 4 --seed 10 --top-p 0.95 --out images
+    python client.py generate --label cats --n 4 --seed 10 --top-p 0.95 --out images
     python client.py embed a.jpg b.png --out features.json
 
 `--server http://host:8501` speaks REST and needs nothing but Python's standard library;
@@ -35,13 +35,7 @@ class ClientError(Exception):
 
 
 class RestServer:
-    """A model that is served over REST.
-
-    Args:
-        address: "http://host:8501".
-        model: its name.
-        timeout: seconds for one call.
-    """
+    """A model that is served over REST at "http://host:8501"; timeout: seconds for one call."""
 
     def __init__(self, address: str, model: str, timeout: float) -> None:
         self._url = f"{address.rstrip('/')}/v1/models/{model}"
@@ -106,13 +100,7 @@ def _error_text(body):
 
 
 class GrpcServer:
-    """A model that is served over gRPC; the same calls as `RestServer`.
-
-    Args:
-        address: "host:8500".
-        model: its name.
-        timeout: seconds for one call.
-    """
+    """A model that is served over gRPC at "host:8500"; the same calls as `RestServer`."""
 
     def __init__(self, address: str, model: str, timeout: float) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no lines of TensorFlow's own
@@ -198,16 +186,8 @@ def connect(address: str, model: str, timeout: float) -> RestServer | GrpcServer
     raise ClientError(f"--server is {address}; it must start with http://, https:// or grpc://")
 
 
-# Commands ---------------------------------------------------------------------------------------
-
-
 class Session:
-    """One command's calls, in batches, with the rows that were refused.
-
-    Args:
-        server: of `connect`.
-        batch_size: rows of a call.
-    """
+    """One command's calls to a server, `batch_size` rows at once, and the rows that it refused."""
 
     def __init__(self, server: RestServer | GrpcServer, batch_size: int) -> None:
         self.server = server
@@ -219,10 +199,7 @@ class Session:
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields (name, {output: value}) of the rows that were answered; names the others.
 
-        Args:
-            signature: a signature's name.
-            names: of the rows, for people.
-            inputs: {input: [value of each row]}.
+        `names` are of the rows, for people; inputs are {input: [value of each row]}.
         """
         for start in range(0, len(names), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -300,6 +277,8 @@ def generate(session: Session, arguments: argparse.Namespace) -> None:
             raise ClientError("--guidance-scale needs a class; give --label")
     elif arguments.label is not None and not has_labels:
         raise ClientError("this model was trained without labels; leave --label out")
+    elif arguments.label is not None:
+        arguments.label = label_number(arguments.label, _class_names(arguments.class_names))
     if arguments.n < 1:
         raise ClientError(f"--n is {arguments.n}; it must be 1 or more")
     seeds = list(range(arguments.seed, arguments.seed + arguments.n))
@@ -307,6 +286,29 @@ def generate(session: Session, arguments: argparse.Namespace) -> None:
     inputs = {name: settings[name] for name in signatures[signature]} | {"seed": seeds}
     names = [f"seed{seed}" for seed in seeds]
     _write_images(session, arguments, signature, names, inputs)
+
+
+def label_number(text: str, names: Sequence[str]) -> int:
+    """Returns the number of a class: text is a name first; digits are a number if no name is."""
+    if text in names:
+        return list(names).index(text)
+    digits = [name for name in (text, *names) if name.isascii() and name.isdecimal()]
+    if digits == [text]:
+        return int(text)
+    raise ClientError(
+        f"--label is {text}, which is no class; give a name of class_names.txt (--class-names), or "
+        "a number if no name is a number"
+    )
+
+
+def _class_names(path):
+    """The lines of `path`, or of the newest version that was exported beside this file's folder."""
+    files = sorted(
+        Path(__file__).resolve().parent.parent.glob("vim/*/assets/class_names.txt"),
+        key=lambda file: (len(file.parts[-3]), file.parts[-3]),
+    )
+    found = [Path(path)] if path else files[-1:]
+    return _read(found[0]).decode().splitlines() if found else []
 
 
 def _write_images(session, arguments, signature, names, inputs):
@@ -339,9 +341,6 @@ def _read(name):
         raise ClientError(f"{name} cannot be read: {error.strerror}") from None
 
 
-# Command line -----------------------------------------------------------------------------------
-
-
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(
@@ -370,7 +369,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     sub.add_argument("file", metavar="TOKENS.json")
     sub.add_argument("--out", required=True, help="folder for PNG files")
     sub = add(generate, "new images")
-    sub.add_argument("--label", type=int, help="class number (default: none)")
+    sub.add_argument("--label", help="name or number of the class (default: none)")
+    sub.add_argument("--class-names", help="class_names.txt (default: of the export beside this)")
     sub.add_argument("--n", type=int, default=1, help="number of images (default 1)")
     sub.add_argument("--seed", type=int, default=0, help="of the first image; then it counts up")
     sub.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")

@@ -173,6 +173,23 @@ def test_files_that_do_not_fit_are_refused(tiny_runs, exported, tmp_path):
         LiteVIM(folder / FLOAT32)
 
 
+def test_an_export_knows_whether_its_model_saw_the_null_label(exported, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(exported[0], folder)
+    content = formats.read_json(folder / ABOUT_FILE, "export", "")
+    assert content["label_drop"] == 0.1  # the default of this run's VIM
+    seal(folder, FLOAT32, label_drop=0.0)
+    model = LiteVIM(folder / FLOAT32)
+    with pytest.raises(
+        UserError, match="labels are missing; .*model.label_drop 0: it never saw one"
+    ):
+        model.generate(n=1)
+    with pytest.raises(
+        UserError, match="guidance_scale is 2.0; it must be 1, because guidance needs"
+    ):
+        model.generate([0], guidance_scale=2.0)
+
+
 def test_a_file_that_generates_nothing_is_refused(run, exported, tmp_path):
     tflite.export_tflite(run, tmp_path)
     shutil.copy(exported[0] / ABOUT_FILE, tmp_path)

@@ -13,13 +13,15 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from vim_tf.errors import UserError
 from vim_tf.export.serving import serving_kit, warmup
+from vim_tf.export.serving.kit import client
+from vim_tf.generation.labels import label_number
 
 FILES = {
     *("README.md", "batching.config", "client.py", "compose.yaml", "models.config"),
     *("monitoring.config", "serving.protoset"),
 }
 TOKENIZER = {"image_size": [16, 24], "token_grid": [4, 6], "codes": 32, "max_pixels": 5000}
-GENERATOR = TOKENIZER | {"classes": 7}
+GENERATOR = TOKENIZER | {"classes": 7, "label_drop": 0.1}
 
 
 @pytest.fixture
@@ -54,6 +56,9 @@ def test_the_readme_is_for_the_model():
     assert "Labels are 0 to 6" in generator and '"label": 0' in generator
     assert "generate" in unlabelled and "label" not in unlabelled.lower().replace("unlabelled", "")
     assert "generate" not in tokenizer
+    assert '"guidance_scale": 2.0' in generator
+    always = serving_kit.readme(GENERATOR | {"label_drop": 0.0})
+    assert '"guidance_scale": 1.0' in always and '"guidance_scale": 2.0' not in always
 
 
 def make_message(fields):
@@ -134,6 +139,47 @@ def test_without_the_api_there_is_one_line(out, monkeypatch):
         with pytest.raises(UserError, match="pip install 'tensorflow-serving-api>=2.20,<2.21'"):
             call()
     assert not (out / "serving").exists()
+
+
+# The client's labels ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", [["cats", "dogs"], ["0", "1", "10"], ["1", "0"], ["a, b", "7"], []]
+)
+@pytest.mark.parametrize(
+    "label", ["0", "1", "2", "10", "cats", "a, b", " cats", "", "x", "01", "٣"]
+)
+def test_the_client_has_the_rule_of_generate(names, label):
+    """It cannot import it. Without names it does not know how many classes there are."""
+    known = names or [f"class {i}" for i in range(11)]
+    try:
+        expected = label_number(label, known)
+    except UserError:
+        expected = None
+    try:
+        found = client.label_number(label, names)
+    except client.ClientError as error:
+        assert str(error).startswith(f"--label is {label}, which is no class; give a name of ")
+        found = None
+    if expected is None and found is not None:  # a number that is too large: the server refuses it
+        assert found >= len(known)
+    else:
+        assert found == expected
+
+
+def test_the_client_finds_the_names_of_the_newest_version(out, tmp_path, monkeypatch):
+    for version, text in (("9", "old\n"), ("10", "cats\ndogs, small\n")):
+        (out / "vim" / version / "assets" / "class_names.txt").write_text(text)
+    serving_kit.write_kit(out)
+    monkeypatch.setattr(client, "__file__", str(out / "serving" / "client.py"))
+    assert client._class_names(None) == ["cats", "dogs, small"]
+    assert client._class_names(str(out / "vim/9/assets/class_names.txt")) == ["old"]
+    with pytest.raises(client.ClientError, match="nowhere.txt cannot be read"):
+        client._class_names("nowhere.txt")
+    monkeypatch.setattr(client, "__file__", str(tmp_path / "elsewhere" / "client.py"))
+    (tmp_path / "vim").rename(tmp_path / "moved")
+    assert client._class_names(None) == []
 
 
 # The client's mistakes and the server's ---------------------------------------------------------

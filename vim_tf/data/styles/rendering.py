@@ -25,7 +25,7 @@ def import_resvg() -> ModuleType:
         return importlib.import_module("resvg_py")
     except ImportError:
         raise UserError(
-            "resvg-py is not installed, and it renders the icons; pip install 'vim-tf[styles]'"
+            "resvg-py is not installed, and it renders the icons; pip install 'resvg-py>=0.5,<0.6'"
         ) from None
 
 
