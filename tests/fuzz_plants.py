@@ -51,7 +51,7 @@ PLANTS = {
         ("formats", "except (ValueError, RecursionError) as error:", "except ValueError as error:")
     ],
     "best": [
-        ("runs.checkpoints", '"checkpoint", ADVICE, BEST_SCHEMA)', '"checkpoint", ADVICE)'),
+        ("runs.checkpoints", "ADVICE, BEST_SCHEMA)", "ADVICE)"),
     ],
     "image_limit": [
         ("data.image_headers", "if too_large:\n            raise", "if False:\n            raise")
