@@ -3,6 +3,7 @@
 They stay readable up to a point, so that the checks behind the first one are reached.
 """
 
+import functools
 import io
 import json
 import struct
@@ -196,10 +197,8 @@ def open_image(live, case):
     path = live / "formats" / f"x.{case[0]}"
     image_headers.read_headers([path])
     data = tf.constant(path.read_bytes())
-    for decode in (
-        decoding.decode_image,
-        lambda data: decoding.decode_by_pillow(data, MOST_PIXELS),
-    ):
+    by_pillow = functools.partial(decoding.decode_by_pillow, max_pixels=MOST_PIXELS)
+    for decode in (decoding.decode_image, by_pillow):
         try:
             pixels = int(tf.size(decode(data))) // 3
         except tf.errors.InvalidArgumentError:  # its callers refuse the file in one line

@@ -136,8 +136,8 @@ def draw_changes(content, rng):
 
 def draw_change(content, rng):
     """Returns one change: [place, a list of keys and indices; "set", "delete" or "add"; value]."""
-    place = rng.choice([["top"], *_places(content)])
-    if place == ["top"]:
+    place = _draw_place(content, rng)
+    if not place:
         return [[], "add", rng.choice(KEYS), rng.choice(VALUES)]
     value, kind = _at(content, place), rng.randrange(8)
     if kind == 7:
@@ -174,13 +174,16 @@ def _at(content, place):
     return content
 
 
-def _places(node):
-    """All places below a node, each a list of keys and indices."""
-    if not isinstance(node, dict | list):
-        return
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        yield [key]
-        yield from ([key, *place] for place in _places(value))
+def _draw_place(node, rng):
+    """A list of keys and indices, drawn one after the other: each key of a level is as likely."""
+    place: list[str | int] = []
+    while isinstance(node, dict | list) and node:
+        if rng.randrange(6) == 5:
+            break
+        key = rng.choice(sorted(node) if isinstance(node, dict) else range(len(node)))
+        place.append(key)
+        node = node[key]
+    return place
 
 
 # Archives and images --------------------------------------------------------------------------
