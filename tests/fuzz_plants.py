@@ -26,7 +26,13 @@ PLANTS = {
         ("data.token_cache", 'if length * images > shard["bytes"]:', "if False:"),
     ],
     "aliases": [
-        ("config.yaml_nodes", "if isinstance(event, yaml.AliasEvent):", "if False:"),
+        (
+            "config.yaml_nodes",
+            "if isinstance(event, yaml.AliasEvent):",
+            "if isinstance(event, yaml.AliasEvent):\n"
+            "            return super().compose_node(parent, index)\n"
+            "        if False:",
+        ),
         ("config.yaml_nodes", "if event.anchor is not None:", "if False:"),
     ],
     "graph_hash": [

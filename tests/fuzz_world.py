@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOKENS_SHAPE, IMAGE_SIZE = (2, 16), 16
 IMAGE_FORMATS = ("png", "jpg", "gif", "bmp", "webp", "tiff")
 
 
