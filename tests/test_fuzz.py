@@ -112,6 +112,7 @@ def test_each_case_gets_unchanged_files(tmp_path):
     live.write("run/x", b"other")
     live.restore()
     (live.touch("run") / "more").write_text("y")
+    live.write("run/x", b"other")
     live.restore()
     assert [path.name for path in (live.folder / "run").iterdir()] == ["x"]
     assert (live.folder / "run" / "x").read_bytes() == b"abc"
