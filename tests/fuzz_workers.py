@@ -197,6 +197,8 @@ def _serve(world, folder, tensorflow, plant):
     expected = {}
     for kind in kinds.values():
         if kind.answer == EQUAL and kind.open not in expected:
+            for path in kind.writes:
+                live.touch(path)
             expected[kind.open] = kind.open(live.folder, None)
             live.restore()
 
