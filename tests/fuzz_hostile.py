@@ -165,14 +165,14 @@ def open_layers(live, case):
 # Images ---------------------------------------------------------------------------------------
 
 MOST_PIXELS = 2**25  # of models for images up to 724 pixels a side, see docs/data.md
-SIDES = (1, 2, 8193, 30_000, 2**16, 2**31 - 1, 2**31, 0)
+SIZES = ((1, 1), (8193, 8193), (30_000, 30_000), (2**16, 2**16), (2**31 - 1, 1), (1, 2**31), (0, 5))
+DEPTHS = ((8, 0), (1, 0), (8, 2), (8, 6), (16, 0), (8, 3), (3, 9))  # and colour types
 
 
 def draw_image(world, rng):
     """Damage of an image of any format, or a PNG of any stated size."""
     if rng.randrange(4) == 3:
-        sides = [rng.choice(SIDES), rng.choice(SIDES)]
-        return ["png", [*sides, rng.choice([1, 8, 16, 3]), rng.choice([0, 2, 3, 4, 6, 9])]]
+        return ["png", [*rng.choice(SIZES), *rng.choice(DEPTHS)]]
     ending = rng.choice(IMAGE_FORMATS)
     data = (world / "formats" / f"x.{ending}").read_bytes()
     return [ending, mutations.draw_edits(data, rng)]
