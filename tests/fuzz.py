@@ -43,6 +43,11 @@ PLANT_SECONDS = 600  # in which a planted fault must be found
 FOUND = Path("build") / "fuzz"  # failures are kept here
 
 
+def say(line):
+    """Prints a line at once, also into a file."""
+    print(line, flush=True)
+
+
 def least(kind, seconds):
     """Returns how many cases of a kind must be tried in a number of seconds."""
     (short, *few), (long, *many) = LEAST
@@ -74,7 +79,7 @@ class Fuzz:
         failures: {(name of a kind, what): the smallest case, its `Outcome`}.
     """
 
-    def __init__(self, world, chosen, seconds, seed, plant="", say=print):
+    def __init__(self, world, chosen, seconds, seed, plant="", say=say):
         self.kinds, self.seconds, self._seed, self._say = chosen, seconds, seed, say
         self._world = world
         self.workers = Workers(world, plant)
@@ -223,7 +228,7 @@ def replay(world, path):
     return outcome.outcome != FAILED
 
 
-def find_plants(world, names, seed, say=print):
+def find_plants(world, names, chosen, seed, say=say):
     """Plants each fault and looks for it; returns whether all are found.
 
     A failure counts only if the same case passes without the fault.
@@ -231,7 +236,7 @@ def find_plants(world, names, seed, say=print):
     good = True
     for name in names:
         clean, found, start = Workers(world), [], time.monotonic()
-        fuzz = Fuzz(world, KINDS, PLANT_SECONDS, seed, name, lambda line: None)
+        fuzz = Fuzz(world, chosen, PLANT_SECONDS, seed, name, lambda line: None)
         checked: set[tuple[str, str]] = set()
         lock = Lock()
 
@@ -270,15 +275,15 @@ def main():
         world = Path(arguments.world or Path(temporary) / "world")
         if not world.exists():
             make_world(world)
+        words = [word for word in arguments.only.split(";") if word]
+        chosen = [k for k in KINDS if not words or any(word in k.name for word in words)]
         if arguments.replay:
             good = replay(world, arguments.replay)
         elif arguments.plants is not None:
             import fuzz_plants
 
-            good = find_plants(world, arguments.plants or fuzz_plants.PLANTS, seed)
+            good = find_plants(world, arguments.plants or fuzz_plants.PLANTS, chosen, seed)
         else:
-            words = [word for word in arguments.only.split(";") if word]
-            chosen = [k for k in KINDS if not words or any(word in k.name for word in words)]
             print(f"seed {seed}, {len(chosen)} kinds", flush=True)
             fuzz = Fuzz(world, chosen, arguments.seconds, seed, arguments.plant)
             fuzz.run()

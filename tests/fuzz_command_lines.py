@@ -45,7 +45,6 @@ PATHS = (
         "\x1b[31m.png",
         "é\n.json",
         "~",
-        "nul\0",
         "a" * 300,
         "-x",
     ),
@@ -71,7 +70,7 @@ WORDS = (
         "model.heads=3",
         "seed=1",
     ),
-    *("a=b=c", "\ud800", "\x1b]0;x\x07", "猫", "--", "data.image_size=[1"),
+    *("a=b=c", "\udce9", "\x1b]0;x\x07", "猫", "--", "data.image_size=[1"),
 )
 
 

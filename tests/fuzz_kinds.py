@@ -82,7 +82,9 @@ class Live:
 
     def restore(self) -> None:
         """Puts everything right that was changed, times too."""
-        for name in self._touched:
+        for name in sorted(self._touched):
+            if any(str(above) in self._touched for above in Path(name).parents):
+                continue  # comes with the folder
             changed, kept = self.folder / name, self.kept / name
             remove(changed)
             if kept.is_dir():

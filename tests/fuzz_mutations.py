@@ -136,8 +136,8 @@ def draw_changes(content, rng):
 
 def draw_change(content, rng):
     """Returns one change: [place, a list of keys and indices; "set", "delete" or "add"; value]."""
-    place = rng.choice([["top"], *_places(content)])
-    if place == ["top"]:
+    place = _draw_place(content, rng)
+    if not place:
         return [[], "add", rng.choice(KEYS), rng.choice(VALUES)]
     value, kind = _at(content, place), rng.randrange(8)
     if kind == 7:
@@ -174,13 +174,16 @@ def _at(content, place):
     return content
 
 
-def _places(node):
-    """All places below a node, each a list of keys and indices."""
-    if not isinstance(node, dict | list):
-        return
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        yield [key]
-        yield from ([key, *place] for place in _places(value))
+def _draw_place(node, rng):
+    """A list of keys and indices, drawn one after the other: each key of a level is as likely."""
+    place: list[str | int] = []
+    while isinstance(node, dict | list) and node:
+        if rng.randrange(6) == 5:
+            break
+        key = rng.choice(sorted(node) if isinstance(node, dict) else range(len(node)))
+        place.append(key)
+        node = node[key]
+    return place
 
 
 # Archives and images --------------------------------------------------------------------------
@@ -218,19 +221,18 @@ def edit_gzipped(data, edits):
     return gzip.compress(apply_edits(gzip.decompress(data), edits), 1, mtime=0)
 
 
-def make_png(width, height, depth, kind, filled=True):
-    """Returns a PNG of zeros with right checksums, or one whose pixels are missing.
+def make_png(width, height, depth, kind):
+    """Returns a PNG of zeros with right checksums; above 2^27 bytes its pixels are missing.
 
     Args:
         width: pixels.
         height: pixels.
         depth: bits of a channel.
         kind: the colour type of its header.
-        filled: whether it has all the pixels that its header states.
     """
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(kind, 1)
     size = height * (1 + (width * depth * channels + 7) // 8)
-    pixels = zlib.compress(bytes(size if filled and size <= 2**24 else 10), 1)
+    pixels = zlib.compress(bytes(size if size <= 2**27 else 10), 1)
     parts = [b"\x89PNG\r\n\x1a\n"]
     header = struct.pack(">2I5B", width, height, depth, kind, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]

@@ -9,10 +9,10 @@ from fuzz_trees import change_tree, drawer
 
 # Configs --------------------------------------------------------------------------------------
 
-# Aliases of aliases: 9 to the power of 6 values in all.
-ALIASES = "".join(
-    f"{name}: &{name} [{', '.join(['x' if name == 'a' else '*' + before] * 9)}]\n"
-    for before, name in zip("_abcdef", "abcdefg", strict=True)
+# Aliases of aliases: 9 to the power of 10 values in all.
+ALIASES = ", ".join(
+    f"&{name} [{', '.join(['x' if name == 'a' else '*' + before] * 9)}]"
+    for before, name in zip("_abcdefghi", "abcdefghij", strict=True)
 )
 LINES = (
     *("experiment: vim", "experiment: vit_vqgan", "data: {source: folder, path: x}", "seed: 1"),
@@ -33,7 +33,7 @@ LINES = (
         "\x85",
     ),
     *("optimizer: {learning_rate: -1}", "training: {steps: 1e3}", "seed: '", "model: null", "\0"),
-    ALIASES,
+    f"seed: [{ALIASES}]",
 )
 VALUES = (
     *(
@@ -246,6 +246,8 @@ def _train(run, live, case):
     from vim_tf.config import loader
 
     with run.lock():
+        if hasattr(run, "metrics"):
+            run.metrics.resume(3, evaluates=True)
         run.start(loader.load_config([run.config_path], of_run=True))
         open_metrics(live, case)
         run.save_preset(lambda folder: folder.mkdir())

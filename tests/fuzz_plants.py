@@ -18,11 +18,21 @@ def _hash_late(path, resize, expected_hash):
 PLANTS = {
     "checksum": [("formats", 'if document["checksum"] != _checksum(unsealed):', "if False:")],
     "grid": [
-        ("data.token_cache", 'checks.tokens(header["grid"][0]', "str(header["),
+        (
+            "data.token_cache",
+            'checks.tokens(header["grid"][0], header["grid"][1]',
+            "checks.tokens(1, 1",
+        ),
         ("data.token_cache", 'if length * images > shard["bytes"]:', "if False:"),
     ],
     "aliases": [
-        ("config.yaml_nodes", "if isinstance(event, yaml.AliasEvent):", "if False:"),
+        (
+            "config.yaml_nodes",
+            "if isinstance(event, yaml.AliasEvent):",
+            "if isinstance(event, yaml.AliasEvent):\n"
+            "            return super().compose_node(parent, index)\n"
+            "        if False:",
+        ),
         ("config.yaml_nodes", "if event.anchor is not None:", "if False:"),
     ],
     "graph_hash": [
@@ -51,11 +61,9 @@ PLANTS = {
         ("formats", "except (ValueError, RecursionError) as error:", "except ValueError as error:")
     ],
     "best": [
-        ("runs.checkpoints", '"checkpoint", ADVICE, BEST_SCHEMA)', '"checkpoint", ADVICE)'),
+        ("runs.checkpoints", "ADVICE, BEST_SCHEMA)", "ADVICE)"),
     ],
-    "image_limit": [
-        ("data.image_headers", "if too_large:\n            raise", "if False:\n            raise")
-    ],
+    "image_limit": [("data.image_limits", "LEAST = 2**25", "LEAST = 2**40")],
     "layers": [("evaluation.keras_archive", "if not allowed:", "if False:")],
 }
 

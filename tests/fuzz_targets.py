@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 from unittest import mock
 
 import fuzz_mutations as mutations
@@ -19,6 +20,11 @@ def answer(*arrays):
     import numpy as np
 
     return [np.asarray(array) for array in arrays]
+
+
+def text_of(*values):
+    """Values from JSON as one text."""
+    return json.dumps(values, sort_keys=True)
 
 
 def tokens():
@@ -50,8 +56,9 @@ def open_generator(live, case=None):
     from vim_tf.generation.image_generator import ImageGenerator
 
     found = ImageGenerator.load(live / "vim")
-    names = "\0".join(found.class_names)
-    return answer(found.vim(tokens(), labels()), found.tokenizer.decode_tokens(tokens()), names)
+    decoded = found.tokenizer.decode_tokens(tokens())
+    said = text_of(found.vim.metadata, found.tokenizer.metadata, found.class_names)
+    return answer(found.vim(tokens(), labels()), decoded, said)
 
 
 @functools.cache
@@ -69,7 +76,8 @@ def open_cache(live, case=None):
 
     _, data, tokenizer_hash = unchanged_run(live)
     cache = TokenCache.open(live / "vim" / "tokens", tokenizer_hash, data=data)
-    return answer(cache.tokens["train"], cache.labels["train"], cache.tokens["validation"])
+    said = text_of(cache.header)
+    return answer(cache.tokens["train"], cache.labels["train"], cache.tokens["validation"], said)
 
 
 def open_made_from(live, case=None):
@@ -144,12 +152,20 @@ def open_best(live, case=None):
     if best is not None and best[1] < 1:
         saved.mark_best(best[0], best[1] + 1)
     saved.save(3)
+    return None if best is None else answer(*best)  # None: it counts as missing
+
+
+def open_probed_block(live, case=None):
+    run = dataclasses.replace(unchanged_run(live)[0])
+    return None if run.probed_block is None else answer(run.probed_block)
 
 
 def open_litert(live, case=None):
     from vim_tf.generation.litert_vim import LiteVIM
 
-    return answer(LiteVIM(live / "tflite" / "generator_float32.tflite").generate(labels()))
+    found = LiteVIM(live / "tflite" / "generator_float32.tflite")
+    said = text_of(found.grid, found.codes, found.classes, found.weights)
+    return answer(found.generate(labels()), said)
 
 
 def open_net(live, case=None):
@@ -335,10 +351,12 @@ KINDS = [
         **STATE,
         **SAME,
     ),
-    damaged("best.json", "checkpoints/best.json", open_best, **STATE, **TF),
+    damaged("best.json", "checkpoints/best.json", open_best, **STATE, **SAME),
     resealed(
         "best.json, resealed", "checkpoints/best.json", "checkpoint", open_best, **STATE, **TF
     ),
+    damaged("probe.json", "vim/probe/probe.json", open_probed_block, **SAME),
+    resealed("probe.json, resealed", "vim/probe/probe.json", "probe", open_probed_block, **TF),
     damaged("LiteRT file", "tflite/generator_float32.tflite", open_litert, **SAME),
     damaged("LiteRT about", "tflite/generator.json", open_litert, **SAME),
     resealed("LiteRT about, resealed", "tflite/generator.json", "export", open_litert, **TF),

@@ -6,6 +6,7 @@ there, or the end of the work of a command line.
 """
 
 import atexit
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -107,8 +108,9 @@ class _Worker:
     def ask(self, kind: str, case: Any) -> Outcome:
         """Tries one case."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([kind, case]).encode() + b"\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # `_wait` finds that it has died
+            self._process.stdin.write(json.dumps([kind, case]).encode() + b"\n")
+            self._process.stdin.flush()
         reply = self._wait(SECONDS, MEMORY)
         if isinstance(reply, Outcome):
             self.usable = False
@@ -195,6 +197,8 @@ def _serve(world, folder, tensorflow, plant):
     expected = {}
     for kind in kinds.values():
         if kind.answer == EQUAL and kind.open not in expected:
+            for path in kind.writes:
+                live.touch(path)
             expected[kind.open] = kind.open(live.folder, None)
             live.restore()
 

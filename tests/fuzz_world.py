@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TOKENS_SHAPE, IMAGE_SIZE = (2, 16), 16
 IMAGE_FORMATS = ("png", "jpg", "gif", "bmp", "webp", "tiff")
 
 
@@ -31,6 +30,7 @@ def make_world(folder):
     from vim_tf.export.litert.tflite_generator import write_files
     from vim_tf.generation.image_generator import ImageGenerator
     from vim_tf.runs.checkpoints import Checkpoints
+    from vim_tf.runs.trained_run import open_run
 
     fixtures = load_module("make_fixtures", "fixtures/make.py")
     number = max(formats.NUMBERS.values())
@@ -42,6 +42,9 @@ def make_world(folder):
     for step in (1, 2):
         saved.save(step)
     saved.mark_best(1, 0.5)
+    probe = {"block": 1, "models": open_run(folder / "vim").hashes()}
+    (folder / "vim" / "probe").mkdir()
+    (folder / "vim" / "probe" / "probe.json").write_text(formats.to_json("probe", probe))
     write_configs(folder)
     write_networks(folder)
     write_images(folder)

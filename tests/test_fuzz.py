@@ -14,7 +14,9 @@ sys.path.insert(0, str(HERE))  # the files of the fuzz import each other by name
 import fuzz  # noqa: E402
 import fuzz_mutations as mutations  # noqa: E402
 import fuzz_plants  # noqa: E402
+import fuzz_workers  # noqa: E402
 import hypothesis.configuration  # noqa: E402
+import psutil  # noqa: E402
 from fuzz_kinds import Kind, Live, Wrong, check_message, try_case  # noqa: E402
 from fuzz_workers import FAILED, Outcome  # noqa: E402
 
@@ -112,6 +114,7 @@ def test_each_case_gets_unchanged_files(tmp_path):
     live.write("run/x", b"other")
     live.restore()
     (live.touch("run") / "more").write_text("y")
+    live.write("run/x", b"other")
     live.restore()
     assert [path.name for path in (live.folder / "run").iterdir()] == ["x"]
     assert (live.folder / "run" / "x").read_bytes() == b"abc"
@@ -145,6 +148,32 @@ def test_what_counts_as_a_failure(tmp_path, raised, outcome):
         with pytest.raises(Wrong, match=outcome):
             try_case(kind, [], live, [1])
     check_message("é is fine")
+
+
+@pytest.mark.parametrize(
+    ("does", "found"),
+    [
+        ("time.sleep(60)", "no answer within 1 seconds"),
+        ("x = b'1' * 2**28; time.sleep(60)", "more than 0 GB of memory"),
+        ("os.abort()", "the process died: -6"),
+    ],
+)
+def test_the_watch_over_a_worker(tmp_path, monkeypatch, does, found):
+    seconds = 1 if "answer" in found else 60
+    monkeypatch.setattr(fuzz_workers, "SECONDS", seconds)
+    monkeypatch.setattr(fuzz_workers, "MEMORY", 2**27)
+    (tmp_path / "errors.txt").write_bytes(b"")
+    code = f"import os, time; input(); {does}"
+    worker = object.__new__(fuzz_workers._Worker)  # without its own start, which takes long
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        worker._process, worker._watched = process, psutil.Process(process.pid)
+        worker._buffer, worker._errors = b"", tmp_path / "errors.txt"
+        outcome = worker.ask("kind", [])
+        process.kill()
+    assert (outcome.outcome, outcome.what) == (FAILED, found)
+    assert not worker.usable
 
 
 def test_plants_fit_the_sources():
