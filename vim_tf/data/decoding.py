@@ -82,7 +82,11 @@ def decode_oriented(data: Tensor, max_pixels: int, convert_profiles: bool = True
     Raises:
         tf.errors.InvalidArgumentError: see `decode_image`.
     """
-    found = tf.numpy_function(image_headers.inspect, [data, convert_profiles], tf.int64)
+
+    def inspect(data: bytes | np.ndarray, convert_profiles: np.bool_) -> np.int64:
+        return image_headers.inspect(_as_bytes(data), bool(convert_profiles))
+
+    found = tf.numpy_function(inspect, [data, convert_profiles], tf.int64)
     found = tf.ensure_shape(found, [])
 
     def decode_unusual() -> Tensor:
@@ -133,11 +137,14 @@ def decode_by_pillow(
     """`pillow_decoding.decode_with_pillow` as an operation, with the errors of `decode_image`."""
 
     def decode(
-        data: bytes, max_pixels: np.integer, reduction: np.integer, convert_profiles: np.bool_
+        data: bytes | np.ndarray,
+        max_pixels: np.integer,
+        reduction: np.integer,
+        convert_profiles: np.bool_,
     ) -> np.ndarray:
         try:
             return pillow_decoding.decode_with_pillow(
-                data, int(max_pixels), int(reduction), bool(convert_profiles)
+                _as_bytes(data), int(max_pixels), int(reduction), bool(convert_profiles)
             )
         except Exception:  # Pillow raises many kinds for damaged files
             return np.zeros([0, 0, 3], np.uint8)
@@ -161,8 +168,8 @@ def find_damage(data: Tensor) -> Tensor:
         scalar string; "" for a whole JPEG and for other formats.
     """
 
-    def find(data: bytes) -> bytes:
-        words = jpeg_damage.find_damage(data)
+    def find(data: bytes | np.ndarray) -> bytes:
+        words = jpeg_damage.find_damage(_as_bytes(data))
         return f"damaged: {words}".encode() if words else b""
 
     def check() -> Tensor:
@@ -352,6 +359,11 @@ def decode_png(data: Tensor, transparent: Tensor | None = None) -> Tensor:
         lambda: put_on_white(tf.io.decode_png(data, channels=4)),
         lambda: tf.io.decode_png(data, channels=3),
     )
+
+
+def _as_bytes(data: bytes | np.ndarray) -> bytes:
+    """What `tf.numpy_function` gives: bytes in a graph, an array of them outside."""
+    return data if isinstance(data, bytes) else data.item()
 
 
 def _has_bits(head: Tensor, place: int, bits: int) -> Tensor:

@@ -24,7 +24,7 @@ _DAMAGING = re.compile(
 
 
 def find_damage(data: bytes) -> str | None:
-    """Returns how the pixels of a JPEG file are damaged, in libjpeg's words; None if they are whole.
+    """Returns how the pixels of a JPEG file are damaged, in libjpeg's words; None if they are not.
 
     Damage in the metadata does not count. More bytes than the image needs count if they are more
     than a few and not padding of equal bytes: the header then states too small a size, or the
@@ -42,6 +42,8 @@ def find_damage(data: bytes) -> str | None:
         # Decoding at 1/8 reads all coefficients. Grey needs no colours.
         wanted = {"RGB": "RGB", "CMYK": "CMYK"}.get(space, "GRAY")
         simplejpeg.decode_jpeg(bare, wanted, min_height=1, min_width=1, min_factor=8)
+    except KeyError:  # of simplejpeg, for unknown colours
+        return None
     except ValueError as error:
         words = str(error)
     else:
