@@ -119,7 +119,9 @@ def test_part_of_the_visible_damage_of_one_flipped_bit_is_found():
     assert seen > 20 and found > seen / 4
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"hello"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"hello"]
+)
 def test_what_is_no_jpeg_is_left_to_its_decoder(data):
     assert find_damage(data) is None
 
