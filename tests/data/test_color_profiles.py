@@ -71,11 +71,19 @@ def test_alpha_stays():
         (b"rubbish", "RGB", color_profiles.DAMAGED),
         (("not", "bytes"), "RGB", color_profiles.DAMAGED),
         (b"", "RGB", color_profiles.NONE),
-        (None, "RGB", color_profiles.NONE),
+        (None, "RGB", color_profiles.DAMAGED),
     ],
 )
 def test_what_becomes_of_a_profile(icc, mode, status):
     assert color_profiles.read_profile(opened(icc, mode)).status == status
+    assert color_profiles.read_profile(Image.new(mode, (2, 2))).status == color_profiles.NONE
+
+
+def test_a_profile_that_lacks_a_part_is_damaged(files):
+    """It is spread over segments, each with its number and their count."""
+    part = files.segment(0xE2, b"ICC_PROFILE\0\1\2" + SWAPPED)
+    with Image.open(io.BytesIO(files.jpeg(part))) as image:
+        assert color_profiles.read_profile(image).status == color_profiles.DAMAGED
 
 
 def test_a_profile_is_compared_once_and_few_are_kept(monkeypatch):

@@ -126,6 +126,16 @@ def test_what_is_no_jpeg_is_left_to_its_decoder(data):
     assert find_damage(data) is None
 
 
+def test_a_file_that_a_decoder_refuses_is_not_decoded_to_check_it():
+    """Its coefficients would need memory, and its scans time."""
+    data = encode(progressive=True)
+    damaged = data[: len(data) // 2]
+    assert find_damage(damaged) and find_damage(damaged, 96 * 144)
+    assert find_damage(damaged, 96 * 144 - 1) is None
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert find_damage(data[:-2] + last * 95) is None
+
+
 def write(folder):
     for name, data in {"good.jpg": encode(), "tall.jpg": damaged()["height doubled"][0]}.items():
         (folder / name).write_bytes(data)

@@ -57,11 +57,11 @@ def read_profile(image: Image.Image) -> Profile:
     Args:
         image: an opened image of Pillow; its pixels are not read.
     """
-    content = image.info.get("icc_profile")
+    content = image.info.get("icc_profile", b"")
+    if not isinstance(content, bytes):  # None if Pillow could not put its parts together
+        return Profile(DAMAGED)
     if not content:
         return Profile(NONE)
-    if not isinstance(content, bytes):
-        return Profile(DAMAGED)
     key = hashlib.sha256(content).digest(), image.mode in _GREY, image.mode in _NOT_RGB
     with _lock:
         if key not in _known:

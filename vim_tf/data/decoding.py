@@ -158,18 +158,19 @@ def decode_by_pillow(
         return tf.identity(image)
 
 
-def find_damage(data: Tensor) -> Tensor:
+def find_damage(data: Tensor, max_pixels: int = image_limits.LEAST) -> Tensor:
     """Returns what is wrong with the pixels of a JPEG, "damaged: " and libjpeg's words.
 
     Args:
         data: scalar string, an encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
 
     Returns:
         scalar string; "" for a whole JPEG and for other formats.
     """
 
     def find(data: bytes | np.ndarray) -> bytes:
-        words = jpeg_damage.find_damage(_as_bytes(data))
+        words = jpeg_damage.find_damage(_as_bytes(data), max_pixels)
         return f"damaged: {words}".encode() if words else b""
 
     def check() -> Tensor:

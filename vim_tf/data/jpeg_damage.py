@@ -8,7 +8,7 @@ import re
 
 import simplejpeg
 
-from vim_tf.data import jpeg_markers
+from vim_tf.data import image_limits, jpeg_markers
 
 # Only the pixels are checked, so no segment of metadata is given to libjpeg: APP0 to APP15, COM.
 _METADATA = {*range(0xE0, 0xF0), 0xFE}
@@ -23,7 +23,7 @@ _DAMAGING = re.compile(
 )
 
 
-def find_damage(data: bytes) -> str | None:
+def find_damage(data: bytes, max_pixels: int = image_limits.LEAST) -> str | None:
     """Returns how the pixels of a JPEG file are damaged, in libjpeg's words; None if they are not.
 
     Damage in the metadata does not count. More bytes than the image needs count if they are more
@@ -31,14 +31,18 @@ def find_damage(data: bytes) -> str | None:
     decoder lost its place.
 
     Args:
-        data: the file. None is returned for other formats, and for a JPEG that libjpeg refuses:
-            whoever decodes it finds the error.
+        data: the file. None is returned for other formats, and for a JPEG that a decoder refuses:
+            it finds the error.
+        max_pixels: see `image_limits.pixel_limit`.
     """
-    if data[:2] != b"\xff\xd8":
+    if data[:2] != b"\xff\xd8" or not jpeg_markers.has_file_few_scans(data):
         return None
     try:
         bare = _without_metadata(data)
-        _, _, space, _ = simplejpeg.decode_jpeg_header(bare, strict=False)
+        height, width, space, _ = simplejpeg.decode_jpeg_header(bare, strict=False)
+        pixels = int(height) * int(width)
+        if pixels > max_pixels and jpeg_markers.is_file_buffered(data):
+            return None
         # Decoding at 1/8 reads all coefficients. Grey needs no colours.
         wanted = {"RGB": "RGB", "CMYK": "CMYK"}.get(space, "GRAY")
         simplejpeg.decode_jpeg(bare, wanted, min_height=1, min_width=1, min_factor=8)
