@@ -141,19 +141,19 @@ def decode_by_pillow(
         max_pixels: np.integer,
         reduction: np.integer,
         convert_profiles: np.bool_,
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, bytes]:
         try:
-            return pillow_decoding.decode_with_pillow(
+            image = pillow_decoding.decode_with_pillow(
                 _as_bytes(data), int(max_pixels), int(reduction), bool(convert_profiles)
             )
-        except Exception:  # Pillow raises many kinds for damaged files
-            return np.zeros([0, 0, 3], np.uint8)
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            return np.zeros([0, 0, 3], np.uint8), str(error).encode()
+        return image, b""
 
-    image = tf.numpy_function(decode, [data, max_pixels, reduction, convert_profiles], tf.uint8)
+    arguments = [data, max_pixels, reduction, convert_profiles]
+    image, error = tf.numpy_function(decode, arguments, [tf.uint8, tf.string])
     image = tf.ensure_shape(image, [None, None, 3])
-    failure = tf.debugging.Assert(
-        tf.size(image) > 0, ["not an image, or above the limit of pixels"]
-    )
+    failure = tf.debugging.Assert(tf.size(image) > 0, ["the image cannot be decoded:", error])
     with tf.control_dependencies([failure]):
         return tf.identity(image)
 
