@@ -266,7 +266,8 @@ def _decode_other(data: Tensor, numbers: Tensor) -> Tensor:
     decoder = tf.numpy_function(image_headers.choose_decoder, [data, pixels, max_pixels], tf.int64)
     reduction = tf.cast(reduction, tf.int32)
     branches = {
-        image_headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction),
+        # Its header said that no profile is converted.
+        image_headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction, False),
         image_headers.JPEG: lambda: decode_jpeg(data, reduction),
         image_headers.WEBP: lambda: tf.io.decode_webp(data, channels=3)[0],  # [1, h, w, 3]
         image_headers.TRANSPARENT_WEBP: lambda: put_on_white(
