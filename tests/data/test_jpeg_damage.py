@@ -60,7 +60,7 @@ def odd(segment):
         "a second image after the end": data + encode("L"),
         "zeros before the end": data[:-2] + bytes(5000) + data[-2:],
         "a few bytes before the end": data[:-2] + b"\1\2\3" + data[-2:],
-        "bytes between segments": data[:tables] + b"junk" + data[tables:],
+        "bytes between segments": data[:tables] + b"junk" * 50 + data[tables:],
         "an unknown version of JFIF": data.replace(b"JFIF\0\1\1", b"JFIF\0\5\1"),
         "an unknown transform of Adobe": data[:2] + transform + data[2:],
         "a broken colour profile": wrong,

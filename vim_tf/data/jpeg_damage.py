@@ -13,6 +13,7 @@ from vim_tf.data import image_limits, jpeg_markers
 # Only the pixels are checked, so no segment of metadata is given to libjpeg: APP0 to APP15, COM.
 _METADATA = {*range(0xE0, 0xF0), 0xFE}
 _END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # of a segment
 # Bytes between the pixels and the marker that ends them. Some cameras pad them.
 _FEW = 16
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
@@ -61,12 +62,20 @@ def find_damage(data: bytes, max_pixels: int = image_limits.LEAST) -> str | None
 
 
 def _without_metadata(data: bytes) -> bytes:
-    parts, end = [data[:2]], 2
-    for kind, place, length in jpeg_markers.file_segments(data):
-        if kind not in _METADATA and kind != jpeg_markers.SCAN:
-            parts.append(data[place : place + length])
-        end = place if kind == jpeg_markers.SCAN else place + length
-    return b"".join([*parts, data[end:]])
+    """The file without segments of metadata and without bytes between the segments."""
+    parts, place = [data[:2]], 2
+    for _ in range(jpeg_markers.SEGMENTS):
+        for kind, start, length in jpeg_markers.file_segments(data, place):
+            if kind == jpeg_markers.SCAN:
+                return b"".join([*parts, data[start:]])
+            place = start + length
+            if kind not in _METADATA:
+                parts.append(data[start:place])
+        following = _MARKER.search(data, place + 1)
+        if following is None:
+            break
+        place = following.start()
+    return b"".join([*parts, data[place:]])
 
 
 def _is_padded(bare: bytes, count: int) -> bool:
