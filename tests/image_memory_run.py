@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageCms
 
 from vim_tf.config.sections import DataConfig
-from vim_tf.data import decoding, pillow_decoding
+from vim_tf.data import decoding, image_formats, pillow_decoding
 from vim_tf.data.image_limits import LEAST
 from vim_tf.data.sources import folder
 from vim_tf.errors import UserError
@@ -48,6 +48,8 @@ def png(size, color_type, bits=8, palette=b""):
 
 
 def encode(size, mode, kind, **options):
+    if kind == "heif":
+        image_formats.missing_support(image_formats.FORMATS[-1])  # registers the plug-in
     image, file = Image.new(mode, size[::-1], 77), io.BytesIO()
     if options.pop("frames", 1) > 1:
         second = Image.new(mode, image.size, 99)
@@ -69,7 +71,17 @@ def served_files():
 
 
 def all_files():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # Another colour of the red primary, so that it is not sRGB.
+    profile = profile.replace(b"XYZ \0\0\0\0\0\0\x6f", b"XYZ \0\0\0\0\0\0\x5f")
     return served_files() | {
+        "JPEG of four times the limit": encode((11_584, 11_584), "RGB", "jpeg"),
+        "PNG with a colour profile": encode(SQUARE, "RGBA", "png", icc_profile=profile),
+        "TIFF": encode(SQUARE, "RGBA", "tiff", compression="tiff_lzw"),
+        "CMYK TIFF": encode(SQUARE, "CMYK", "tiff", compression="tiff_lzw"),
+        "16-bit TIFF": encode(SQUARE, "I;16", "tiff", compression="tiff_lzw"),
+        "AVIF": encode(SQUARE, "RGBA", "avif", speed=10),
+        "HEIC": encode(SQUARE, "RGBA", "heif"),
         "GIF": encode(LONG, "P", "gif", transparency=77, frames=2),
         "WebP": encode(SQUARE, "RGBA", "webp", lossless=True, exact=True, method=0),
         "animated WebP": encode(SQUARE, "RGBA", "webp", lossless=True, method=0, frames=2),

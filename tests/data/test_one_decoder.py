@@ -205,6 +205,9 @@ def cases():
     some["PNG L, RGB profile"] = case("PNG", "L", 1, icc=ADOBE)
     for mode in ("L", "LA", "I;16"):
         some[f"PNG {mode}, grey profile"] = case("PNG", mode, 1, icc=GREY)
+    some["PNG I;16, tRNS, grey profile"] = case(
+        "PNG", "I;16", 1, icc=GREY, transparency=100 * 256 + 77
+    )
     some["JPEG L, grey profile"] = case("JPEG", "L", 1, icc=GREY)
     some["JPEG CMYK, profile"] = case("JPEG", "CMYK", 1, icc=CMYK)
     some["TIFF CMYK, profile"] = case("TIFF", "CMYK", 1, icc=CMYK)

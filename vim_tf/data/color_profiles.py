@@ -57,11 +57,11 @@ def read_profile(image: Image.Image) -> Profile:
     Args:
         image: an opened image of Pillow; its pixels are not read.
     """
-    content = image.info.get("icc_profile")
+    content = image.info.get("icc_profile", b"")
+    if not isinstance(content, bytes):  # None if Pillow could not put its parts together
+        return Profile(DAMAGED)
     if not content:
         return Profile(NONE)
-    if not isinstance(content, bytes):
-        return Profile(DAMAGED)
     key = hashlib.sha256(content).digest(), image.mode in _GREY, image.mode in _NOT_RGB
     with _lock:
         if key not in _known:
@@ -74,8 +74,9 @@ def read_profile(image: Image.Image) -> Profile:
 def _make(content: bytes, mode: str) -> Profile:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(content))
-        space = source.profile.xcolor_space.strip()
-    except (ImageCms.PyCMSError, OSError, ValueError, UnicodeDecodeError):
+        # Its annotation allows for files too.
+        space = source.profile.xcolor_space.strip()  # pyright: ignore[reportAttributeAccessIssue]
+    except (ImageCms.PyCMSError, OSError, ValueError):
         return Profile(DAMAGED)
     if mode in _NOT_RGB:
         allowed = {mode}
@@ -101,7 +102,7 @@ def _is_identity(transform: ImageCms.ImageCmsTransform, space: str) -> bool:
         before = before[..., np.newaxis]
     else:
         levels = np.linspace(0, 255, _GRID).round().astype(np.uint8)
-        grid = np.meshgrid(levels, levels, levels, np.uint8([255]))
+        grid = np.meshgrid(levels, levels, levels, np.array([255], np.uint8))
         before = np.stack(grid, -1).reshape(_GRID, -1, 4)
         after = np.asarray(_apply(transform, Image.fromarray(before)))
     return int(np.abs(after.astype(int) - before).max()) <= _LEVEL

@@ -82,7 +82,11 @@ def decode_oriented(data: Tensor, max_pixels: int, convert_profiles: bool = True
     Raises:
         tf.errors.InvalidArgumentError: see `decode_image`.
     """
-    found = tf.numpy_function(image_headers.inspect, [data, convert_profiles], tf.int64)
+
+    def inspect(data: bytes | np.ndarray, convert_profiles: np.bool_) -> np.int64:
+        return image_headers.inspect(_as_bytes(data), bool(convert_profiles))
+
+    found = tf.numpy_function(inspect, [data, convert_profiles], tf.int64)
     found = tf.ensure_shape(found, [])
 
     def decode_unusual() -> Tensor:
@@ -133,36 +137,40 @@ def decode_by_pillow(
     """`pillow_decoding.decode_with_pillow` as an operation, with the errors of `decode_image`."""
 
     def decode(
-        data: bytes, max_pixels: np.integer, reduction: np.integer, convert_profiles: np.bool_
-    ) -> np.ndarray:
+        data: bytes | np.ndarray,
+        max_pixels: np.integer,
+        reduction: np.integer,
+        convert_profiles: np.bool_,
+    ) -> tuple[np.ndarray, bytes]:
         try:
-            return pillow_decoding.decode_with_pillow(
-                data, int(max_pixels), int(reduction), bool(convert_profiles)
+            image = pillow_decoding.decode_with_pillow(
+                _as_bytes(data), int(max_pixels), int(reduction), bool(convert_profiles)
             )
-        except Exception:  # Pillow raises many kinds for damaged files
-            return np.zeros([0, 0, 3], np.uint8)
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            return np.zeros([0, 0, 3], np.uint8), str(error).encode()
+        return image, b""
 
-    image = tf.numpy_function(decode, [data, max_pixels, reduction, convert_profiles], tf.uint8)
+    arguments = [data, max_pixels, reduction, convert_profiles]
+    image, error = tf.numpy_function(decode, arguments, [tf.uint8, tf.string])
     image = tf.ensure_shape(image, [None, None, 3])
-    failure = tf.debugging.Assert(
-        tf.size(image) > 0, ["not an image, or above the limit of pixels"]
-    )
+    failure = tf.debugging.Assert(tf.size(image) > 0, ["the image cannot be decoded:", error])
     with tf.control_dependencies([failure]):
         return tf.identity(image)
 
 
-def find_damage(data: Tensor) -> Tensor:
+def find_damage(data: Tensor, max_pixels: int = image_limits.LEAST) -> Tensor:
     """Returns what is wrong with the pixels of a JPEG, "damaged: " and libjpeg's words.
 
     Args:
         data: scalar string, an encoded image.
+        max_pixels: see `image_limits.pixel_limit`.
 
     Returns:
         scalar string; "" for a whole JPEG and for other formats.
     """
 
-    def find(data: bytes) -> bytes:
-        words = jpeg_damage.find_damage(data)
+    def find(data: bytes | np.ndarray) -> bytes:
+        words = jpeg_damage.find_damage(_as_bytes(data), max_pixels)
         return f"damaged: {words}".encode() if words else b""
 
     def check() -> Tensor:
@@ -258,7 +266,8 @@ def _decode_other(data: Tensor, numbers: Tensor) -> Tensor:
     decoder = tf.numpy_function(image_headers.choose_decoder, [data, pixels, max_pixels], tf.int64)
     reduction = tf.cast(reduction, tf.int32)
     branches = {
-        image_headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction),
+        # Its header said that no profile is converted.
+        image_headers.PILLOW: lambda: decode_by_pillow(data, max_pixels, reduction, False),
         image_headers.JPEG: lambda: decode_jpeg(data, reduction),
         image_headers.WEBP: lambda: tf.io.decode_webp(data, channels=3)[0],  # [1, h, w, 3]
         image_headers.TRANSPARENT_WEBP: lambda: put_on_white(
@@ -352,6 +361,11 @@ def decode_png(data: Tensor, transparent: Tensor | None = None) -> Tensor:
         lambda: put_on_white(tf.io.decode_png(data, channels=4)),
         lambda: tf.io.decode_png(data, channels=3),
     )
+
+
+def _as_bytes(data: bytes | np.ndarray) -> bytes:
+    """What `tf.numpy_function` gives: bytes in a graph, an array of them outside."""
+    return data if isinstance(data, bytes) else data.item()
 
 
 def _has_bits(head: Tensor, place: int, bits: int) -> Tensor:

@@ -103,7 +103,7 @@ def open_image(file: BinaryIO) -> Image.Image:
         Pillow's image. A JPEG may state any size: Pillow's own limit is not applied to it.
 
     Raises:
-        OSError: the file is no image of `FORMATS`, its header is damaged, or its plug-in is missing.
+        OSError: the file is no image of `FORMATS`, has a damaged header, or needs a plug-in.
         Exception: other types of Pillow, for damaged headers.
     """
     known = find_format(file.read(_HEAD))

@@ -9,9 +9,10 @@ LEAST = 2**25
 SIDES = 8  # the limit of a large model: this many times its image's height and width
 MOST = 100_000_000
 # The most for each image that is decoded at the same time. A PNG with alpha takes 7; a progressive
-# JPEG 12, because all its coefficients are held; an animated WebP 17, by Pillow. TensorFlow keeps
-# freed memory for later use, in addition to the memory that other images take then.
-BYTES_PER_PIXEL = 26
+# JPEG 12, because all its coefficients are held; an animated WebP 17 and AVIF and HEIC 12 to 19, by
+# Pillow. TensorFlow keeps freed memory for later use, in addition to the memory that other images
+# take then: 33 were measured.
+BYTES_PER_PIXEL = 36
 # No file of a JPEG in one pass has more: a block of 64 pixels takes two bits at least.
 JPEG_PIXELS_PER_BYTE = 256
 

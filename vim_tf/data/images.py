@@ -76,8 +76,9 @@ def as_user_error(exception: BaseException) -> UserError | None:
     if found:
         name = base64.urlsafe_b64decode(found[1] + "==").decode(errors="replace")
         return UserError(
-            f"{name} cannot be decoded: it is damaged, cut short, or has more pixels than "
-            "docs/data.md allows; remove it, make it smaller, or set data.on_error: skip"
+            f"{name} cannot be decoded: it is damaged, cut short, has more pixels than "
+            "docs/data.md allows, or needs a plug-in (HEIC: pip install pillow-heif); remove it, "
+            "make it smaller, or set data.on_error: skip"
         )
     if isinstance(exception, tf.errors.DataLossError):
         return UserError(f"a TFRecord file is damaged: {reason_of(exception)}")

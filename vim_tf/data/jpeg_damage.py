@@ -8,11 +8,12 @@ import re
 
 import simplejpeg
 
-from vim_tf.data import jpeg_markers
+from vim_tf.data import image_limits, jpeg_markers
 
 # Only the pixels are checked, so no segment of metadata is given to libjpeg: APP0 to APP15, COM.
 _METADATA = {*range(0xE0, 0xF0), 0xFE}
 _END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # of a segment
 # Bytes between the pixels and the marker that ends them. Some cameras pad them.
 _FEW = 16
 _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(\w\w)")
@@ -23,25 +24,31 @@ _DAMAGING = re.compile(
 )
 
 
-def find_damage(data: bytes) -> str | None:
-    """Returns how the pixels of a JPEG file are damaged, in libjpeg's words; None if they are whole.
+def find_damage(data: bytes, max_pixels: int = image_limits.LEAST) -> str | None:
+    """Returns how the pixels of a JPEG file are damaged, in libjpeg's words; None if they are not.
 
     Damage in the metadata does not count. More bytes than the image needs count if they are more
     than a few and not padding of equal bytes: the header then states too small a size, or the
     decoder lost its place.
 
     Args:
-        data: the file. None is returned for other formats, and for a JPEG that libjpeg refuses:
-            whoever decodes it finds the error.
+        data: the file. None is returned for other formats, and for a JPEG that a decoder refuses:
+            it finds the error.
+        max_pixels: see `image_limits.pixel_limit`.
     """
-    if data[:2] != b"\xff\xd8":
+    if data[:2] != b"\xff\xd8" or not jpeg_markers.has_file_few_scans(data):
         return None
     try:
         bare = _without_metadata(data)
-        _, _, space, _ = simplejpeg.decode_jpeg_header(bare, strict=False)
+        height, width, space, _ = simplejpeg.decode_jpeg_header(bare, strict=False)
+        pixels = int(height) * int(width)
+        if pixels > max_pixels and jpeg_markers.is_file_buffered(data):
+            return None
         # Decoding at 1/8 reads all coefficients. Grey needs no colours.
         wanted = {"RGB": "RGB", "CMYK": "CMYK"}.get(space, "GRAY")
         simplejpeg.decode_jpeg(bare, wanted, min_height=1, min_width=1, min_factor=8)
+    except KeyError:  # of simplejpeg, for unknown colours
+        return None
     except ValueError as error:
         words = str(error)
     else:
@@ -55,12 +62,20 @@ def find_damage(data: bytes) -> str | None:
 
 
 def _without_metadata(data: bytes) -> bytes:
-    parts, end = [data[:2]], 2
-    for kind, place, length in jpeg_markers.file_segments(data):
-        if kind not in _METADATA and kind != jpeg_markers.SCAN:
-            parts.append(data[place : place + length])
-        end = place if kind == jpeg_markers.SCAN else place + length
-    return b"".join([*parts, data[end:]])
+    """The file without segments of metadata and without bytes between the segments."""
+    parts, place = [data[:2]], 2
+    for _ in range(jpeg_markers.SEGMENTS):
+        for kind, start, length in jpeg_markers.file_segments(data, place):
+            if kind == jpeg_markers.SCAN:
+                return b"".join([*parts, data[start:]])
+            place = start + length
+            if kind not in _METADATA:
+                parts.append(data[start:place])
+        following = _MARKER.search(data, place + 1)
+        if following is None:
+            break
+        place = following.start()
+    return b"".join([*parts, data[place:]])
 
 
 def _is_padded(bare: bytes, count: int) -> bool:

@@ -116,12 +116,15 @@ def is_frame(kind: int) -> bool:
     return kind in _FRAMES
 
 
-def file_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def file_segments(data: bytes, place: int = 2) -> Iterator[tuple[int, int, int]]:
     """Yields (kind, position, length with the marker) of the segments up to the first scan.
 
     It ends before anything that is no segment, and after `SEGMENTS` segments.
+
+    Args:
+        data: a JPEG file, or any other bytes.
+        place: position of the first segment.
     """
-    place = 2
     for _ in range(SEGMENTS):
         head = data[place : place + _HEAD]
         if len(head) < 5 or head[0] != 0xFF or not (_FIRST <= head[1] < 0xFF) or head[1] in _ALONE:

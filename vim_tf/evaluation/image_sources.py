@@ -188,7 +188,7 @@ def _decoder(max_pixels: int) -> Callable[[Tensor], Tensor]:
 
 def _decode(data: bytes, max_pixels: int) -> Tensor:
     """An encoded image -> uint8 [h, w, 3]; OSError says what is wrong with it."""
-    damage = jpeg_damage.find_damage(data)
+    damage = jpeg_damage.find_damage(data, max_pixels)
     if damage:
         raise OSError(f"damaged: {damage}")
     try:

@@ -58,7 +58,7 @@ def open_or_make_cache(
     tokenizer_hash = tokenizer.model_hash()
     with making(path) as is_ours:
         if is_ours:
-            data.read_contents()
+            data.show_reading_contents()
             header = {
                 "tokenizer_hash": tokenizer_hash,
                 "images": data.fingerprint(),
@@ -97,9 +97,7 @@ class _Tokens:
 
     def after(self, batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields (tokens [B,N], labels [B]) of the later batches, with a bar on a terminal."""
-        with tqdm(
-            total=self._size, unit="img", desc=f"tokenizing, {self._name}", disable=None
-        ) as bar:
+        with progress_bar(self._size, "images", f"tokenizing, {self._name}") as bar:
             for batch in self._dataset.skip(batches):
                 yield self._tokenize(batch["image"]).numpy(), batch["label"].numpy()
                 bar.update(len(batch["label"]))

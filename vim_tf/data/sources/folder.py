@@ -303,6 +303,7 @@ def _decode_all(
     load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
     paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
     all_sizes = tf.constant(sizes)
+    max_pixels = image_limits.pixel_limit(config.image_size)
 
     def reduce(index: Tensor) -> Tensor:
         image, _ = load(index)
@@ -312,7 +313,7 @@ def _decode_all(
         return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
 
     def check(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        damage = decoding.find_damage(tf.io.read_file(paths[index]))
+        damage = decoding.find_damage(tf.io.read_file(paths[index]), max_pixels)
         none = tf.zeros([0, 0, 3], tf.uint8)
         return index, damage, tf.cond(damage == "", lambda: reduce(index), lambda: none)
 
