@@ -33,7 +33,6 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         size = write_images(Path(folder) / "images", arguments.images)
-        open_folder(f"{folder}/images", arguments.sizes[0], cache=False)  # TensorFlow's start
         rows = []
         for side in arguments.sizes:
             seconds = [
