@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vim_tf.data import decoded_cache
 from vim_tf.errors import UserError
 from vim_tf.export.litert import tflite, tflite_generator
 from vim_tf.runs.trained_run import open_run
@@ -101,6 +102,17 @@ def test_input_pipeline(contest, capsys):
     out = capsys.readouterr().out
     assert len(re.findall(r"\| [^|]+ \| [\d,]+ \|", out)) == 3
     assert re.search(r"crops take [\d.]+ times as long as decoding alone", out)
+
+
+def test_folder_start(contest, capsys, monkeypatch):
+    import folder_start
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # what the benchmark sets is undone
+    monkeypatch.setattr(decoded_cache, "WORTH", 0)
+    folder_start.main(["--images", "4", "--sizes", "16"])
+    found = capsys.readouterr()
+    assert re.search(r"\| 16 \| [\d.]+ \| [\d.]+ \| [\d.]+ \|", found.out)
+    assert found.err.count("is kept in") == found.err.count("is read from") == 1
 
 
 @pytest.mark.parametrize(

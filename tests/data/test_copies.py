@@ -67,6 +67,18 @@ def test_a_file_that_has_gone_is_a_copy_of_none(tmp_path):
     assert copies.find_first([table]).tolist() == [0, 1, 2]
 
 
+def test_copies_are_counted():
+    def describe(*first, labels=(0,) * 6):
+        return copies.describe(np.array(first), np.array(labels[: len(first)]))
+
+    assert describe(0, 1, 2) is None
+    assert describe(0, 1, 1) == "data: 1 image is a copy of another"
+    line = "data: 3 images are copies of others"
+    assert describe(0, 1, 0, 0, 1) == line
+    labels = (0, 1, 0, 1, 1, 1)
+    assert describe(0, 1, 0, 0, 1, labels=labels) == f"{line}, 1 of them in another class"
+
+
 def test_without_files():
     table = FileTable([], [], [], [])
     assert copies.find_first([table]).tolist() == []

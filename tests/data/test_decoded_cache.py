@@ -60,12 +60,12 @@ def test_the_second_start_decodes_nothing(photos, cache_folder, decodings, capsy
     first = open_folder(photos)
     assert first[0] == ("0.png", "1.png", "2.png")
     error = capsys.readouterr().err
-    assert f"data: 4 decoded images are kept in {cache_folder} for the next start" in error
+    assert f"data: the result of decoding 4 images is kept in {cache_folder} for the next" in error
     second = open_folder(photos)
     assert len(decodings) == 1
     assert same(first, second)
     error = capsys.readouterr().err
-    assert error == f"data: 4 decoded images are read from {cache_folder}\n"
+    assert error == f"data: the result of decoding 4 images is read from {cache_folder}\n"
     assert [path.suffix for path in cache_folder.iterdir()] == [".images"]
 
 

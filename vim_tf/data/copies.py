@@ -53,6 +53,22 @@ def find_first(tables: Sequence[FileTable]) -> np.ndarray:
     return first
 
 
+def describe(first: np.ndarray, labels: np.ndarray) -> str | None:
+    """Returns the line that counts copies; None if there are none.
+
+    Args:
+        first: the result of `find_first`.
+        labels: [n] integers, the class of each file.
+    """
+    rows = np.flatnonzero(first != np.arange(len(first)))
+    if not len(rows):
+        return None
+    several = f"{len(rows):,} images are copies of others"
+    line = "1 image is a copy of another" if len(rows) == 1 else several
+    elsewhere = int((labels[rows] != labels[first[rows]]).sum())
+    return f"data: {line}" + (f", {elsewhere:,} of them in another class" if elsewhere else "")
+
+
 def _repeated(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Returns those of `rows` whose keys [n, k] occur in another of them."""
     if not len(rows):

@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,35 @@ def folder() -> Path:
     """Returns the folder of the cache: vim_tf/images in $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "vim_tf" / "images"
+
+
+def recall_or_make(
+    names: Sequence[str],
+    paths: Sequence[StrPath],
+    numbers: Sequence[np.ndarray],
+    sizes: np.ndarray,
+    config: DataConfig,
+    make: Callable[[], list[np.ndarray]],
+) -> list[np.ndarray]:
+    """Returns images from the cache, or makes them and keeps them there if that took long.
+
+    Args:
+        names: the images' names.
+        paths: where they are.
+        numbers: further arrays that the pixels depend on, such as sizes and orientations.
+        sizes: [n, 2] integers, height and width of each image that `make` returns.
+        config: the section `data` of a config; `cache` says whether the cache is used.
+        make: decodes the images: returns uint8 [h, w, 3] arrays, empty for images that cannot be
+            decoded.
+    """
+    name = name_of(names, paths, (*numbers, sizes), config) if config.cache else None
+    images = load(name, sizes) if name else None
+    if images is None:
+        started = time.monotonic()
+        images = make()
+        if name and time.monotonic() - started > WORTH:
+            save(name, images)
+    return images
 
 
 def name_of(
@@ -124,7 +153,8 @@ def load(name: str, sizes: np.ndarray) -> list[np.ndarray] | None:
         reason = error.strerror if isinstance(error, OSError) else error
         progress.say(f"data: {shorten(str(path))} is not used: {reason}; images are decoded again")
         return None
-    progress.say(f"data: {len(sizes):,} decoded images are read from {shorten(str(path.parent))}")
+    place = shorten(str(path.parent))
+    progress.say(f"data: the result of decoding {len(sizes):,} images is read from {place}")
     ends = np.cumsum(counts)
     flat = np.frombuffer(pixels, np.uint8)
     return [
@@ -155,8 +185,8 @@ def save(name: str, images: Sequence[np.ndarray]) -> None:
         )
         return
     progress.say(
-        f"data: {len(images):,} decoded images are kept in {shorten(str(place))} for the next "
-        f"start, {len(data) / 1e6:,.0f} MB; data.cache: false turns this off"
+        f"data: the result of decoding {len(images):,} images is kept in {shorten(str(place))} for "
+        f"the next start, {len(data) / 1e6:,.1f} MB; data.cache: false turns this off"
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from etils import epath
@@ -58,9 +59,24 @@ class LeftOut:
             ending = os.path.splitext(path)[1].lower()
             self._endings["no ending" if ending in ("", ".") else ending] += 1
 
-    def entries(self) -> tuple[tuple[str, str], ...]:
-        """Returns (path, reason) of everything that was left out."""
-        return tuple(entry for kind in _KINDS for entry in sorted(self._entries[kind]))
+    def add_lost_folders(self, root: str, names: Iterable[str]) -> None:
+        """Notes sub-folders of the first level of which no image is left.
+
+        Args:
+            root: the folder.
+            names: paths of the images that are left, relative to the root.
+        """
+        used, lost = {name.split("/")[0] for name in names if "/" in name}, set()
+        for path, _ in self.entries(BROKEN, SMALL, LONG):
+            top, *inside = os.path.relpath(path, root).split("/")
+            if inside and top != ".." and top not in used:
+                lost.add(top)
+        for top in lost:
+            self.add(EMPTY, os.path.join(root, top), "none of its images can be used")
+
+    def entries(self, *kinds: Kind) -> tuple[tuple[str, str], ...]:
+        """Returns (path, reason) of everything of some kinds; of all kinds if none is given."""
+        return tuple(entry for kind in kinds or _KINDS for entry in sorted(self._entries[kind]))
 
     def describe(self) -> str:
         """Returns the counts by kind and by ending, as one short text."""

@@ -180,6 +180,20 @@ def test_images_that_are_too_small_or_too_long_are_left_out(tmp_path, capsys):
         open_folder(tmp_path, min_side=300)
 
 
+def test_a_class_of_which_no_image_is_left_is_named(tmp_path, capsys):
+    for index in range(4):
+        save(tmp_path / "a" / f"{index}.png", index)
+        save(tmp_path / "dots" / f"{index}.png", index, (1, 1))
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "x.png").write_bytes(b"\x89PNG")
+    save(tmp_path / "a" / "dot.png", 9, (1, 1))
+    data = open_folder(tmp_path, on_error="skip")
+    assert data.class_names == ("a",)
+    assert "2 class folders without images (the first, cut: none of its images can be used)" in (
+        capsys.readouterr().err
+    )
+
+
 def test_what_is_left_out_is_one_line_for_both_folders(tmp_path, capsys):
     for index in range(4):
         save(tmp_path / "train" / f"{index}.png", index)

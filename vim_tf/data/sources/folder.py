@@ -7,7 +7,6 @@ the disk again.
 
 import itertools
 import os
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,8 +107,12 @@ def make_splits(config: DataConfig) -> splits.Opened:
     if config.validation_path is not None:
         validation = open_folder(config.validation_path, "data.validation_path", config, omitted)
         tables["validation_path"] = validation.table()
+    for part in (folder, validation):
+        if part is not None:
+            omitted.add_lost_folders(part.root, part.names)
     progress.say(omitted.line())
     first = copies.find_first(list(tables.values()))
+    classes = folder.labels(names)
     if validation is not None:
         different = set(names) ^ set(validation.classes())
         if different:
@@ -118,7 +121,7 @@ def make_splits(config: DataConfig) -> splits.Opened:
                 f"sub-folders of data.path {shorten(config.path)}; only one of the two has images "
                 f"in: {class_names.name_some(sorted(different))}"
             )
-        _say_copies(folder, first[: len(folder.names)], "")
+        progress.say(copies.describe(first[: len(folder.names)], classes))
         count = int((first[len(folder.names) :] < len(folder.names)).sum())
         if count:
             progress.say(
@@ -126,10 +129,11 @@ def make_splits(config: DataConfig) -> splits.Opened:
                 "copies of training images; figures on them say nothing about new images"
             )
     else:
-        _say_copies(folder, first, "; copies stay on one side of the split")
+        line = copies.describe(first, classes)
+        progress.say(line and f"{line}; copies stay on one side of the split")
         members, held = held_out.split(
             folder.names,
-            folder.labels(names),
+            classes,
             config.validation_fraction,
             f"data.path {shorten(config.path)}",
             first,
@@ -204,8 +208,20 @@ def open_folder(path: str, key: str, config: DataConfig, omitted: LeftOut | None
     held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
     if not held and len(folder.names) > CHECKED:
         return folder
-    images, damage = _recall_or_decode(folder, sizes, held, config)
-    broken = {name: why for name, why in zip(folder.names, damage, strict=True) if why}
+    images = decoded_cache.recall_or_make(
+        folder.names,
+        folder.paths(),
+        (folder.headers, sizes),
+        sizes if held else np.ones_like(sizes),
+        config,
+        lambda: _decode_all(folder, sizes, held, config)[0],
+    )
+    broken, failed = {}, np.array([image.size == 0 for image in images])
+    if failed.any():  # the cache does not keep the reasons
+        part = folder.select(failed)
+        broken = dict(
+            zip(part.names, _decode_all(part, sizes[failed], held, config)[1], strict=True)
+        )
     folder = replace(folder, images=tuple(images) if held else None)
     return _without(folder, broken, config, omitted)
 
@@ -250,20 +266,6 @@ def _without_extremes(folder: Folder, config: DataConfig, omitted: LeftOut) -> F
     return folder if usable.all() else folder.select(usable)
 
 
-def _say_copies(folder: Folder, first: np.ndarray, rule: str) -> None:
-    """Prints how many images are copies of others."""
-    rows = np.flatnonzero(first != np.arange(len(first)))
-    if not len(rows):
-        return
-    elsewhere = sum(
-        _class_of(folder.names[row]) != _class_of(folder.names[first[row]]) for row in rows
-    )
-    several = f"{len(rows):,} images are copies of others"
-    line = "1 image is a copy of another" if len(rows) == 1 else several
-    classes = f", {elsewhere:,} of them in another class" if elsewhere else ""
-    progress.say(f"data: {line}{classes}{rule}")
-
-
 def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
     """Returns sizes [n, 2]: twice that of evaluation, more if crops need it, at most full size."""
     spare = max(2.0, 1 / transforms.smallest_window(config.augmentation))
@@ -272,36 +274,12 @@ def _reduced_sizes(folder: Folder, config: DataConfig) -> np.ndarray:
     return np.maximum(np.ceil(folder.headers[:, :2] * scale), 1).astype(np.int32)
 
 
-def _recall_or_decode(
-    folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
-) -> tuple[list[np.ndarray], list[str]]:
-    """`_decode_all`, or the same from the user's cache."""
-    kept = sizes if held else np.ones_like(sizes)
-    name = None
-    if config.cache:
-        numbers = (folder.headers, sizes, kept)
-        name = decoded_cache.name_of(folder.names, folder.paths(), numbers, config)
-    images = decoded_cache.load(name, kept) if name else None
-    if images is None:
-        started = time.monotonic()
-        images, damage = _decode_all(folder, sizes, held, config)
-        if name and time.monotonic() - started > decoded_cache.WORTH:
-            decoded_cache.save(name, images)
-        return images, damage
-    # The cache does not keep why an image cannot be decoded.
-    failed = np.array([image.size == 0 for image in images])
-    damage = np.where(failed, "damaged or cut short", "").astype(object)
-    if failed.any():
-        damage[failed] = _decode_all(folder.select(failed), sizes[failed], held, config)[1]
-    return images, damage.tolist()
-
-
 def _decode_all(
     folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
 ) -> tuple[list[np.ndarray], list[str]]:
     """Decodes every image once; returns (images, what is wrong with each, empty if nothing)."""
     load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
-    paths = tf.constant([os.path.join(folder.root, name) for name in folder.names])
+    paths = tf.constant([os.fsencode(path) for path in folder.paths()])
     all_sizes = tf.constant(sizes)
     max_pixels = image_limits.pixel_limit(config.image_size)
 
