@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when TensorFlow is imported
+# Decoded images are not kept in the user's cache, and not read from there.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vim_tf_tests_")
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +130,9 @@ def test_a_file_of_hundreds_of_megabytes_is_not_read(path, monkeypatch):
 def test_numbers_of_numpy_are_no_json():
     with pytest.raises(TypeError):
         formats.to_json("checkpoint", {"step": np.int64(3)})
+
+
+def test_the_page_states_the_present_numbers():
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    rows = re.findall(r"^\| ([a-z ]+) \| .* \| (\d+) \|$", page, re.M)
+    assert {kind: int(number) for kind, number in rows} == formats.NUMBERS
