@@ -91,6 +91,8 @@ class Release:
                 _put_in_place(self.out, staging, version)
                 return
             say(f"an export that did not end has left {staging}; it is removed")
+            # It may say that all limits hold, of files that nobody has.
+            shutil.rmtree(self.out / REPORTS / str(version), ignore_errors=True)
             _remove(self.out, staging, version)
 
     def _claim(self):

@@ -177,8 +177,10 @@ def test_a_publication_that_was_killed_is_finished(tmp_path):
 def test_a_stop_before_the_publication_publishes_nothing(tmp_path):
     with start(tmp_path, "publish", "before_publication:1") as process:
         assert process.wait(20) == -9
-    Release(tmp_path).discard()
-    assert content(tmp_path) == {"reports/1/export_report.json": "{}"}
+    release = Release(tmp_path)
+    assert release.version == 1
+    release.discard()
+    assert content(tmp_path) == {}
 
 
 def test_a_staging_folder_of_somebody_else_is_left_alone(tmp_path):
