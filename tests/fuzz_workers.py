@@ -230,7 +230,12 @@ def _clean(folder, case):
     """
     from fuzz_kinds import remove
 
-    new, given = [], {str(word).split("/")[0] for word in case} if isinstance(case, list) else set()
+    new, given = (
+        [],
+        {str(word).replace("{world}", "/").split("/")[0] for word in case}
+        if isinstance(case, list)
+        else set(),
+    )
     for inner in (folder, folder / "empty"):
         for path in inner.iterdir():
             if (inner, path.name) != (folder, "empty"):
