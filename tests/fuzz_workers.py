@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -210,6 +211,7 @@ def _serve(world, folder, tensorflow, plant):
     reply("ready")
     for number, line in enumerate(sys.stdin, 1):
         name, case = json.loads(line)
+        signal.alarm(SECONDS + 60)  # ends this process if the one that watches it has gone
         try:
             outcome = [try_case(kinds[name], case, live, expected.get(kinds[name].open))]
         except Wrong as wrong:
