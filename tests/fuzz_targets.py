@@ -8,7 +8,7 @@ from unittest import mock
 
 import fuzz_mutations as mutations
 from fuzz_hostile import HOSTILE
-from fuzz_kinds import EQUAL, Wrong, archived, damaged, resealed
+from fuzz_kinds import EQUAL, Wrong, archived, damaged, read_document, resealed
 from fuzz_plain_targets import PLAIN
 from fuzz_trees import TREES
 
@@ -289,6 +289,24 @@ def swapped_weights():
     return kind._replace(change=change)
 
 
+def architecture():
+    """One changed number or switch of a model's config: most would load, and answer otherwise."""
+    path = TOKENIZER + "config.json"
+    kind = resealed("architecture of a preset", path, "preset", open_tokenizer, **SAME)
+
+    def leaves(node, place):
+        if isinstance(node, dict):
+            return [leaf for key in sorted(node) for leaf in leaves(node[key], [*place, key])]
+        return [(place, node)] if isinstance(node, int | float) else []
+
+    def draw(world, rng):
+        place, value = rng.choice(leaves(read_document(world / path, "preset")["config"], []))
+        nearby = [not value] if isinstance(value, bool) else [value * 2, value // 2, value + 1]
+        return [[["config", *place], "set", rng.choice(nearby)]]
+
+    return kind._replace(draw=draw)
+
+
 def any_file():
     """One flipped bit of any file of a run, with its preset and token cache."""
 
@@ -328,6 +346,7 @@ KINDS = [
         "tokenizer config, resealed", TOKENIZER + "config.json", "preset", open_tokenizer, **SAME
     ),
     swapped_weights(),
+    architecture(),
     any_file(),
     damaged("cache header", CACHE + "header.json", open_cache, **SAME),
     resealed("cache header, resealed", CACHE + "header.json", "token cache", open_cache, **TF),

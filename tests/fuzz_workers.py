@@ -12,6 +12,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -210,6 +211,7 @@ def _serve(world, folder, tensorflow, plant):
     reply("ready")
     for number, line in enumerate(sys.stdin, 1):
         name, case = json.loads(line)
+        signal.alarm(SECONDS + 60)  # ends this process if the one that watches it has gone
         try:
             outcome = [try_case(kinds[name], case, live, expected.get(kinds[name].open))]
         except Wrong as wrong:
@@ -230,7 +232,12 @@ def _clean(folder, case):
     """
     from fuzz_kinds import remove
 
-    new, given = [], {str(word).split("/")[0] for word in case} if isinstance(case, list) else set()
+    new, given = (
+        [],
+        {str(word).replace("{world}", "/").split("/")[0] for word in case}
+        if isinstance(case, list)
+        else set(),
+    )
     for inner in (folder, folder / "empty"):
         for path in inner.iterdir():
             if (inner, path.name) != (folder, "empty"):
