@@ -18,7 +18,7 @@ EXIT_NOT_EQUAL = 1  # an export that is not what Keras computes
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.export",
         description="Export a trained run as a SavedModel for TF Serving, for LiteRT and for the "
         "browser. Every export gets a new version number; nothing is overwritten.",

@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from vim_tf import stopping
 from vim_tf.annotations import StrPath
@@ -27,7 +27,17 @@ _DISK_ERRORS = {
     errno.EROFS: "the disk is read-only",
     errno.EACCES: "permission is denied",
     errno.EDQUOT: "the disk quota is used up",
+    errno.ENAMETOOLONG: "the name is too long",
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages are short and hold no control codes, whatever the arguments are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the usage and the message, and exits with code 2."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {_one_line(message)}\n")
 
 
 def quiet_tensorflow() -> None:

@@ -13,7 +13,7 @@ from vim_tf.evaluation.protocol import write_result
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.evaluate",
         description="Measure a tokenizer's reconstructions, a VIM's samples, or any images, and "
         "write the figures with everything that they depend on into one JSON file.",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.generate",
         description="Generate images with a trained VIM and write them as one PNG grid, or as "
         "single PNG files into a folder.",

@@ -14,7 +14,7 @@ from vim_tf.errors import UserError
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.probe",
         description="Fit a linear classifier on the features of every block of a trained VIM, "
         "choose the block on a part of the training images, and test it once.",

@@ -30,7 +30,7 @@ RESULT_FILE = "reconstruct.json"
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.reconstruct",
         description="Turn images into tokens and back with a trained tokenizer. Prints the PSNR of "
         "each image.",

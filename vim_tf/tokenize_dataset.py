@@ -4,7 +4,6 @@ Training VIM does the same on its first run; by hand it is for making a cache on
 machine, or for several trainings (`tokenizer.cache`).
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from vim_tf.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; raises UserError for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m vim_tf.tokenize_dataset", description=__doc__)
+    parser = command_line.Parser(prog="python -m vim_tf.tokenize_dataset", description=__doc__)
     parser.add_argument("--config", action="append", required=True, metavar="YAML")
     command_line.add_overrides(parser)
     parser.add_argument("--out", help="folder of the cache; tokenizer.cache if not given")

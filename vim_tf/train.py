@@ -20,7 +20,7 @@ from vim_tf.stages import registry
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.train",
         description="Train the image tokenizer, VIM, a classifier or a linear probe. The same "
         "command again resumes.",

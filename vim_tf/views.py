@@ -24,7 +24,7 @@ FILES = {
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.views",
         description="Draw what a run has learnt: its codes, where it attends, and whether its "
         "samples are copies.",

@@ -44,25 +44,29 @@ def open_folder(path, **more):
 
 @pytest.fixture
 def decodings(monkeypatch):
-    """A list with an entry for each time that a folder was decoded."""
-    calls, decode = [], folder_source._decode_all
+    """A list with the number of images each time that some are decoded."""
+    counts, decode = [], folder_source._decode_all
     monkeypatch.setattr(
-        folder_source, "_decode_all", lambda *args: calls.append(args) or decode(*args)
+        folder_source,
+        "_decode_all",
+        lambda folder, *args: counts.append(len(folder.names)) or decode(folder, *args),
     )
-    return calls
+    return counts
 
 
 def same(one, two):
     return one[0] == two[0] and all(map(np.array_equal, one[1], two[1]))
 
 
-def test_the_second_start_decodes_nothing(photos, cache_folder, decodings, capsys):
+def test_the_second_start_decodes_only_the_damaged_image_for_its_reason(
+    photos, cache_folder, decodings, capsys
+):
     first = open_folder(photos)
     assert first[0] == ("0.png", "1.png", "2.png")
     error = capsys.readouterr().err
     assert f"data: the result of decoding 4 images is kept in {cache_folder} for the next" in error
     second = open_folder(photos)
-    assert len(decodings) == 1
+    assert decodings == [4, 1]
     assert same(first, second)
     error = capsys.readouterr().err
     assert error == f"data: the result of decoding 4 images is read from {cache_folder}\n"
@@ -74,13 +78,13 @@ def test_folders_that_are_only_checked(photos, decodings, monkeypatch):
     names = ("0.png", "1.png", "2.png")
     for _ in range(2):
         assert open_folder(photos) == (names, None)
-    assert len(decodings) == 1
+    assert decodings == [4, 1]
 
 
 def test_it_can_be_turned_off(photos, cache_folder, decodings):
     for _ in range(2):
         open_folder(photos, cache=False)
-    assert len(decodings) == 2
+    assert decodings == [4, 4]
     assert not cache_folder.exists()
 
 
@@ -151,7 +155,7 @@ def test_a_damaged_folder_is_decoded_again(photos, cache_folder, decodings):
     damage(path, -1)
     for _ in range(2):
         assert same(open_folder(photos), first)
-    assert len(decodings) == 2
+    assert decodings == [4, 4, 1]
 
 
 NAME = f"{0:064x}.images"

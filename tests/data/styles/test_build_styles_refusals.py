@@ -110,7 +110,7 @@ def test_resvg_and_npm_may_be_missing(build_styles, tmp_path, capsys, monkeypatc
         npm.fetch("@iconify/json", tmp_path / "cache")
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     line = refused(capsys, build_styles, tmp_path / "out")
-    assert "resvg-py is not installed" in line and "vim-tf[styles]" in line
+    assert "resvg-py is not installed" in line and "pip install 'resvg-py>=0.5,<0.6'" in line
 
 
 def test_npm_fetches_a_package_once(style_packages, tmp_path, monkeypatch, capsys):

@@ -203,25 +203,34 @@ def open_folder(path: str, key: str, config: DataConfig, omitted: LeftOut | None
     table[good] = np.reshape(rows, (-1, table.shape[1]))
     folder = _without(Folder(root, key, names, table), broken, config, omitted)
     folder = _without_extremes(folder, config, omitted)
-    progress.say(image_headers.describe_profiles(folder.headers[:, 4], folder.names))
+    profiles = image_headers.describe_profiles(folder.headers[:, 4], folder.names)
+    progress.say(profiles and f"data: {profiles}")
     sizes = _reduced_sizes(folder, config)
     held = 3 * int(np.prod(sizes, 1).sum()) <= MEMORY
     if not held and len(folder.names) > CHECKED:
         return folder
+    reasons: dict[str, str] = {}
+
+    def decode() -> list[np.ndarray]:
+        images, found = _decode_all(folder, sizes, held, config)
+        reasons.update(zip(folder.names, found, strict=True))
+        return images
+
     images = decoded_cache.recall_or_make(
         folder.names,
         folder.paths(),
         (folder.headers, sizes),
         sizes if held else np.ones_like(sizes),
         config,
-        lambda: _decode_all(folder, sizes, held, config)[0],
+        decode,
     )
-    broken, failed = {}, np.array([image.size == 0 for image in images])
-    if failed.any():  # the cache does not keep the reasons
-        part = folder.select(failed)
-        broken = dict(
+    failed = np.array([image.size == 0 for image in images])
+    part = folder.select(failed)
+    if failed.any() and not reasons:  # the cache does not keep them
+        reasons.update(
             zip(part.names, _decode_all(part, sizes[failed], held, config)[1], strict=True)
         )
+    broken = {name: reasons[name] for name in part.names}
     folder = replace(folder, images=tuple(images) if held else None)
     return _without(folder, broken, config, omitted)
 
