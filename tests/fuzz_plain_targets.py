@@ -246,8 +246,7 @@ def _train(run, live, case):
     from vim_tf.config import loader
 
     with run.lock():
-        if hasattr(run, "metrics"):
-            run.metrics.resume(3, evaluates=True)
+        run.metrics.resume(3, evaluates=True)
         run.start(loader.load_config([run.config_path], of_run=True))
         open_metrics(live, case)
         run.save_preset(lambda folder: folder.mkdir())

@@ -114,7 +114,8 @@ def open_changed_images(live, case=None):
     from vim_tf.runs.trained_run import open_run
 
     def decode_nothing(images, *arguments):
-        return [np.ones([1, 1, 3], np.uint8)] * len(images.names)
+        count = len(images.names)
+        return [np.ones([1, 1, 3], np.uint8)] * count, [""] * count
 
     with mock.patch.object(folder, "_decode_all", decode_nothing):
         return answer(open_run(live / "vim").data.train_size)
@@ -256,7 +257,7 @@ def open_records(live, case=None):
     from vim_tf.data.images import as_user_error
     from vim_tf.data.sources import tfrecord
 
-    _, train, _, _ = tfrecord.make_splits(load_config([live / "data_tfrecord.yaml"]).data)
+    _, train, *_ = tfrecord.make_splits(load_config([live / "data_tfrecord.yaml"]).data)
     try:
         for _, reference in train.in_order():
             with contextlib.suppress(tf.errors.InvalidArgumentError):  # its caller names the image

@@ -3,8 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-import keras
-
 from vim_tf.errors import UserError
 
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -31,6 +29,8 @@ def computing_in(precision: str) -> Iterator[None]:
     Weights are float32 in either case, and so are, by themselves, the quantizer, the softmax of
     attention, the statistics of norms, and what leaves a model.
     """
+    import keras
+
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

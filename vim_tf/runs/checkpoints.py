@@ -114,7 +114,9 @@ class Checkpoints:
         self._workers.wait()
 
     def _write(self, step: int) -> None:
-        folder = self.path(step)
+        place, folder = self._folder, self.path(step)
+        if not is_in_bucket(place) and os.path.lexists(place) and not os.path.isdir(place):
+            self._say(f"{place} is no folder; it is now {set_aside(place)}")
         if folder.is_dir():  # a save that was cut short
             folder.rmtree()
         elif folder.exists():
@@ -332,7 +334,8 @@ def _find_damage(folder: epath.Path, manifest: Mapping[str, Any]) -> str | None:
     """Returns the damage of a checkpoint's files, in words; None if there is none."""
     for name, identity in manifest["files"].items():
         path = folder / name
-        if not path.is_file():
+        # A path in a bucket is a URL. epath takes a pipe on a disk for a file, and reading it waits.
+        if not (path.is_file() if is_in_bucket(path) else os.path.isfile(path)):
             return f"{name} is missing"
         size, sha256 = measure_file(path)
         if size != identity[0]:

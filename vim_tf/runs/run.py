@@ -120,7 +120,7 @@ class Run:
         """
         changes = self.check(experiment)
         self._make_folder()
-        for place in (self.checkpoint_dir, self.tensorboard_dir, self.image_dir):
+        for place in (self.tensorboard_dir, self.image_dir):
             if not is_in_bucket(place) and os.path.lexists(place) and not os.path.isdir(place):
                 _say(f"{place} is no folder; it is now {set_aside(place)}")
         try:
