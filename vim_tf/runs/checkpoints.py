@@ -334,7 +334,7 @@ def _find_damage(folder: epath.Path, manifest: Mapping[str, Any]) -> str | None:
     """Returns the damage of a checkpoint's files, in words; None if there is none."""
     for name, identity in manifest["files"].items():
         path = folder / name
-        # A path in a bucket is a URL. epath takes a pipe on a disk for a file, and reading it waits.
+        # epath takes a pipe on a disk for a file, and reading a pipe waits.
         if not (path.is_file() if is_in_bucket(path) else os.path.isfile(path)):
             return f"{name} is missing"
         size, sha256 = measure_file(path)
