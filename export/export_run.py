@@ -13,7 +13,7 @@ import vim_tf
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.data import image_limits
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.errors import UserError
 from vim_tf.export import report
 from vim_tf.export.browser import tfjs

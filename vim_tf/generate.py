@@ -108,7 +108,7 @@ def _generate(
     generator: ImageGenerator, labels: list[int] | None, n: int, arguments: argparse.Namespace
 ) -> Iterator[np.ndarray]:
     """Yields the images in batches, uint8 [B,H,W,3], with a bar."""
-    from vim_tf.data.progress_bar import progress_bar
+    from vim_tf.data.progress import progress_bar
     from vim_tf.evaluation.keras_classifier import open_classifier
     from vim_tf.generation.image_generator import generate_images
 

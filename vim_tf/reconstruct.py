@@ -120,7 +120,7 @@ def _reconstruct(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns (originals, reconstructions, both uint8 [n,H,W,3], PSNR in dB [n])."""
     from vim_tf import losses
-    from vim_tf.data.progress_bar import progress_bar
+    from vim_tf.data.progress import progress_bar
     from vim_tf.data.transforms import normalize, to_uint8
 
     found = []

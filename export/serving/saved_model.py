@@ -63,7 +63,7 @@ def protocol(signatures: Signatures, run: TrainedRun) -> dict[str, Any]:
         "token_grid": list(tokenizer.grid),
         "token_order": "raster",
         "codes": tokenizer.config.quantizer.codes,
-        "image_bytes": "JPEG or PNG; JPEG turned as EXIF says, transparency put on white, the "
+        "image_bytes": "JPEG or PNG, turned as EXIF says, transparency put on white, the "
         "shorter side resized (antialiased bicubic) and the centre cut out",
         "max_pixels": signatures.max_pixels,
         "format": formats.NUMBERS["export"],

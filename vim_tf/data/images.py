@@ -19,7 +19,7 @@ from vim_tf.config.sections import DataConfig
 from vim_tf.data import hashing, splits, transforms
 from vim_tf.data.class_names import clean
 from vim_tf.data.left_out import LeftOut
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.data.splits import IndexedSplit, Load
 from vim_tf.errors import UserError
 from vim_tf.fingerprints import FileTable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from keras import ops
 
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import grids
 from vim_tf.evaluation.image_sources import RunImages

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.drawing import grids
 from vim_tf.drawing.spread_images import spread_images
 from vim_tf.evaluation.image_sources import RunImages, Samples

@@ -19,7 +19,7 @@ from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.config.experiments import ClassifierExperiment
 from vim_tf.data.images import ImageData
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.data.splits import make_array_split
 from vim_tf.data.transforms import to_uint8
 from vim_tf.errors import UserError

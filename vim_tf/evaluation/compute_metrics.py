@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vim_tf.config import checks
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.errors import UserError
 from vim_tf.evaluation.features import FeatureNetwork
 from vim_tf.evaluation.image_sources import ImageSource, hash_images

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 
 
 class TokenGenerator(Protocol):

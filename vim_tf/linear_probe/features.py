@@ -23,7 +23,7 @@ import tensorflow as tf
 from vim_tf import fingerprints, formats
 from vim_tf.annotations import Tensor
 from vim_tf.config.checks import MOST_BLOCKS
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.distribution.compilation import compiled
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import UserError

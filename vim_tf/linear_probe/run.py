@@ -19,7 +19,7 @@ from vim_tf import formats
 from vim_tf.annotations import StrPath
 from vim_tf.config import loader
 from vim_tf.config.experiments import LinearProbeExperiment
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.distribution.strategies import strategy_of
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import curves

@@ -10,7 +10,7 @@ from etils import epath
 
 from vim_tf.annotations import StrPath
 from vim_tf.config.sections import DataConfig
-from vim_tf.data.progress_bar import progress_bar
+from vim_tf.data.progress import progress_bar
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.data.token_cache_writer import making, write_in_lock
 from vim_tf.distribution.replicas import over_replicas
