@@ -72,7 +72,7 @@ def test_the_steps_that_are_repeated_are_removed(log, said):
     left = [(2, "train"), (2, "evaluation"), (4, "train"), (4, "evaluation")]
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [2, 2, 4, 4]
     assert places(log.read()) == left
-    assert said == [f"{log.path}: 2 lines are removed, as their steps are repeated"]
+    assert said == [f"{log.path}: 2 lines are removed, because the steps are repeated"]
     log.resume(4, evaluates=True)
     assert places(log.read()) == left[:3]
     before = os.stat(log.path).st_ino

@@ -174,6 +174,8 @@ def _read_header(
                 return refusal
             header = _header_of(image, convert_profiles)
     except Exception as error:  # Pillow raises many kinds for damaged headers
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror  # without the number and the path
         return str(error).split("\n")[0] or type(error).__name__
     if header.orientation >= 5:
         return header._replace(height=header.width, width=header.height)

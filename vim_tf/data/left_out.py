@@ -123,7 +123,8 @@ class LeftOut:
         common = order[:_SHOWN_ENDINGS]
         shown = [f"{shorten(ending, _LONGEST_ENDING)} {count:,}" for ending, count in common]
         if len(self._endings) > len(common):
-            shown.append(f"{len(self._endings) - len(common):,} more endings")
+            more = len(self._endings) - len(common)
+            shown.append(f"{more:,} more ending{'s' if more > 1 else ''}")
         return f" ({', '.join(shown)})"
 
 

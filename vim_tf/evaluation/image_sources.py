@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from vim_tf.annotations import StrPath, Tensor
 from vim_tf.data import (
@@ -23,6 +22,7 @@ from vim_tf.data import (
     image_limits,
     jpeg_damage,
     pillow_decoding,
+    progress,
     transforms,
 )
 from vim_tf.data.sources import folder
@@ -146,7 +146,7 @@ class FolderImages:
                 )
         about = image_headers.describe_profiles([header.profile for header in headers], self._names)
         if about:
-            logging.warning("%s %s: %s", argument, path, about)
+            progress.say(f"{argument} {shorten(str(path))}: {about}")
         self.count = len(self._names)
         size = list(image_size or first[:2])
         crop = "none" if image_size is None else "shorter side resized, centre"

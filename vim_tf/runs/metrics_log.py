@@ -95,7 +95,8 @@ class MetricsLog:
         if len(kept) < len(lines):
             write_atomically(self.path, b"".join(line + b"\n" for line in kept))
         if repeated:
-            self._say(f"{self.path}: {repeated} lines are removed, as their steps are repeated")
+            lines = f"{repeated} line is" if repeated == 1 else f"{repeated:,} lines are"
+            self._say(f"{self.path}: {lines} removed, because the steps are repeated")
 
     def _lines(self) -> list[bytes]:
         return self.path.read_bytes().splitlines() if self._is_file() else []
