@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -127,3 +128,13 @@ def test_mistakes_are_one_line(run, tiny_classifier, tmp_path, of, arguments, me
 def test_a_classifier_is_needed(run, tmp_path):
     with pytest.raises(UserError, match="classifier is .*none, which is no classifier"):
         run(tmp_path / "none")
+
+
+def test_a_config_of_another_run_is_refused_before_any_sample(
+    run, tiny_classifier, tiny_runs, tmp_path
+):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(tiny_classifier, mixed)
+    shutil.copy(tiny_runs["vim"] / "config.yaml", mixed / "config.yaml")
+    with pytest.raises(UserError, match="config.yaml is of experiment vim, and its preset holds"):
+        run(mixed)
