@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,13 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Sets TensorFlow up before its first operation, which test modules may run at import."""
+    # Under nohup or in the background these signals are ignored, also by all child processes.
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     if config.getoption("--without-tensorflow"):
         sys.modules["tensorflow"] = sys.modules["keras"] = None
         return

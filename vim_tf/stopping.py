@@ -81,13 +81,22 @@ class Listener:
         self._old_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         # Python writes the number of a signal into the pipe only if it has a handler.
         self._old = {
-            number: signal.signal(number, self._handle)
+            number: signal.getsignal(number)
             for number in SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN
         }
+        self.take_over()
         self._old_hooks = sys.unraisablehook, threading.excepthook
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
+
+    def take_over(self) -> None:
+        """Installs the handlers, again if a library has installed its own, as TensorFlow's workers.
+
+        Call it in the main thread.
+        """
+        for number in self._old:
+            signal.signal(number, self._handle)
 
     def close(self) -> None:
         """Restores the handlers of before."""
@@ -273,6 +282,7 @@ def saving(save: Callable[[str], object]) -> Iterator[None]:
     with _listening() as listener:
         assert listener is not None  # this is the main thread
         listener.save = save
+        listener.take_over()
         try:
             yield
         finally:

@@ -87,6 +87,7 @@ def test_a_run_goes_on_in_another_place_with_its_images_and_tokenizer_moved(
     shutil.copytree(tiny_runs["vit_vqgan"] / "preset", tokenizer)
     places = [f"data.path={images}/train", f"data.validation_path={images}/validation"]
     go_on(run, *places, f"tokenizer.run={tokenizer}")
+    run = run.rename(tmp_path / "plain")  # TensorFlow's reader takes "[" for a pattern
     assert_same_state(run, tiny_runs["vim"], 6)
     assert "data.path: " in capsys.readouterr().err
 

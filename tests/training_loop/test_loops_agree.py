@@ -87,5 +87,7 @@ def test_fit_and_orbit_give_the_same_weights_bit_for_bit(tiny, stage, graphs_as_
         np.testing.assert_array_equal(a, b, err_msg=path)
         moved += np.any(b != c)
     assert moved > 20
+    rates = {name: logs.pop(name) for name in looped.learning_rates()}  # fit has no such logs
+    assert {name: float(rate) for name, rate in fitted.learning_rates().items()} == rates
     for name, value in logs.items():
         np.testing.assert_array_equal(fitting.history[name][0], value, err_msg=name)
