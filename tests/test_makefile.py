@@ -25,7 +25,10 @@ def run_make(tmp_path):
 
     `classes` is a shell command, in place of the command that lists the classes.
     """
-    venv, log = tmp_path / "venv", tmp_path / "log"
+    venv, log, checkout = tmp_path / "venv", tmp_path / "log", tmp_path / "checkout"
+    checkout.mkdir()  # `make demo` deletes the samples of an earlier demo
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout)
     (venv / "bin").mkdir(parents=True)
     python = venv / "bin" / "python"
     (venv / ".installed").touch()
@@ -38,7 +41,7 @@ def run_make(tmp_path):
         python.chmod(0o755)
         answer = subprocess.run(
             ["make", f"VENV={venv}", *arguments],
-            cwd=ROOT,
+            cwd=checkout,
             env=outer | environment,
             capture_output=True,
             text=True,
