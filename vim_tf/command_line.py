@@ -16,6 +16,7 @@ from vim_tf.config import checks
 from vim_tf.config.sections import OneProcess
 from vim_tf.config.values import TypeForm
 from vim_tf.errors import Interrupted, UserError
+from vim_tf.files import nearest_existing
 from vim_tf.messages import LONGEST_MESSAGE, shorten
 
 EXIT_USER_ERROR = 2
@@ -182,7 +183,7 @@ def check_png_or_folder(text: str) -> tuple[Path, bool]:
 def check_new_folder(path: StrPath) -> Path:
     """Returns the folder of `--out`; UserError if it is a file or holds anything."""
     path = Path(path)
-    above = next(found for found in (path, *path.absolute().parents) if found.exists())
+    above = nearest_existing(path)
     if not above.is_dir():
         raise UserError(f"--out is {path}, but {above} is a file; give a folder")
     if path.exists() and any(path.iterdir()):

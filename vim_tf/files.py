@@ -20,7 +20,7 @@ def is_in_bucket(path: StrPath) -> bool:
 
 
 def append_line(path: StrPath, line: str) -> None:
-    """Adds a line to a text file; a last line that was cut short stays a line of its own."""
+    """Adds a line to a text file; a last line that was cut short stays a separate line."""
     if is_in_bucket(path):  # files there cannot be appended to
         bucket_path = epath.Path(path)
         before = bucket_path.read_text() if bucket_path.exists() else ""
@@ -58,6 +58,12 @@ def write_atomically(path: StrPath, data: bytes | str) -> None:
     except BaseException:  # also when the process is asked to stop
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def nearest_existing(path: StrPath) -> Path:
+    """Returns a path, or the first folder above it that exists."""
+    path = Path(path)
+    return next(found for found in (path, *path.absolute().parents) if found.exists())
 
 
 def is_regular(path: StrPath) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from vim_tf import command_line
 from vim_tf.errors import UserError
-from vim_tf.versions import VERSION
+from vim_tf.formats import WRITTEN_BY
 
 if TYPE_CHECKING:
     from vim_tf.generation.image_generator import ImageGenerator
@@ -132,7 +132,7 @@ def _settings(generator: ImageGenerator, arguments: argparse.Namespace) -> dict[
     """Returns what an image was made with: run, weights, seed and settings."""
     models = {"vim": generator.vim, "tokenizer": generator.tokenizer}
     settings = {
-        "written_by": f"vim_tf {VERSION}",
+        "written_by": WRITTEN_BY,
         "run": str(arguments.run),
         "models": {name: model.model_hash() for name, model in models.items()},
         "seed": arguments.seed,

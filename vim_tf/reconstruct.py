@@ -17,8 +17,8 @@ import numpy as np
 
 from vim_tf import command_line
 from vim_tf.errors import UserError
+from vim_tf.formats import WRITTEN_BY
 from vim_tf.messages import shorten
-from vim_tf.versions import VERSION
 
 if TYPE_CHECKING:
     from vim_tf.models.vit_vqgan import ViTVQGAN
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = FolderImages("", "IMAGE", model.image_size, names)
     originals, reconstructions, psnr = _reconstruct(model, source, parsed.batch_size)
     facts = {
-        "written_by": f"vim_tf {VERSION}",
+        "written_by": WRITTEN_BY,
         "run": str(parsed.run),
         "models": {"tokenizer": model.model_hash()},
         "images": [
@@ -151,7 +151,7 @@ def _write_folder(
         for i, (name, image) in enumerate(zip(names, images, strict=True)):
             own = {**facts, "images": [facts["images"][i]]} if kind != "originals" else None
             file = out / kind / f"{i:0{digits}}_{Path(name).stem}.png"
-            grids.write_png(file, image.repeat(zoom, 0).repeat(zoom, 1), own)
+            grids.write_png(file, grids.enlarge(image, zoom), own)
     write_atomically(out / RESULT_FILE, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 

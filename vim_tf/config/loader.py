@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -97,7 +97,11 @@ def diff(old: Experiment, new: Experiment) -> list[str]:
         Lines such as `optimizer.learning_rate: 0.0001 -> 0.0003`, one for each changed key. After
         `MOST_DIFFERENCES` of them, one last line gives the number of the others.
     """
-    changes = find_changes(old, new)
+    return describe_changes(find_changes(old, new))
+
+
+def describe_changes(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Returns the lines of `diff` for the result of `find_changes`."""
     lines = [f"{key}: {show(before)} -> {show(after)}" for key, (before, after) in changes.items()]
     rest = len(lines) - MOST_DIFFERENCES
     return lines if rest <= 0 else [*lines[:MOST_DIFFERENCES], f"and {rest} more"]

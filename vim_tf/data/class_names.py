@@ -20,7 +20,7 @@ def clean(text: str) -> str:
     r"""Returns the name of a class as it is shown, typed and stored everywhere.
 
     Equal texts in different Unicode normal forms give the same name: an accent is a part of its
-    letter (NFC) or a character of its own (NFD, for example in file names of macOS). Characters
+    letter (NFC) or a separate character (NFD, for example in file names of macOS). Characters
     that would break a line or change a terminal are written as escapes, such as `\n` and `\x1b`.
     A byte of a file name that is not UTF-8 is written as `\xe9`.
     """

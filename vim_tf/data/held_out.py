@@ -26,7 +26,7 @@ def split(
 
     Args:
         names: names of the images. Unicode normal forms do not matter: some file systems write an
-            accent as a character of its own.
+            accent as a separate character.
         labels: [n] integers, 0 for images without classes.
         fraction: share of images wanted in validation.
         what: the data set's name in an error.

@@ -146,7 +146,7 @@ def _draw(
         for i, image in enumerate(images):
             for j, place in enumerate(places):
                 if block is None:
-                    cell = image.repeat(zoom, 0).repeat(zoom, 1)
+                    cell = grids.enlarge(image, zoom)
                     texts.append(f"token {place + 1} of {grid[0] * grid[1]}")
                 else:
                     mask = None if seen is None else seen[j]

@@ -42,7 +42,7 @@ def image_grid(images: np.ndarray, columns: int, zoom: int = 1, paper: int = 255
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + GAP) + GAP, (i % columns) * (width + GAP) + GAP
         grid[top : top + height, left : left + width] = image
-    return grid.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return enlarge(grid, zoom)
 
 
 def reconstruction_grid(
@@ -151,18 +151,18 @@ def heat_map(
     """
     from matplotlib import colormaps
 
-    def enlarge(grid: np.ndarray) -> np.ndarray:
+    def stretch(grid: np.ndarray) -> np.ndarray:
         return grid.repeat(image.shape[0] // grid.shape[0], 0).repeat(
             image.shape[1] // grid.shape[1], 1
         )
 
-    share = enlarge(heat / max(heat.max(), 1e-12))[..., None]
+    share = stretch(heat / max(heat.max(), 1e-12))[..., None]
     grey = image.mean(-1, keepdims=True)
     colours = 255 * colormaps["inferno"](share[..., 0])[..., :3]
     drawn = 0.25 * grey + 0.75 * colours
     if seen is not None:
-        drawn = np.where(enlarge(seen)[..., None], drawn, 204 + 0.2 * image)
-    return drawn.round().astype("uint8").repeat(zoom, 0).repeat(zoom, 1)
+        drawn = np.where(stretch(seen)[..., None], drawn, 204 + 0.2 * image)
+    return enlarge(drawn.round().astype("uint8"), zoom)
 
 
 def outline(
@@ -180,6 +180,11 @@ def outline(
     inside[:] = colour
     inside[2:-2, 2:-2] = centre
     return image
+
+
+def enlarge(image: np.ndarray, zoom: int) -> np.ndarray:
+    """Returns [h,w,...] with every pixel as zoom x zoom pixels."""
+    return image.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
 def check_grid_size(

@@ -64,8 +64,7 @@ def write_samples(
         if label is not None:
             one["class"] = class_names[label]
         name = file_name(index, count, settings["seed"], label, one.get("class", ""))
-        enlarged = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
-        grids.write_png(folder / name, enlarged, {**settings, **one})
+        grids.write_png(folder / name, grids.enlarge(image, zoom), {**settings, **one})
         made.append({"file": name, **one})
     text = json.dumps({**settings, "images": made}, indent=1, ensure_ascii=False)
     write_atomically(folder / SETTINGS_FILE, f"{text}\n")

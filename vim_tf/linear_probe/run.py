@@ -24,7 +24,7 @@ from vim_tf.distribution.strategies import strategy_of
 from vim_tf.distribution.workers import Workers
 from vim_tf.drawing import curves
 from vim_tf.errors import UserError
-from vim_tf.files import write_atomically
+from vim_tf.files import nearest_existing, write_atomically
 from vim_tf.linear_probe import logistic_head, sgd_head
 from vim_tf.linear_probe.features import open_features, without_copied_channels
 from vim_tf.runs.run import find_run
@@ -242,7 +242,7 @@ def _probe(
 
 def _check_folder(out: Path) -> None:
     """Raises UserError unless `out` is a folder that can be written, or can be made."""
-    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    above = nearest_existing(out)
     if not above.is_dir():
         raise UserError(f"the folder for the result is {out}, but {above} is a file; give a folder")
     if not os.access(above, os.W_OK | os.X_OK):

@@ -7,8 +7,10 @@ weights of the run.
 from dataclasses import dataclass
 from typing import Any
 
+from vim_tf.annotations import StrPath
 from vim_tf.config import loader
-from vim_tf.config.experiments import Experiment, ViTVQGANExperiment
+from vim_tf.config.experiments import Experiment, TrainingExperiment, ViTVQGANExperiment
+from vim_tf.errors import UserError
 
 # The weights are the same bit for bit. Where images and tokenizers are does not matter: their
 # fingerprints are compared.
@@ -71,4 +73,19 @@ def find_changes(old: Experiment, new: Experiment) -> Changes:
     allowed = FREE | ROUNDED | {STEPS, BATCH_SIZE}
     if isinstance(new, ViTVQGANExperiment) and new.losses.adversarial:
         allowed -= _DECIDING
-    return Changes(values, loader.diff(old, new), bool(values.keys() - allowed))
+    return Changes(values, loader.describe_changes(values), bool(values.keys() - allowed))
+
+
+def check_steps(experiment: TrainingExperiment, done: int | None, run: StrPath) -> None:
+    """Raises UserError if a run is to go on to fewer steps than it has done.
+
+    Args:
+        experiment: the config with which it is to go on.
+        done: the steps that it has done; None if it has no checkpoint.
+        run: its folder, for the error.
+    """
+    steps = experiment.training.steps
+    if done is not None and done > steps:
+        raise UserError(
+            f"training.steps is {steps:,}, and {run} has done {done:,} steps; give at least as many"
+        )

@@ -29,6 +29,7 @@ from vim_tf.failpoints import failpoint
 from vim_tf.files import is_in_bucket, measure_file, set_aside, write_atomically
 from vim_tf.messages import reason_of
 from vim_tf.runs.made_from import MadeFrom
+from vim_tf.runs.run import step_of
 from vim_tf.versions import installed_versions
 
 MANIFEST, BEST, STATE = "manifest.json", "best.json", "state"
@@ -91,11 +92,8 @@ class Checkpoints:
         """Returns the steps of all complete checkpoints, ascending."""
         # Not by glob: the path of the folder may have its special characters, as in "exp[1]".
         folders = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted(
-            int(folder.name[5:])
-            for folder in folders
-            if re.fullmatch("step_[0-9]{8,18}", folder.name) and (folder / MANIFEST).is_file()
-        )
+        found = (step_of(folder.name) for folder in folders if (folder / MANIFEST).is_file())
+        return sorted(step for step in found if step is not None)
 
     def save(self, step: int) -> None:
         """Saves the state of a step, unless it is saved already; removes old checkpoints."""
@@ -177,7 +175,8 @@ class Checkpoints:
         lines = [f"goes on from {place}"]
         made_from = _read_manifest(place)["made_from"]
         if self._made_from is not None and made_from is not None:
-            lines += self._made_from.compare(f"checkpoint {place}", made_from, other.run_folder)
+            run_folder = other._folder.parent
+            lines += self._made_from.compare(f"checkpoint {place}", made_from, run_folder)
         with _readable(place) as path:
             names = tf.train.load_checkpoint(f"{path}/{STATE}").get_variable_to_shape_map()
         kept = {name.split("/", 1)[0] for name in names}
@@ -249,11 +248,6 @@ class Checkpoints:
         path = self._folder / BEST
         if path.is_file():
             path.unlink()
-
-    @property
-    def run_folder(self) -> epath.Path:
-        """The folder of the run."""
-        return self._folder.parent
 
     def path(self, step: int) -> epath.Path:
         """Returns the folder of the checkpoint of a step."""

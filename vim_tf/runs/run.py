@@ -41,7 +41,7 @@ from vim_tf.files import append_line, is_in_bucket, remove, set_aside, write_ato
 from vim_tf.formats import WRITTEN_BY
 from vim_tf.locks import Held, locked
 from vim_tf.messages import shorten
-from vim_tf.runs.changes import Changes, find_changes
+from vim_tf.runs.changes import Changes, check_steps, find_changes
 from vim_tf.runs.metrics_log import MetricsLog
 
 PRESET_CONFIG = "config.json"
@@ -89,12 +89,7 @@ class Run:
                     "the old config to resume it, another workdir to start anew, or a new folder "
                     "as continue_as to go on from its weights with this config"
                 )
-            done = self.last_step()
-            if done is not None and done > experiment.training.steps:
-                raise UserError(
-                    f"training.steps is {experiment.training.steps:,}, and {self.path} has done "
-                    f"{done:,} steps; give at least as many"
-                )
+            check_steps(experiment, self.last_step(), self.path)
             return changes
         if self.path.exists() and (not self.path.is_dir() or self._holds_more_than_a_lock()):
             raise UserError(
@@ -105,9 +100,8 @@ class Run:
         """Returns the step of the newest checkpoint, which may be damaged; None without one."""
         if not self.checkpoint_dir.is_dir():
             return None
-        names = [path.name for path in self.checkpoint_dir.iterdir()]
-        steps = [int(name[5:]) for name in names if re.fullmatch("step_[0-9]{8,18}", name)]
-        return max(steps, default=None)
+        steps = (step_of(path.name) for path in self.checkpoint_dir.iterdir())
+        return max((step for step in steps if step is not None), default=None)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a checkpoint, which may be damaged."""
@@ -221,6 +215,11 @@ class Run:
     def read_metrics(self) -> list[dict[str, Any]]:
         """Returns metrics.jsonl as a list of dicts, see `MetricsLog.read`."""
         return self.metrics.read()
+
+
+def step_of(name: str) -> int | None:
+    """Returns the step of a checkpoint's folder by its name; None for other names."""
+    return int(name[5:]) if re.fullmatch("step_[0-9]{8,18}", name) else None
 
 
 def _say(line: str) -> None:

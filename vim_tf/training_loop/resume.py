@@ -5,8 +5,7 @@ from typing import Any
 
 from vim_tf.config.sections import TrainingConfig
 from vim_tf.distribution.workers import Workers
-from vim_tf.errors import UserError
-from vim_tf.runs.changes import Changes, find_changes
+from vim_tf.runs.changes import Changes, check_steps, find_changes
 from vim_tf.runs.checkpoints import Checkpoints
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.runs.run import Run
@@ -62,11 +61,7 @@ def restore(
     changes = find_changes(previous.load_experiment(), trainer.experiment)
     lines = checkpoints.restore_from(previous.checkpoint_dir)
     done = int(trainer.step.numpy())
-    if done > config.steps:
-        raise UserError(
-            f"training.steps is {config.steps:,}, and {previous.path} has done {done:,} steps; "
-            "give at least as many"
-        )
+    check_steps(trainer.experiment, done, previous.path)
     lines += _adopt(changes, {"continues": str(previous.path)}, trainer, run, workers)
     checkpoints.save(done)
     return lines, done > 0 and is_due(config, done, config.evaluate_every)

@@ -8,7 +8,7 @@ the disk again.
 import itertools
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -287,22 +287,23 @@ def _decode_all(
     folder: Folder, sizes: np.ndarray, held: bool, config: DataConfig
 ) -> tuple[list[np.ndarray], list[str]]:
     """Decodes every image once; returns (images, what is wrong with each, empty if nothing)."""
-    load = _make_load(folder, np.zeros(len(folder.names), np.int32), config)
+    decode = _make_decode(folder, config)
     paths = tf.constant([os.fsencode(path) for path in folder.paths()])
     all_sizes = tf.constant(sizes)
     max_pixels = image_limits.pixel_limit(config.image_size)
 
-    def reduce(index: Tensor) -> Tensor:
-        image, _ = load(index)
+    def reduce(index: Tensor, data: Tensor) -> Tensor:
+        image = decode(index, data)
         if not held:
             return image[:1, :1]
         image = tf.image.resize(image, all_sizes[index], "bicubic", antialias=True)
         return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
 
     def check(index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        damage = decoding.find_damage(tf.io.read_file(paths[index]), max_pixels)
+        data = tf.io.read_file(paths[index])
+        damage = decoding.find_damage(data, max_pixels)
         none = tf.zeros([0, 0, 3], tf.uint8)
-        return index, damage, tf.cond(damage == "", lambda: reduce(index), lambda: none)
+        return index, damage, tf.cond(damage == "", lambda: reduce(index, data), lambda: none)
 
     count = len(folder.names)
     dataset = tf.data.Dataset.range(count).map(check, tf.data.AUTOTUNE).ignore_errors()
@@ -346,31 +347,39 @@ def _make_split(folder: Folder, names: Sequence[str], config: DataConfig) -> spl
 
 
 def _make_load(folder: Folder, labels: np.ndarray, config: DataConfig) -> splits.Load:
-    """Returns index -> (image, label), which decodes the file, a JPEG at a reduced size."""
+    """Returns index -> (image, label), which reads and decodes the file."""
     paths = tf.constant([os.fsencode(path) for path in folder.paths()])
+    labels, decode = tf.constant(labels), _make_decode(folder, config)
+
+    def load(index: Tensor) -> tuple[Tensor, Tensor]:
+        return decode(index, tf.io.read_file(paths[index])), labels[index]
+
+    return load
+
+
+def _make_decode(folder: Folder, config: DataConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns (index, content of the file) -> image, which decodes a JPEG at a reduced size."""
     shrink = folder.headers[:, 0] / _reduced_sizes(folder, config)[:, 0]
     reductions = np.select([shrink >= ratio for ratio in (8, 4, 2)], (8, 4, 2), 1)
     reductions = tf.constant(reductions, tf.int32)
     orientations = tf.constant(folder.headers[:, 2], tf.int32)
     decoders = tf.constant(folder.headers[:, 3], tf.int32)
-    labels = tf.constant(labels)
     max_pixels = image_limits.pixel_limit(config.image_size)
 
     # Branches that no file needs are left out of the graph.
     all_plain = (folder.headers[:, 3] == image_headers.PLAIN).all()
     some_reduced = (shrink >= 2).any()
 
-    def load(index: Tensor) -> tuple[Tensor, Tensor]:
-        data = tf.io.read_file(paths[index])
+    def decode(index: Tensor, data: Tensor) -> Tensor:
         reduction = reductions[index] if some_reduced else 1
         if all_plain:
             image = decoding.decode_image(data, reduction, max_pixels)
         else:
             convert = config.convert_profiles
             image = decoding.decode_as(decoders[index], data, max_pixels, reduction, convert)
-        return decoding.orient(image, orientations[index]), labels[index]
+        return decoding.orient(image, orientations[index])
 
-    return load
+    return decode
 
 
 def _class_of(name: str) -> str:
