@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read once, when TensorFlow is imported
@@ -89,6 +90,32 @@ def bucket(monkeypatch):
         for name in names:
             if tf.io.gfile.exists(f"{parent}/{name}"):
                 tf.io.gfile.remove(f"{parent}/{name}")
+
+
+@pytest.fixture(scope="session")
+def quick():
+    """A function (work) -> work()'s result; it fails if that takes over 100 counts to a million.
+
+    The two are timed in turn in one process, in its CPU time, so the machine's speed does not
+    matter. What takes longer is tried three times: garbage collection or another thread delays
+    one of them, slow code is slow each time.
+    """
+
+    def run(work, counts=100):
+        ratios = []
+        while len(ratios) < 3:
+            times = [time.process_time()]
+            for _ in range(1_000_000):
+                pass
+            times.append(time.process_time())
+            result = work()
+            times.append(time.process_time())
+            ratios.append((times[2] - times[1]) / (times[1] - times[0]))
+            if ratios[-1] <= counts:
+                return result
+        raise AssertionError(f"it took {min(ratios):.0f} counts to a million, not {counts}")
+
+    return run
 
 
 # Folders that all workers of pytest-xdist share ---------------------------------------------------

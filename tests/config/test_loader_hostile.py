@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from vim_tf.config.loader import MOST_DIFFERENCES, config_help, diff, load_confi
 from vim_tf.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-MUTATIONS = 2_000
+BLOCKS, MUTATIONS = 20, 100
 # Each begins a text that gave a traceback, a hang, or a message of megabytes in some loader.
 PIECES = [
     *("&a ", "*a", "&a [*a, *a]", "<<: *a", "!!bool ", "!!timestamp ", "!!python/name:os.system "),
@@ -62,25 +61,29 @@ def mutate(text, generator):
 
 
 @pytest.mark.large
-def test_a_mutated_config_is_read_or_refused_in_one_line_at_once(tmp_path, monkeypatch):
-    generator, refused = random.Random(20), 0
+def test_a_mutated_config_is_read_or_refused_in_one_line_at_once(tmp_path, monkeypatch, quick):
     monkeypatch.chdir(tmp_path)
+    refused = sum(quick(lambda block=block: count_refused(block)) for block in range(BLOCKS))
+    assert 0.5 < refused / (BLOCKS * MUTATIONS) < 0.98  # both outcomes are common
+
+
+def count_refused(block):
+    """Reads some mutated configs; returns how many were refused."""
+    generator, refused = random.Random(block), 0
     path, again = Path("a.yaml"), Path("b.yaml")
     for number in range(MUTATIONS):
         path.write_bytes(mutate(generator.choice(CONFIGS).read_text(), generator))
-        start = time.process_time()
         try:
             config = load_config([path])
         except UserError as error:
             refused += 1
             message = str(error)
-            assert len(message) <= 1_000, number
-            assert message.isprintable(), number
+            assert len(message) <= 1_000, (block, number)
+            assert message.isprintable(), (block, number)
         else:
             again.write_text(to_yaml(config))
-            assert load_config([again]) == config, number
-        assert time.process_time() - start < 2, number
-    assert MUTATIONS * 0.5 < refused < MUTATIONS * 0.98  # both outcomes are common
+            assert load_config([again]) == config, (block, number)
+    return refused
 
 
 # Overrides --------------------------------------------------------------------------------------
@@ -110,12 +113,13 @@ def test_a_mutated_config_is_read_or_refused_in_one_line_at_once(tmp_path, monke
     ],
     ids=lambda text: text[:30],
 )
-def test_an_override_is_refused_in_one_short_line(override, message):
-    start = time.process_time()
-    with pytest.raises(UserError) as caught:
-        load_config([], ["experiment=vim", override])
-    assert time.process_time() - start < 1
-    found = str(caught.value)
+def test_an_override_is_refused_in_one_short_line(override, message, quick):
+    def refuse():
+        with pytest.raises(UserError) as caught:
+            load_config([], ["experiment=vim", override])
+        return str(caught.value)
+
+    found = quick(refuse)
     assert found.startswith("--set ") and f": {message}" in found or message in found
     assert found.isprintable()
     assert len(found) < 1_000

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -88,14 +87,12 @@ def test_damaged_bytes_give_an_orientation_all_the_same(orientation):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_hostile_exif_is_read_quickly(orientation, files, order):
+def test_hostile_exif_is_read_quickly(orientation, files, order, quick):
     """It has 65,535 entries that all point to one place, in a directory that follows itself."""
     exif = files.hostile_exif(order=order)
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
     data = files.jpeg(b"".join(files.segment(0xE1, part) for part in parts))
-    start = time.process_time()
-    assert orientation(data) == 1
-    assert time.process_time() - start < 2
+    assert quick(lambda: orientation(data)) == 1
 
 
 @pytest.mark.parametrize("place", [0, 4, 8, 0x7FFF_FFFF, 0xFFFF_FFFF])
@@ -105,8 +102,6 @@ def test_offsets_in_a_circle_and_out_of_the_file_end(orientation, files, place):
     assert orientation(data) == (6 if place == 8 else 1)
 
 
-def test_a_million_segments_are_walked_quickly(orientation, files):
+def test_a_million_segments_are_walked_quickly(orientation, files, quick):
     data = files.jpeg(files.segment(0xE5) * 1_000_000)
-    start = time.process_time()
-    assert orientation(data) == 1
-    assert time.process_time() - start < 2
+    assert quick(lambda: orientation(data)) == 1

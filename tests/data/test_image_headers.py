@@ -1,7 +1,6 @@
 """Files that are refused by their header, and how quickly; Pillow's pixels tile by tile."""
 
 import io
-import time
 import zlib
 
 import numpy as np
@@ -172,11 +171,9 @@ def hostile(files):
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of odd metadata
-def test_hostile_metadata_end_quickly(read_header, files):
+def test_hostile_metadata_end_quickly(read_header, files, quick):
     for name, data in hostile(files).items():
-        start = time.process_time()
-        found = read_header(data, LEAST)
-        assert time.process_time() - start < 2, name
+        found = quick(lambda data=data: read_header(data, LEAST))
         if isinstance(found, str):
             assert len(found) < 200 and "\n" not in found, name
         else:

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -93,10 +92,9 @@ def test_both_ways_find_the_same_exif_in_damaged_files(files):
     assert len(places) == 2  # found, and not found
 
 
-def test_many_chunks_end_quickly(find, files):
+def test_many_chunks_end_quickly(find, files, quick):
     many = files.png_chunk(b"abCd", b"") * 200_000
     data = files.png(8, 8, more=many + exif_chunk(files, 6))
-    start = time.process_time()
-    assert find(data) == (1, False)
-    assert len([*png_chunks.file_chunks(io.BytesIO(data))]) == png_chunks.CHUNKS
-    assert time.process_time() - start < 2
+    assert quick(lambda: find(data)) == (1, False)
+    chunks = quick(lambda: [*png_chunks.file_chunks(io.BytesIO(data))])
+    assert len(chunks) == png_chunks.CHUNKS

@@ -1,5 +1,4 @@
 import math
-import time
 
 import numpy as np
 import pytest
@@ -103,13 +102,11 @@ def test_a_long_image_is_resized_as_pillow_does(monkeypatch, shape, left):
     np.testing.assert_allclose(cut, whole, atol=0.05)
 
 
-def test_columns_that_no_window_reaches_are_left_out():
+def test_columns_that_no_window_reaches_are_left_out(quick):
     """[H, w, 3] float32 would take 3 GB here."""
     pixels = np.zeros((1, 1_000_000, 3), np.uint8)
     pixels[0, 499_990:500_010] = 255
-    start = time.process_time()
-    image = transforms.transform_for_evaluation(tf.constant(pixels), (256, 256))
-    assert time.process_time() - start < 2
+    image = quick(lambda: transforms.transform_for_evaluation(tf.constant(pixels), (256, 256)))
     np.testing.assert_allclose(image, 1.0, atol=1e-5)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -215,7 +214,7 @@ def hostile_exif(entries):
     return head + fields + b"\0\0\0\x08" + bytes(30_000)
 
 
-def test_hostile_metadata_end_quickly(prepare):
+def test_hostile_metadata_end_quickly(prepare, quick):
     jpeg, exif = encode(make_image(30, 30), "jpeg"), hostile_exif(65_535)
     parts = [b"Exif\0\0" + exif[start : start + 65_000] for start in range(0, len(exif), 65_000)]
     profile = chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(100_000_000), 9))
@@ -229,9 +228,7 @@ def test_hostile_metadata_end_quickly(prepare):
         "PNG's texts": png_bomb(30, 30, more=text * 100),
     }
     for name, data in files.items():
-        start = time.process_time()
-        _, errors = prepare([data])
-        assert time.process_time() - start < 2, name
+        _, errors = quick(lambda data=data: prepare([data]))
         assert errors == [""], name
 
 
