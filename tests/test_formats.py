@@ -115,11 +115,17 @@ def test_content_of_another_shape_is_refused_by_its_place(path):
     refuses(path, "Additional properties are not allowed")
 
 
-def test_a_missing_file_and_a_pipe_do_not_hang(path, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read(tmp_path / "nothing")
-    os.mkfifo(tmp_path / "pipe")
-    refuses(tmp_path / "pipe", "no regular file", UserError)
+def test_what_lies_where_a_file_belongs_is_refused(path, tmp_path):
+    for nothing in (tmp_path / "nothing", path / "in a file"):
+        with pytest.raises(FileNotFoundError):
+            read(nothing)
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("pipe", "folder", "zero"):
+        refuses(tmp_path / name, "no regular file", UserError)
+    refuses(tmp_path / "circle", "cannot be read: Too many levels of symbolic links", UserError)
 
 
 def test_a_file_of_hundreds_of_megabytes_is_not_read(path, monkeypatch):

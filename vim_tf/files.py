@@ -6,10 +6,12 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from etils import epath
 
 from vim_tf.annotations import StrPath
+from vim_tf.errors import UserError
 
 _PART = 2**24  # bytes read at once
 
@@ -17,6 +19,28 @@ _PART = 2**24  # bytes read at once
 def is_in_bucket(path: StrPath) -> bool:
     """Whether a path is a URL such as gs://bucket/run; files there cannot be renamed or locked."""
     return "://" in os.fspath(path)
+
+
+def open_regular(path: StrPath) -> IO[bytes]:
+    """Opens a file for reading, on a disk or in a bucket.
+
+    Raises:
+        FileNotFoundError: there is no such file; also if a part of its path is no folder.
+        UserError: it is a folder, a pipe or a device, or it may not be read.
+    """
+    if is_in_bucket(path):
+        return epath.Path(path).open("rb")
+    try:
+        # O_NONBLOCK: opening a pipe would otherwise wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(*error.args, os.fspath(path)) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is no regular file")
+    return open(descriptor, "rb")
 
 
 def append_line(path: StrPath, line: str) -> None:
@@ -98,9 +122,9 @@ def hash_file(path: StrPath) -> str:
 
 
 def measure_file(path: StrPath) -> tuple[int, str]:
-    """Returns (bytes, SHA-256 as a hexadecimal string) of a file, on a disk or in a bucket."""
+    """Returns (bytes, SHA-256 as a hexadecimal string) of a file; see `open_regular`."""
     digest, size = hashlib.sha256(), 0
-    with epath.Path(path).open("rb") as file:
+    with open_regular(path) as file:
         while part := file.read(_PART):
             digest.update(part)
             size += len(part)

@@ -22,7 +22,7 @@ from etils import epath
 
 from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
-from vim_tf.files import is_in_bucket, write_atomically
+from vim_tf.files import is_in_bucket, open_regular, write_atomically
 from vim_tf.formats import json_object
 from vim_tf.messages import shorten
 
@@ -304,7 +304,8 @@ def load(folder: StrPath) -> dict[str, FileTable]:
         {config key: `FileTable`}; {} if there is no such file, or if it is damaged.
     """
     try:
-        file = io.BytesIO((epath.Path(folder) / IMAGES_FILE).read_bytes())
+        with open_regular(epath.Path(folder) / IMAGES_FILE) as opened:
+            file = io.BytesIO(opened.read())
         with zipfile.ZipFile(file) as archive:
             # Nothing may be compressed: a small file could expand to a huge one.
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):

@@ -9,16 +9,12 @@ A JSON document also has a checksum of its content, so that a flipped bit is nev
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
 from vim_tf.annotations import StrPath
 from vim_tf.errors import DamagedError, UserError
-from vim_tf.files import is_in_bucket
+from vim_tf.files import open_regular
 from vim_tf.messages import shorten
 from vim_tf.versions import VERSION
 
@@ -71,7 +67,7 @@ def read_json(
     Raises:
         FileNotFoundError: there is no such file.
         DamagedError: it was changed or cut short after it was written, or is no such document.
-        UserError: it has another format, or is too large.
+        UserError: it has another format, is too large, or cannot be read.
     """
     document = _parse(_read(path), path, advice)
     unsealed = {key: value for key, value in document.items() if key != "checksum"}
@@ -137,14 +133,8 @@ def _checksum(document: Mapping[str, Any]) -> str:
 
 
 def _read(path: StrPath) -> bytes:
-    if is_in_bucket(path):
-        data = epath.Path(path).read_bytes()
-    else:
-        # O_NONBLOCK: opening a pipe would otherwise wait for a writer for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UserError(f"{path} is no regular file; give the one that vim_tf wrote")
-            data = file.read(MOST_BYTES + 1)
+    with open_regular(path) as file:
+        data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise UserError(f"{path} has more than the allowed {MOST_BYTES:,} bytes")
     return data

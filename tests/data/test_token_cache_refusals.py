@@ -89,6 +89,16 @@ def test_refuses_a_damaged_header(tmp_path, text):
         TokenCache.open(tmp_path / "cache", HASH)
 
 
+def test_refuses_a_folder_in_place_of_a_file(tmp_path):
+    write(tmp_path / "cache")
+    for name in ("train-00-00000.tfrecord", "header.json"):
+        path = tmp_path / "cache" / name
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(UserError, match=f"{name} is no regular file"):
+            TokenCache.open(tmp_path / "cache", HASH)
+
+
 def seal(folder, change):
     """Changes the header and updates its checksum, as a stranger would."""
     content = formats.read_json(folder / "header.json", "token cache", "")

@@ -75,7 +75,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = folder / writing.ABOUT
     try:
         return formats.read_json(path, "styles", _ADVICE, writing.SCHEMA)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise UserError(
             f"data.path is {folder}, which has no {writing.ABOUT}; give a folder that "
             "python -m vim_tf.data.build_styles made"
