@@ -84,6 +84,12 @@ def write_atomically(path: StrPath, data: bytes | str) -> None:
         raise
 
 
+def cache_folder(name: str) -> Path:
+    """Returns vim_tf/<name> in the user's cache folder: $XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")  # a relative path is to be ignored, by its standard
+    return Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "vim_tf" / name
+
+
 def nearest_existing(path: StrPath) -> Path:
     """Returns a path, or the first folder above it that exists."""
     path = Path(path)

@@ -18,6 +18,7 @@ from typing import Any
 from vim_tf import command_line
 from vim_tf.data.styles import concepts, npm, rendering, sets
 from vim_tf.errors import UserError
+from vim_tf.files import cache_folder
 
 SMALLEST, LARGEST = 8, 256  # pixels
 _SHOWN = 10  # failures that are printed
@@ -138,11 +139,6 @@ def _read_sets(
     return drawing_sets, concepts.Emoji(named, words["annotations"]["annotations"])
 
 
-def _cache_folder() -> pathlib.Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return pathlib.Path(base).expanduser() / "vim_tf" / "npm"
-
-
 def _report(about: Mapping[str, Any], out: pathlib.Path) -> None:
     for failure in about["failures"][:_SHOWN]:
         sys.stderr.write(f"left out: {failure}\n")
@@ -187,7 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="an archive of npm pack, or the folder it unpacks to; others are fetched",
     )
     parser.add_argument(
-        "--cache", type=pathlib.Path, default=_cache_folder(), help="folder for fetched archives"
+        "--cache",
+        type=pathlib.Path,
+        default=cache_folder("npm"),
+        help="folder for fetched archives",
     )
     options = parser.parse_args(arguments)
     out = options.out.expanduser()

@@ -26,7 +26,7 @@ from vim_tf import versions
 from vim_tf.annotations import StrPath
 from vim_tf.config.sections import DataConfig
 from vim_tf.data import progress
-from vim_tf.files import write_atomically
+from vim_tf.files import cache_folder, write_atomically
 from vim_tf.messages import shorten
 
 RULE = 1  # raise it when decoding, reducing or turning images changes, or this file's format
@@ -45,8 +45,7 @@ _DAY = 86_400  # seconds
 
 def folder() -> Path:
     """Returns the folder of the cache: vim_tf/images in $XDG_CACHE_HOME or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "vim_tf" / "images"
+    return cache_folder("images")
 
 
 def recall_or_make(
