@@ -1,5 +1,6 @@
 """One export from its run to its version: every format made, measured, reported, put in place."""
 
+import hashlib
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import tensorflow as tf
 import vim_tf
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
+from vim_tf.config.loader import to_yaml
 from vim_tf.data import image_limits
 from vim_tf.data.progress import progress_bar
 from vim_tf.errors import UserError
@@ -22,8 +24,11 @@ from vim_tf.export.release import FOLDERS, Release, check_target
 from vim_tf.export.serving import saved_model, serving_kit, warmup
 from vim_tf.export.serving.signatures import Signatures
 from vim_tf.failpoints import failpoint
+from vim_tf.files import remove
 from vim_tf.generation.litert import load_litert
-from vim_tf.runs.trained_run import TrainedRun, open_run
+from vim_tf.runs.trained_run import COMPARED, TrainedRun, open_run
+from vim_tf.stopping import Stop
+from vim_tf.versions import installed_versions
 
 
 class NotEqualError(Exception):
@@ -107,10 +112,14 @@ def export_model(
         _say(f"{opened.path} is not fully trained: its weights are those of step {done} of {asked}")
     if not opened.vim:
         _say(f"{opened.path} is a run of stage 1: only the tokenizer's signatures are exported")
-    opened.images(1)  # what is wrong with the data is said before anything is written
-    release = Release(out, _say)
+    # Reads images, so what is wrong with the data is said before anything is written.
+    made_from = _made_from(opened, signatures, formats)
+    release = Release(out, _say, made_from)
     try:
         failures = export(opened, signatures, release, formats, Path(node_modules), _say)
+    except (Stop, KeyboardInterrupt):
+        release.suspend()
+        raise
     except BaseException:
         release.discard()
         raise
@@ -164,20 +173,19 @@ def export(
     measurements = []
     with progress_bar(len(formats), "formats", "export") as bar:
         for name in formats:
-            say(f"{name}: exporting and comparing with Keras")
-            failpoint("before_format")
-            folder = release.staged(name)
-            folder.mkdir()
-            if name == "saved_model":
-                saved_model.write_saved_model(signatures, run, folder)
-                warmup.write_warmup(folder, run)
-                measurements += saved_model.measure(folder, signatures, run)
-            elif name == "tflite":
-                measurements += tflite.export_tflite(run, folder)
-                if run.vim:
-                    measurements += tflite_generator.export_generator(run, folder)
+            rows = release.finished(name)
+            if rows is None:
+                say(f"{name}: exporting and comparing with Keras")
+                failpoint("before_format")
+                folder = release.staged(name)
+                remove(folder)  # a part of it, from before a stop
+                folder.mkdir()
+                found = _export_format(name, run, signatures, folder, node_modules)
+                if not any(measurement.failures for measurement in found):
+                    release.finish(name, [report.to_row(measurement) for measurement in found])
             else:
-                measurements += tfjs.export_tfjs(run, folder, node_modules)
+                found = [report.from_row(row) for row in rows]
+            measurements += found
             bar.update(1)
     say(report.table(measurements))
     report.write_report(release.report_dir, _about(run, release, formats), measurements)
@@ -187,6 +195,35 @@ def export(
         if "saved_model" in formats:
             serving_kit.write_kit(release.out)
     return failures
+
+
+def _export_format(name, run, signatures, folder, node_modules):
+    """Writes the files of one format into an empty folder; returns what was measured."""
+    if name == "saved_model":
+        saved_model.write_saved_model(signatures, run, folder)
+        warmup.write_warmup(folder, run)
+        return saved_model.measure(folder, signatures, run)
+    if name == "tfjs":
+        return tfjs.export_tfjs(run, folder, node_modules)
+    measurements = tflite.export_tflite(run, folder)
+    if run.vim:
+        measurements += tflite_generator.export_generator(run, folder)
+    return measurements
+
+
+def _made_from(run, signatures, formats):
+    """Returns all that the files of an export depend on."""
+    return {
+        "weights": run.hashes(),
+        "steps": run.steps,
+        "config": to_yaml(run.experiment),
+        "class_names": run.class_names,
+        "images": hashlib.sha256(run.images(COMPARED).tobytes()).hexdigest(),
+        "embed_block": signatures.block if run.vim else None,
+        "max_pixels": signatures.max_pixels,
+        "formats": formats,
+        "versions": installed_versions(),
+    }
 
 
 def _about(run, release, formats):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,19 @@ class Measurement:
         ]
 
 
+def to_row(measurement: Measurement) -> dict[str, Any]:
+    """Returns a measurement as a dict that JSON can hold, for `from_row`."""
+    values = {key: _json_number(value) for key, value in measurement.values.items()}
+    return asdict(measurement) | {"values": values}
+
+
+def from_row(row: Mapping[str, Any]) -> Measurement:
+    """Returns the measurement of which `to_row` made a row."""
+    values = {key: float(x) if isinstance(x, str) else x for key, x in row["values"].items()}
+    limits = {key: Limit(**limit) for key, limit in row["limits"].items()}
+    return Measurement(**{**row, "values": values, "limits": limits})
+
+
 def compare_images(expected: np.ndarray, actual: np.ndarray) -> dict[str, float]:
     """Compares images of any one range of values `[-1,1]`, both [n,H,W,3] float32.
 
@@ -98,12 +111,9 @@ def write_report(folder: Path, about: dict[str, Any], measurements: Sequence[Mea
         measurements: a list of `Measurement`.
     """
     rows = [
-        {
-            **{key: value for key, value in asdict(row).items() if key != "limits"},
-            "values": {key: _json_number(value) for key, value in row.values.items()},
-            "limits": {key: str(limit) for key, limit in row.limits.items()},
-            "passed": not row.failures,
-        }
+        to_row(row)
+        | {"limits": {key: str(limit) for key, limit in row.limits.items()}}
+        | {"passed": not row.failures}
         for row in measurements
     ]
     report = {**about, "passed": all(row["passed"] for row in rows), "measurements": rows}

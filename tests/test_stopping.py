@@ -239,7 +239,7 @@ def stop_at(tmp_path, imported, command, name="SIGTERM"):
 
 @pytest.mark.parametrize("module", [*MODULES, "data.build_styles", "data.build_emoji"])
 def test_a_command_that_begins_to_import(tmp_path, module):
-    goes_on = module in ("train", "tokenize_dataset", "probe")
+    goes_on = module in ("train", "tokenize_dataset", "probe", "export")
     code, printed, said = stop_at(tmp_path, "argparse", [f"vim_tf.{module}", "--help"])
     then = "goes on from what is finished" if goes_on else "starts again"
     assert (code, printed, said) == (75 if goes_on else 130, "", line("SIGTERM", then))

@@ -28,7 +28,7 @@ from types import FrameType
 
 EXIT_GOES_ON = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on from what is finished
 EXIT_STARTS_AGAIN = 130  # as a shell reports Ctrl-C
-GOES_ON = {"vim_tf.train", "vim_tf.tokenize_dataset", "vim_tf.probe"}
+GOES_ON = {"vim_tf.train", "vim_tf.tokenize_dataset", "vim_tf.probe", "vim_tf.export"}
 GRACE, TOGETHER, PAUSE = 10.0, 0.2, 0.25  # seconds
 # Windows has no SIGHUP.
 SIGNALS = {

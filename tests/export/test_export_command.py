@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,6 +112,32 @@ def test_an_export_that_breaks_off_leaves_nothing(tiny_runs, tmp_path, monkeypat
     with pytest.raises(OSError, match="No space left"):
         export(tiny_runs["vit_vqgan"], tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_stopped_export_goes_on_from_its_finished_format(tiny_runs, tmp_path, name):
+    """The signal comes when the second format begins."""
+    out, formats = tmp_path / "out", ["--formats", "saved_model,tflite"]
+    given = [sys.executable, "-m", "vim_tf.export", "--run", tiny_runs["vit_vqgan"], "--to", out]
+    with subprocess.Popen([*map(str, given), *formats], stderr=subprocess.PIPE, text=True) as first:
+        for line in first.stderr:
+            if line == "tflite: exporting and comparing with Keras\n":
+                first.send_signal(signal.Signals[name])
+    assert first.returncode == (75 if name == "SIGTERM" else -9)
+    assert [path.name for path in out.glob("[!.]*")] == ["reports"]
+    staged = {
+        path.relative_to(out / ".staging-1" / "vim"): path.read_bytes()
+        for path in (out / ".staging-1" / "vim").rglob("*")
+        if path.is_file()
+    }
+    done = subprocess.run([*map(str, given), *formats], capture_output=True, text=True, check=True)
+    assert "version 1 goes on; finished are saved_model\n" in done.stderr
+    assert "saved_model: exporting" not in done.stderr
+    assert {path: (out / "vim" / "1" / path).read_bytes() for path in staged} == staged
+    report = json.loads((out / "reports" / "1" / "export_report.json").read_text())
+    assert {row["format"] for row in report["measurements"]} == {"saved_model", "tflite"}
+    assert not list(out.glob(".staging*"))
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,74 @@ def start(out, what, failpoint=""):
     )
 
 
+def stop_after_one(out):
+    """Leaves an export with one format finished and another begun."""
+    release = Release(out, made_from={"weights": "a"})
+    for export_format in ("saved_model", "tflite"):
+        release.staged(export_format).mkdir()
+        (release.staged(export_format) / "file").write_text(export_format)
+        if export_format == "saved_model":
+            release.finish(export_format, [{"size": 3}])
+    release.suspend()
+
+
+def begin(out, **made_from):
+    said = []
+    return Release(out, said.append, made_from), said
+
+
+def test_after_a_stop_the_same_export_goes_on_from_finished_formats(tmp_path):
+    stop_after_one(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [
+        "reports"
+    ]
+    release, said = begin(tmp_path, weights="a")
+    assert said == ["version 1 goes on; finished are saved_model"]
+    assert (release.version, release.finished("saved_model")) == (1, [{"size": 3}])
+    assert release.finished("tflite") is None
+    other, said = begin(tmp_path, weights="a")  # the first one holds what is finished
+    assert (other.version, other.finished("saved_model"), said) == (2, None, [])
+    other.discard()
+    release.finish("tflite", [])
+    release.suspend()
+    release, said = begin(tmp_path, weights="a")
+    assert said == ["version 1 goes on; finished are saved_model, tflite"]
+    release.publish()
+    assert content(tmp_path) == {"vim/1/file": "saved_model", "tflite/1/file": "tflite"}
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("case", ["weights", "file", "more", "less", "json", "newer"])
+def test_finished_formats_of_another_export_are_removed(tmp_path, case):
+    stop_after_one(tmp_path)
+    staging = tmp_path / ".staging-1"
+    if case == "file":
+        (staging / "vim" / "file").write_text("saved_modem")
+    elif case == "more":
+        (staging / "vim" / "more").touch()
+    elif case == "less":
+        (staging / "vim" / "file").unlink()
+    elif case == "json":
+        path = staging / "finished.json"
+        path.write_text(path.read_text().replace('"size": 3', '"size": 4'))
+    elif case == "newer":  # TF Serving would take the version that was made before
+        (tmp_path / "vim" / "2").mkdir(parents=True)
+    release, said = begin(tmp_path, weights="b" if case == "weights" else "a")
+    assert said == [f"an export that did not end has left {staging}; it is removed"]
+    assert release.version == (3 if case == "newer" else 1)
+    assert release.finished("saved_model") is None
+    assert not release.staged("saved_model").exists()
+    release.discard()
+    assert content(tmp_path) == {}
+
+
+def test_a_stop_without_a_finished_format_leaves_nothing(tmp_path):
+    release = Release(tmp_path)
+    release.staged("tflite").mkdir()
+    release.suspend()
+    assert content(tmp_path) == {}
+
+
 def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path):
     with start(tmp_path, "stage") as process:
         assert process.stdout.readline() == "staged\n"

@@ -12,6 +12,8 @@ from vim_tf.export.report import (
     at_most,
     compare_images,
     compare_tokens,
+    from_row,
+    to_row,
     write_report,
 )
 
@@ -67,3 +69,11 @@ def test_the_report_is_json_and_a_table(tmp_path):
     lines = (tmp_path / TABLE_FILE).read_text().splitlines()
     assert lines[2] == "| saved_model | decode | 1.00 MiB |  | inf dB |  | 1.5 ms | ok |"
     assert lines[3].endswith("| 2 ms | FAILED |")
+
+
+def test_a_row_of_json_is_the_same_measurement():
+    values = {"psnr": math.inf, "max_error": 0.25, "custom_operations": 0}
+    limits = {"psnr": at_least(35), "max_error": at_most(0.5)}
+    measurement = Measurement("tflite", "decoder", 7, 0.5, values, limits)
+    text = json.dumps(to_row(measurement), allow_nan=False)
+    assert from_row(json.loads(text)) == measurement
