@@ -228,8 +228,8 @@ def _remove(out, staging, version):
 
 
 def _sums(folder):
-    """Returns the hash of every file of a folder, in the format of coreutils' sha256sum."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Returns the hash of every other file of a folder, in the format of coreutils' sha256sum."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
     lines = [f"{hash_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     return "".join(lines)
 

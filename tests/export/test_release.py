@@ -167,6 +167,7 @@ def test_after_a_stop_the_same_export_goes_on_from_finished_formats(tmp_path):
     assert (other.version, other.finished("saved_model"), said) == (2, None, [])
     other.discard()
     release.finish("tflite", [])
+    (release.staged("tflite") / SUMS).touch()  # as after a stop at the start of the publication
     release.suspend()
     release, said = begin(tmp_path, weights="a")
     assert said == ["version 1 goes on; finished are saved_model, tflite"]
