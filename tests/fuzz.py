@@ -87,6 +87,7 @@ class Fuzz:
         self.outcomes, self.failures = {}, {}
         self._seen: dict[str, set[str]] = {kind.name: set() for kind in chosen}
         self._spent = dict.fromkeys(self.tried, 0.0)
+        self._exhausted: set[str] = set()
 
     def run(self, stop=lambda: False):
         """Tries cases until the time is over, or until `stop()` is true after a round.
@@ -108,16 +109,19 @@ class Fuzz:
         end = time.monotonic() + self.seconds
         while group and time.monotonic() < end and not stop():
             kind = min(group, key=self._turn)
-            start = time.monotonic()
+            start, tried = time.monotonic(), self.tried[kind.name]
             shrinking = self._round(kind, rounds[kind.name], end)
             rounds[kind.name] += 1
+            if self.tried[kind.name] == tried:  # few cases exist, and the others need the time
+                self._exhausted.add(kind.name)
             self._spent[kind.name] += time.monotonic() - start
             end += shrinking  # takes no time from the others
 
     def _turn(self, kind):
         """The kind with the lowest value is next: first the least numbers, then equal times."""
         share = self.tried[kind.name] / max(least(kind, self.seconds), 1)
-        return (share >= 1, self._spent[kind.name] if share >= 1 else share)
+        enough = share >= 1 or kind.name in self._exhausted
+        return (enough, self._spent[kind.name] if enough else share)
 
     def _round(self, kind, number, end):
         """Lets Hypothesis draw some cases of a kind; returns the seconds of making one small."""

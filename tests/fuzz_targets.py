@@ -291,7 +291,7 @@ def swapped_weights():
 
 
 def architecture():
-    """One changed number or switch of a model's config: most would load, and answer otherwise."""
+    """Changed numbers and switches of a model's config: most would load, and answer otherwise."""
     path = TOKENIZER + "config.json"
     kind = resealed("architecture of a preset", path, "preset", open_tokenizer, **SAME)
 
@@ -301,9 +301,13 @@ def architecture():
         return [(place, node)] if isinstance(node, int | float) else []
 
     def draw(world, rng):
-        place, value = rng.choice(leaves(read_document(world / path, "preset")["config"], []))
-        nearby = [not value] if isinstance(value, bool) else [value * 2, value // 2, value + 1]
-        return [[["config", *place], "set", rng.choice(nearby)]]
+        found = leaves(read_document(world / path, "preset")["config"], [])
+        changes = []
+        for place, value in rng.sample(found, rng.randint(1, 3)):
+            nearby = [value * 2, value // 2, value + 1, value - 1, rng.randint(1, 64)]
+            new = not value if isinstance(value, bool) else rng.choice(nearby)
+            changes.append([["config", *place], "set", new])
+        return changes
 
     return kind._replace(draw=draw)
 

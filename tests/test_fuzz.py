@@ -83,6 +83,16 @@ def test_too_few_cases_are_a_failure(run_fuzz, monkeypatch):
     assert not made.report()
 
 
+def test_a_kind_of_few_cases_does_not_take_the_time_of_the_others(tmp_path, run_fuzz, monkeypatch):
+    monkeypatch.setattr(FakeWorkers, "try_case", lambda *arguments: Outcome("opened"))
+    few = NUMBERS._replace(name="few", draw=lambda world, rng: [rng.randrange(5)])
+    made = fuzz.Fuzz(tmp_path, [few, NUMBERS], 60, 0)
+    rounds = iter(range(20))
+    made.run(stop=lambda: next(rounds, None) is None)
+    assert made.tried["few"] == 5
+    assert made.tried["numbers"] >= fuzz.least(NUMBERS, 60) == 200
+
+
 @pytest.mark.parametrize(
     ("seconds", "plain", "with_tensorflow"),
     [(60, 200, 10), (3600, 2000, 300), (36_000, 2000, 300), (30, 100, 5)],
