@@ -260,7 +260,8 @@ def open_records(live, case=None):
     _, train, *_ = tfrecord.make_splits(load_config([live / "data_tfrecord.yaml"]).data)
     try:
         for _, reference in train.in_order():
-            with contextlib.suppress(tf.errors.InvalidArgumentError):  # its caller names the image
+            # Its caller names the image. TensorFlow's message may quote bytes that are no text.
+            with contextlib.suppress(tf.errors.InvalidArgumentError, UnicodeDecodeError):
                 train.load(reference)
     except Exception as error:
         mistake = as_user_error(error)
@@ -337,6 +338,7 @@ def any_file():
 
 STATE = {"writes": ("checkpoints",)}
 TF, SAME = {"tensorflow": True}, {"tensorflow": True, "answer": EQUAL}
+SAVED = "checkpoints/step_00000002/state"
 MANIFEST = "checkpoints/step_00000002/manifest.json"
 PRESET, TOKENIZER, CACHE = "vim/preset/", "vit_vqgan/preset/", "vim/tokens/"
 
@@ -361,20 +363,8 @@ KINDS = [
     archived("run images, packed again", "vim/images.npz", open_file_table, **SAME),
     damaged("manifest", MANIFEST, open_checkpoint, **STATE, **SAME),
     resealed("manifest, resealed", MANIFEST, "checkpoint", open_checkpoint, **STATE, **TF),
-    damaged(
-        "checkpoint index",
-        "checkpoints/step_00000002/state.index",
-        open_checkpoint,
-        **STATE,
-        **SAME,
-    ),
-    damaged(
-        "checkpoint state",
-        "checkpoints/step_00000002/state.data-00000-of-00001",
-        open_checkpoint,
-        **STATE,
-        **SAME,
-    ),
+    damaged("checkpoint index", SAVED + ".index", open_checkpoint, **STATE, **SAME),
+    damaged("checkpoint state", SAVED + ".data-00000-of-00001", open_checkpoint, **STATE, **SAME),
     damaged("best.json", "checkpoints/best.json", open_best, **STATE, **SAME),
     resealed(
         "best.json, resealed", "checkpoints/best.json", "checkpoint", open_best, **STATE, **TF

@@ -57,6 +57,19 @@ def test_refuses_the_tokens_of_another_tokenizer(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_control_codes_of_a_header_do_not_reach_the_terminal(tmp_path):
+    write(tmp_path / "cache")
+    seal(tmp_path / "cache", lambda content: content.update(tokenizer_hash="\x1b[31m"))
+    with pytest.raises(UserError, match=r"made by the tokenizer \\x1b\[31m, but") as caught:
+        TokenCache.open(tmp_path / "cache", HASH)
+    assert str(caught.value).isprintable()
+    seal(tmp_path / "cache", lambda content: content.update(tokenizer_hash=HASH))
+    seal(tmp_path / "cache", lambda content: content["options"].update({"\x1b": 1}))
+    with pytest.raises(UserError, match=r"was made with \\x1b 1, and now it is null") as caught:
+        TokenCache.open(tmp_path / "cache", HASH, make_header()["options"])
+    assert str(caught.value).isprintable()
+
+
 def test_refuses_other_options(tmp_path):
     write(tmp_path / "cache")
     options = make_header()["options"]  # it contains a tuple
@@ -201,6 +214,13 @@ def put_too_few_tokens(path, records):
     rewrite(path, records, "token", [1, 2, 3])
 
 
+def put_bytes_that_are_no_example(path, records):
+    """TensorFlow's message quotes them, and they are no text."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in [b"\x0a\xff\xb8" * 20, *records[1:]]:
+            writer.write(record)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -211,6 +231,7 @@ def put_too_few_tokens(path, records):
         (put_a_code_that_is_none, "token 50 is out of range"),
         (put_a_label_that_is_none, "label 3 is out of range"),
         (put_too_few_tokens, "token"),
+        (put_bytes_that_are_no_example, "a record cannot be parsed"),
     ],
 )
 def test_names_a_damaged_shard(tmp_path, damage, reason):

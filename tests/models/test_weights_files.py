@@ -1,5 +1,6 @@
 import io
 import os
+import struct
 
 import h5py
 import keras
@@ -108,6 +109,29 @@ def test_the_text_that_keras_would_read_is_refused(path):
         file["vars/0"] = np.zeros(3)
         file["vars/0"].attrs["dtype"] = "bfloat16"
     refused(path, "has a dtype that HDF5 defines itself")
+
+
+def test_free_blocks_without_an_end_are_refused(path):
+    """HDF5 itself would take memory without end when it opens the group."""
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.arange(4.0)
+    data = bytearray(path.read_bytes())
+    place = data.find(b"HEAP\0\0\0\0")
+    _, block, segment = struct.unpack_from("<QQQ", data, place + 8)
+    assert struct.unpack_from("<Q", data, segment + block) == (1,)  # it is the last one
+    struct.pack_into("<Q", data, segment + block, block)
+    path.write_bytes(data)
+    refused(path, "the names of its groups have free blocks without an end")
+
+
+def test_files_whose_heaps_cannot_be_checked_are_refused(path):
+    settings = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    settings.set_sizes(4, 4)
+    h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, settings).close()
+    refused(path, "does not begin as those of h5py do")
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["x"] = np.arange(4.0)
+    refused(path, "does not begin as those of h5py do")
 
 
 def test_other_files_are_refused(path):

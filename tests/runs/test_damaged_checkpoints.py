@@ -53,6 +53,29 @@ def test_other_folders_and_files_are_left_alone(saved):
     assert (folder / "step_00000030 (copy)" / "manifest.json").exists()
 
 
+def test_of_a_link_only_the_link_is_removed(saved, tmp_path):
+    """Checkpoints may have been moved to another disk."""
+    for step in (1, 2):
+        saved.path(step).rename(tmp_path / f"moved_{step}")
+        os.symlink(tmp_path / f"moved_{step}", saved.path(step))
+    os.symlink("nowhere", saved.path(3))
+    assert saved.restore() == 2
+    saved.save(3)
+    saved.save(4)
+    assert saved.steps() == [3, 4]
+    assert not os.path.lexists(saved.path(1))
+    for step in (1, 2):
+        assert (tmp_path / f"moved_{step}" / "manifest.json").exists()
+
+
+def test_two_names_of_one_damaged_checkpoint(saved, said):
+    saved.path(1).rename(saved.path(0))
+    os.symlink(saved.path(2), saved.path(1))
+    (saved.path(2) / "manifest.json").write_text("{")
+    assert saved.restore() == 0
+    assert len(said) == 1
+
+
 def damage(path, kind):
     texts = {
         "nan": formats.to_json("checkpoint", {"step": 1, "value": float("nan")}),

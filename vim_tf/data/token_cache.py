@@ -23,7 +23,7 @@ from vim_tf.data import hashing
 from vim_tf.data.images import ImageData
 from vim_tf.errors import UserError
 from vim_tf.files import measure_file
-from vim_tf.messages import show
+from vim_tf.messages import reason_of, shorten, show
 
 HEADER_FILE = "header.json"
 ADVICE = "delete the folder to make it again, or give another tokenizer.cache"
@@ -104,15 +104,16 @@ class TokenCache:
         header = _read_header(folder)
         if header["tokenizer_hash"] != tokenizer_hash:
             raise UserError(
-                f"{folder} was made by the tokenizer {header['tokenizer_hash'][:16]}, but the one "
-                f"in use is {tokenizer_hash[:16]}: their tokens mean different things; {ADVICE}"
+                f"{folder} was made by the tokenizer {shorten(header['tokenizer_hash'][:16])}, but "
+                f"the one in use is {tokenizer_hash[:16]}: their tokens mean different things; "
+                f"{ADVICE}"
             )
         wanted = header["options"] if options is None else json.loads(json.dumps(options))
         for key in sorted({*wanted, *header["options"]}):
             then, now = (show(some.get(key)) for some in (header["options"], wanted))
             if then != now:
                 raise UserError(
-                    f"{folder} was made with {key} {then}, and now it is {now}; {ADVICE}"
+                    f"{folder} was made with {shorten(key)} {then}, and now it is {now}; {ADVICE}"
                 )
         if data is not None:
             found = data.difference(header["images"], fingerprints.load(folder))
@@ -266,6 +267,8 @@ def _read_shard(path: epath.Path, shard: _Json, header: _Json) -> _Pair:
                 raise UserError(f"{path} is damaged: {problem}; {ADVICE}")
             tokens.append(parsed[0].astype("uint16" if header["codes"] <= 65_536 else "int32"))
             labels.append(parsed[1].astype("int32"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: {reason_of(error)}; {ADVICE}") from None
     except tf.errors.OpError as error:
         reason = error.message.split("[[")[0].strip().splitlines()[0]
         raise UserError(f"{path} is damaged or missing: {reason}; {ADVICE}") from None

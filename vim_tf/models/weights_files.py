@@ -4,9 +4,13 @@ Such a file can lead to other files of this machine, or state sizes that it does
 variable length can be damaged so that the HDF5 library never ends, so it is never read here.
 """
 
+import contextlib
 import io
 import math
+import mmap
 import os
+import struct
+from collections.abc import Iterator
 
 import h5py
 
@@ -16,6 +20,11 @@ from vim_tf.messages import shorten
 
 MOST_LINKS = 100_000  # groups and datasets of a file
 MOST_DEPTH = 64  # groups within groups
+MOST_FREE_BLOCKS = 1_000_000  # of all heaps of names
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_WIDTHS = {0: 13, 1: 13, 2: 9, 3: 9}  # version -> place of the bytes of an address and of a length
+_HEAP = b"HEAP" + bytes(4)  # a heap of the names of a group
+_LAST = 1  # in the place of the next free block
 
 
 def count_elements(path: StrPath | io.BytesIO, name: str | None = None) -> int:
@@ -46,6 +55,8 @@ def read_shapes(path: StrPath | io.BytesIO, name: str | None = None) -> dict[str
     else:
         raise UserError(f"{name} is no regular file; give an HDF5 file of weights")
     try:
+        with _bytes_of(path) as data:
+            _check_heaps(data, name)
         with h5py.File(path, "r") as file:
             return _check(file, name, size)
     except UserError:
@@ -53,6 +64,39 @@ def read_shapes(path: StrPath | io.BytesIO, name: str | None = None) -> dict[str
     except Exception as error:  # h5py raises many kinds for a damaged file
         reason = shorten(str(error) or type(error).__name__)
         raise UserError(f"{name} is no HDF5 file that can be read ({reason})") from None
+
+
+@contextlib.contextmanager
+def _bytes_of(path: StrPath | io.BytesIO) -> Iterator[bytes | mmap.mmap]:
+    if isinstance(path, io.BytesIO):
+        yield path.getvalue()
+        return
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        yield data
+
+
+def _check_heaps(data: bytes | mmap.mmap, name: str) -> None:
+    """Refuses a list of free blocks without an end; HDF5 would follow it and fill the memory."""
+    start = _WIDTHS.get(data[8]) if data[:8] == _SIGNATURE and len(data) > 14 else None
+    if start is None or data[start : start + 2] != b"\x08\x08":
+        raise UserError(
+            f"{name} is no HDF5 file that can be read (it does not begin as those of h5py do)"
+        )
+    steps, place = 0, data.find(_HEAP)
+    while place >= 0:
+        header = data[place + 8 : place + 32].ljust(24, b"\0")
+        size, block, segment = struct.unpack("<QQQ", header)
+        while block != _LAST and block + 16 <= size and segment + block + 16 <= len(data):
+            (block,) = struct.unpack_from("<Q", data, segment + block)
+            steps += 1
+            if steps > MOST_FREE_BLOCKS:
+                raise UserError(
+                    f"{name} is damaged: the names of its groups have free blocks without an end"
+                )
+        place = data.find(_HEAP, place + 1)
 
 
 def _check(file, name, size):

@@ -26,7 +26,7 @@ from vim_tf.annotations import StrPath
 from vim_tf.distribution.workers import Workers
 from vim_tf.errors import DamagedError, UserError
 from vim_tf.failpoints import failpoint
-from vim_tf.files import is_in_bucket, measure_file, set_aside, write_atomically
+from vim_tf.files import is_in_bucket, measure_file, remove, set_aside, write_atomically
 from vim_tf.messages import reason_of
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.runs.run import step_of
@@ -115,10 +115,7 @@ class Checkpoints:
         place, folder = self._folder, self.path(step)
         if not is_in_bucket(place) and os.path.lexists(place) and not os.path.isdir(place):
             self._say(f"{place} is no folder; it is now {set_aside(place)}")
-        if folder.is_dir():  # a save that was cut short
-            folder.rmtree()
-        elif folder.exists():
-            folder.unlink()
+        _remove(folder)  # a save that was cut short
         folder.mkdir(parents=True)
         failpoint("before_state")
         self._checkpoint.write(str(folder / STATE))
@@ -211,6 +208,8 @@ class Checkpoints:
                 damage = _find_damage(folder, _read_manifest(folder))
             except DamagedError as error:
                 damage = str(error)
+            except FileNotFoundError:  # a link to a folder whose manifest has just been renamed
+                continue
             if not damage:
                 return step
             self._say(f"checkpoint {folder} is damaged ({damage}); the one before it is used")
@@ -257,9 +256,7 @@ class Checkpoints:
         best = self.best()
         for step in self.steps()[: -self._keep]:
             if best is None or step != best[0]:
-                # The manifest first: a partly removed checkpoint must not look complete.
-                (self.path(step) / MANIFEST).unlink()
-                self.path(step).rmtree()
+                _remove(self.path(step))
 
     def _shapes(self) -> dict[str, list[Any]]:
         """Returns {unique name of a weight: [shape, dtype]} of the networks."""
@@ -307,6 +304,17 @@ class Checkpoints:
                 status.assert_existing_objects_matched().expect_partial()
             else:
                 status.assert_consumed()
+
+
+def _remove(folder: epath.Path) -> None:
+    """Removes a checkpoint, or what lies in its place; of a link not what it leads to."""
+    # The manifest first: a partly removed checkpoint must not look complete.
+    if not os.path.islink(folder) and (folder / MANIFEST).is_file():
+        (folder / MANIFEST).unlink()
+    if not is_in_bucket(folder):
+        remove(folder)
+    elif folder.is_dir():
+        folder.rmtree()
 
 
 @contextlib.contextmanager

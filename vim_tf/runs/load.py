@@ -59,8 +59,8 @@ def load_tokenizer_of(vim: VIM, run_or_preset_dir: StrPath) -> tuple[ViTVQGAN, t
     if trained_on != tokenizer.model_hash():
         raise UserError(
             f"{folder / TOKENIZER_FOLDER} is the tokenizer {tokenizer.model_hash()[:16]}, and "
-            f"this VIM was trained on tokens of {trained_on[:16]}: their tokens mean different "
-            "things; take a whole copy of the preset"
+            f"this VIM was trained on tokens of {shorten(trained_on[:16])}: their tokens mean "
+            "different things; take a whole copy of the preset"
         )
     # A preset that VIM.save_to_preset wrote may have no names.
     names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))

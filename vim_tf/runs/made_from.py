@@ -10,6 +10,7 @@ from vim_tf import fingerprints
 from vim_tf.annotations import StrPath
 from vim_tf.data.images import ImageData
 from vim_tf.errors import UserError
+from vim_tf.messages import shorten
 
 
 class MadeFrom:
@@ -66,7 +67,7 @@ class MadeFrom:
 
     def _check_tokenizer(self, path: StrPath, then: Mapping[str, Any], advice: str) -> None:
         if then["tokenizer"] != self._tokenizer_hash:
-            names = [str(name)[:16] for name in (then["tokenizer"], self._tokenizer_hash)]
+            names = [shorten(str(name)[:16]) for name in (then["tokenizer"], self._tokenizer_hash)]
             raise UserError(
                 f"{path} was trained on tokens of the tokenizer {names[0]}, but the one in use is "
                 f"{names[1]}: their tokens mean different things; {advice}"

@@ -177,6 +177,9 @@ def test_files_that_do_not_belong_together(tmp_path):
     labels.write_bytes(encode(np.zeros(39, np.uint8)))
     with pytest.raises(UserError, match="39 labels, but train-images-idx3-ubyte holds 40"):
         images.make_image_dataset(config(tmp_path), 0)
+    labels.write_bytes(encode(np.zeros([], np.uint8)))  # a single number
+    with pytest.raises(UserError, match=r"must hold \[n\] labels; its shape is \[\]"):
+        images.make_image_dataset(config(tmp_path), 0)
     labels.unlink()
     with pytest.raises(UserError, match="no file train-labels-idx1-ubyte"):
         images.make_image_dataset(config(tmp_path), 0)

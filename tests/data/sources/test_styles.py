@@ -121,6 +121,9 @@ def test_a_damaged_data_set_is_refused(styles, tmp_path):
     length = int.from_bytes(whole[:8], "little")
     train.write_bytes(whole[: 12 + length + 4])  # the first record alone
     refused(r"the files train-\* do not fit styles.json, which states 3\d\d images of 5 classes")
+    with tf.io.TFRecordWriter(str(train)) as writer:
+        writer.write(b"\x0a\xff\xb8" * 20)  # TensorFlow's message quotes it, and it is no text
+    refused(r"a file of train-\* .* is damaged: a record cannot be parsed")
     train.unlink()
     refused("train-00000-of-00001.tfrecord is missing; build it again")
     (folder / "styles.json").write_text((styles / "styles.json").read_text().replace("16", "17"))

@@ -138,7 +138,9 @@ def _read_pair(folder: str, prefix: str) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(
             f"{images_path} must hold [n, height, width] images; its shape is {list(images.shape)}"
         )
-    if labels.shape != images.shape[:1]:
+    if labels.ndim != 1:
+        raise UserError(f"{labels_path} must hold [n] labels; its shape is {list(labels.shape)}")
+    if len(labels) != len(images):
         raise UserError(
             f"{labels_path} holds {len(labels):,} labels, but {images_path.name} holds "
             f"{len(images):,} images; they must belong together"

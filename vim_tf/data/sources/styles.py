@@ -101,7 +101,7 @@ def _read_split(folder: Path, split: str, about: dict[str, Any], label: str) -> 
     dataset = tf.data.TFRecordDataset(files).map(parse, tf.data.AUTOTUNE)
     try:
         images, labels = dataset.batch(count + 1).get_single_element()
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
         raise DamagedError(
             f"a file of {split}-* in data.path {folder} is damaged: {reason_of(error)}; {_ADVICE}"
         ) from None

@@ -244,7 +244,7 @@ def _scan_record(file: BinaryIO, start: int, end: int, where: str) -> tuple[int 
         raise UserError(f"{where} is no tf.train.Example with the keys of ImageNet") from error
     if IMAGE not in keys:
         raise UserError(
-            f"{where} has no key {IMAGE}; its keys are {', '.join(sorted(keys)) or 'none'}"
+            f"{where} has no key {IMAGE}; its keys are {shorten(', '.join(sorted(keys))) or 'none'}"
         )
     return label, text
 
