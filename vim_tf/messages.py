@@ -40,8 +40,6 @@ def show(value: object) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Returns the most useful line of an error of TensorFlow, Keras or zipfile."""
-    if isinstance(error, UnicodeDecodeError):  # TensorFlow's message quotes bytes of the file
-        return "a record cannot be parsed"
     text = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")  # Keras writes bold
     lines = [line.strip() for line in text.splitlines()]
     deepest = [line for line in lines if line.startswith("Exception encountered: ")]

@@ -23,7 +23,7 @@ from vim_tf.data import hashing
 from vim_tf.data.images import ImageData
 from vim_tf.errors import UserError
 from vim_tf.files import measure_file
-from vim_tf.messages import reason_of, shorten, show
+from vim_tf.messages import shorten, show
 
 HEADER_FILE = "header.json"
 ADVICE = "delete the folder to make it again, or give another tokenizer.cache"
@@ -267,8 +267,8 @@ def _read_shard(path: epath.Path, shard: _Json, header: _Json) -> _Pair:
                 raise UserError(f"{path} is damaged: {problem}; {ADVICE}")
             tokens.append(parsed[0].astype("uint16" if header["codes"] <= 65_536 else "int32"))
             labels.append(parsed[1].astype("int32"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged: {reason_of(error)}; {ADVICE}") from None
+    except UnicodeDecodeError:  # TensorFlow's message quotes bytes of the record
+        raise UserError(f"{path} is damaged: a record cannot be parsed; {ADVICE}") from None
     except tf.errors.OpError as error:
         reason = error.message.split("[[")[0].strip().splitlines()[0]
         raise UserError(f"{path} is damaged or missing: {reason}; {ADVICE}") from None

@@ -24,7 +24,7 @@ MOST_FREE_BLOCKS = 1_000_000  # of all heaps of names
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _WIDTHS = {0: 13, 1: 13, 2: 9, 3: 9}  # version -> place of the bytes of an address and of a length
 _HEAP = b"HEAP" + bytes(4)  # a heap of the names of a group
-_LAST = 1  # in the place of the next free block
+_LAST = 1  # stands after the last free block, instead of the place of a next one
 
 
 def count_elements(path: StrPath | io.BytesIO, name: str | None = None) -> int:

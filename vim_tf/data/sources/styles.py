@@ -102,8 +102,11 @@ def _read_split(folder: Path, split: str, about: dict[str, Any], label: str) -> 
     try:
         images, labels = dataset.batch(count + 1).get_single_element()
     except (tf.errors.OpError, UnicodeDecodeError) as error:
+        # TensorFlow's message may quote bytes of the record, which are no text.
+        is_text = isinstance(error, tf.errors.OpError)
+        reason = reason_of(error) if is_text else "a record cannot be parsed"
         raise DamagedError(
-            f"a file of {split}-* in data.path {folder} is damaged: {reason_of(error)}; {_ADVICE}"
+            f"a file of {split}-* in data.path {folder} is damaged: {reason}; {_ADVICE}"
         ) from None
     if len(images) != count or not 0 <= labels.numpy().min() <= labels.numpy().max() < classes:
         raise DamagedError(
