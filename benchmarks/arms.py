@@ -20,7 +20,7 @@ from vim_tf import command_line
 from vim_tf.config.loader import load_config
 from vim_tf.costs.step_time import count_vit_vqgan_step
 from vim_tf.models.perceptual import PerceptualFeatures
-from vim_tf.trainers import trainer, vit_vqgan_trainer
+from vim_tf.trainers import reconstruction_trainer, trainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
 
@@ -60,7 +60,7 @@ def make_arm(config, name, overrides, force_xla):
     experiment = load_config([config], overrides)
     with (
         mock.patch.object(
-            vit_vqgan_trainer, "PerceptualFeatures", lambda network: PerceptualFeatures(None)
+            reconstruction_trainer, "PerceptualFeatures", lambda network: PerceptualFeatures(None)
         ),
         mock.patch.object(trainer, "has_accelerator", lambda: force_xla),
     ):

@@ -103,7 +103,7 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
         "seam excess": "neighbouring pixels of the originals never differ inside a patch",
     }
     assert "lpips" not in result["settings"]
-    assert result["models"] == {"tokenizer": tokenizer.model_hash()}
+    assert result["models"] == tokenizer.hashes()
     assert (result["extractor"], result["reference"]) == (None, None)
 
 

@@ -81,8 +81,10 @@ class Trainer(keras.Model):
         with computing_in("float32"):
             self.ema_model = ema_model = make_model()
         ema_model.trainable = False
+        pairs = zip(model.weights, ema_model.weights, strict=True)
+        moving = [pair for pair in pairs if pair[0].trainable]
         self.ema = ExponentialMovingAverage(
-            model.trainable_variables, ema_model.weights, experiment.training.ema_decay
+            *map(list, zip(*moving, strict=True)), experiment.training.ema_decay
         )
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
         # Other names than the logs': fit would report these, still 0, instead of the logs.
