@@ -134,7 +134,7 @@ def _settings(generator: ImageGenerator, arguments: argparse.Namespace) -> dict[
     settings = {
         "written_by": WRITTEN_BY,
         "run": str(arguments.run),
-        "models": {"vim": generator.vim.model_hash(), **generator.tokenizer.hashes()},
+        "models": generator.hashes(),
         "seed": arguments.seed,
         **command_line.sampling_settings(arguments),
     }

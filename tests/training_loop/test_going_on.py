@@ -33,12 +33,17 @@ def assert_same_state(run, other, step, tolerance=0.0):
 
 
 @pytest.fixture
-def stopped(tiny_runs, tmp_path):
+def finished_runs(tiny_runs, tiny_decoder):
+    return {**tiny_runs, "decoder": tiny_decoder}
+
+
+@pytest.fixture
+def stopped(finished_runs, tmp_path):
     """A function (stage) -> a copy of the finished run, without its last checkpoint."""
 
     def stopped(stage):
         run = tmp_path / stage
-        shutil.copytree(tiny_runs[stage], run)
+        shutil.copytree(finished_runs[stage], run)
         shutil.rmtree(run / "checkpoints" / "step_00000006")
         return run
 
@@ -59,11 +64,11 @@ FREE = ("training.log_every=1", "training.evaluate_every=2", "training.checkpoin
 FREE += ("training.keep_checkpoints=9", "data.on_error=skip")
 
 
-@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
-def test_free_settings_give_the_same_weights(stopped, tiny_runs, stage, capsys):
+@pytest.mark.parametrize("stage", ["vit_vqgan", "decoder", "vim"])
+def test_free_settings_give_the_same_weights(stopped, finished_runs, stage, capsys):
     run = stopped(stage)
     go_on(run, *FREE)
-    assert_same_state(run, tiny_runs[stage], 6)
+    assert_same_state(run, finished_runs[stage], 6)
     assert "training.log_every: 2 -> 1" in capsys.readouterr().err
     assert {path.name for path in (run / "checkpoints").glob("step*")} == {
         f"step_{step:08}" for step in (3, 4, 5, 6)

@@ -80,6 +80,11 @@ class ImageGenerator:
             raise UserError(f"{path} was exported from another model; export this run again")
         return replace(self, vim=vim)
 
+    def hashes(self) -> dict[str, str]:
+        """Returns {"tokens", "decoder", "vim": SHA-256}, for records."""
+        vim = self.vim.weights if isinstance(self.vim, LiteVIM) else self.vim.model_hash()
+        return self.tokenizer.hashes() | {"vim": vim}
+
     def save(self, preset_dir: Path, metadata: dict[str, Any] | None = None) -> None:
         """Writes VIM's preset with the tokenizer's inside; UserError if LiteRT samples."""
         if isinstance(self.vim, LiteVIM):

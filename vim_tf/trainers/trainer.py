@@ -82,10 +82,8 @@ class Trainer(keras.Model):
             self.ema_model = ema_model = make_model()
         ema_model.trainable = False
         pairs = zip(model.weights, ema_model.weights, strict=True)
-        moving = [pair for pair in pairs if pair[0].trainable]
-        self.ema = ExponentialMovingAverage(
-            *map(list, zip(*moving, strict=True)), experiment.training.ema_decay
-        )
+        sources, targets = zip(*(pair for pair in pairs if pair[0].trainable), strict=True)
+        self.ema = ExponentialMovingAverage(sources, targets, experiment.training.ema_decay)
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
         # Other names than the logs': fit would report these, still 0, instead of the logs.
         self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
