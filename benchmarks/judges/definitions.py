@@ -28,7 +28,8 @@ class Judge:
     build: Callable[[dict[str, Any]], Any]
 
 
-def _weights(answer):
+def weights_of(answer):
+    """Returns {name: array} of the weights in the answer of a script."""
     prefix = "weights/"
     return {name[len(prefix) :]: answer[name] for name in answer if name.startswith(prefix)}
 
@@ -53,7 +54,7 @@ JUDGES = {
             ),
         ),
         classes={"china.jpg": (698, "palace"), "flower.jpg": (985, "daisy")},
-        build=lambda answer: efficientnet_lite.build(_weights(answer)),
+        build=lambda answer: efficientnet_lite.build(weights_of(answer)),
     ),
     "resnet50_thin": Judge(
         script="read_onnx.py",
@@ -68,6 +69,6 @@ JUDGES = {
             ),
         ),
         classes={"china.jpg": (0, "safe"), "flower.jpg": (0, "safe")},
-        build=lambda answer: onnx_nodes.build(json.loads(str(answer["nodes"])), _weights(answer)),
+        build=lambda answer: onnx_nodes.build(json.loads(str(answer["nodes"])), weights_of(answer)),
     ),
 }

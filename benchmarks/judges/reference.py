@@ -73,8 +73,7 @@ def ask(script, files, images, folder):
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise UserError(
-            f"{script} failed in {python()}: {shorten(last)}; delete the environment, so that "
-            "`make judges` installs it again"
+            f"{script} failed in {python()}: {shorten(last)}; `make judges` installs what it needs"
         )
     with np.load(out) as answer:
         return dict(answer)
