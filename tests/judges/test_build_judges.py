@@ -95,6 +95,8 @@ def test_a_judge_is_written_with_the_same_bytes_each_time(command, capsys):
         assert row[2:4] == [str(answer[key].shape[1]) for key in ("features", "logits")]
         assert 0 < float(row[6]) < 1e-5
         assert open_classifier(command.out / f"{name}.keras").sha256 == sha256
+        with zipfile.ZipFile(command.out / f"{name}.keras") as archive:  # addresses in memory
+            assert b"shared_object_id" not in archive.read("config.json")
     # Of thin: three convolutions and the last layer, each with biases.
     assert f"| thin | {6 * 148 + 5 * 7 + 5 * 55 + 4 * 6:,} | 5 | 4 |" in table
     for path in command.out.iterdir():
