@@ -20,7 +20,7 @@ FIGURES = [
     ("SSIM", "SSIM", 3),
     ("seam excess", "seam excess", 2),
     ("gradient energy", "gradient energy", 2),
-    ("LPIPS", "pseudo-LPIPS[hed]", 3),
+    ("pseudo-LPIPS[hed]", "pseudo-LPIPS[hed]", 3),
     ("codebook usage", "codes used", 2),
 ]
 
