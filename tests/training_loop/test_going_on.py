@@ -13,6 +13,7 @@ from PIL import Image
 from vim_tf import train
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.errors import UserError
+from vim_tf.runs.run import Run
 from vim_tf.trainers.schedules import learning_rate_schedule
 
 pytestmark = pytest.mark.large  # each test trains
@@ -194,6 +195,14 @@ def test_a_run_goes_on_with_other_images_and_with_a_discriminator(
     assert set(old) < set(now)
     for name, value in old.items():
         np.testing.assert_array_equal(now[name], value, err_msg=name)
+    # It learns from that step on.
+    assert "the discriminator takes part from step 6 on" in said
+    assert now["adversarial_start/.ATTRIBUTES/VARIABLE_VALUE"] == 6
+    later = state_of(new, 7)
+    moved = [name for name in later if name.startswith("discriminator/")]
+    assert moved and all((later[name] != now[name]).any() for name in moved if now[name].any())
+    rates = [record.get("discriminator_learning_rate") for record in Run(new).read_metrics()]
+    assert any(rates)
     # And without it again.
     go_on(new, "training.steps=8", "losses.adversarial=0", continue_as=tmp_path / "newer")
     assert set(state_of(tmp_path / "newer", 7)) == set(old)

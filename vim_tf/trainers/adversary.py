@@ -73,6 +73,24 @@ class Adversary:
         )
         self.optimizer.build(self.network.trainable_variables)
 
+    def start_new(self, step: int) -> bool:
+        """Lets a new discriminator start in a run that has done so many steps.
+
+        Its optimizer counts the run's steps, as its schedule and its start do. It takes part from
+        `start`, but not before this step.
+
+        Returns:
+            Whether it was new and its start is known.
+        """
+        iterations = self.optimizer.iterations
+        if int(iterations.numpy()) >= step:
+            return False
+        iterations.assign(step)
+        start = int(self.start.numpy())
+        if start != WAITS:
+            self.start.assign(max(start, step))
+        return start != WAITS
+
     def checkpoint_items(self) -> dict[str, Any]:
         """Returns the trackables of its state, by name."""
         return {

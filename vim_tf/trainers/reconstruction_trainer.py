@@ -240,6 +240,12 @@ class ReconstructionTrainer(Trainer):
         start, halvings = self.adversary.after_evaluation(step, results["psnr"])
         return {"start": start, "halvings": halvings}
 
+    def start_new_parts(self, step: int) -> list[str]:
+        """Lets a discriminator that the run did not have take part from its step on."""
+        if self.adversary is None or not self.adversary.start_new(step):
+            return []
+        return [self.describe_decision("start", int(self.adversary.start.numpy()))]
+
     def describe_decision(self, name: str, number: int) -> str:
         """Returns the line about a decision."""
         if name == "start":

@@ -322,6 +322,17 @@ class Trainer(keras.Model):
             )
         return lines
 
+    def start_new_parts(self, step: int) -> list[str]:
+        """Lets parts that a run gets when it goes on in a new folder start at its step.
+
+        Args:
+            step: the steps that are done.
+
+        Returns:
+            Lines for the user.
+        """
+        return []
+
     def optimizer_starts(self) -> dict[str, int | tf.Variable]:
         """Returns {config section of each optimizer: the step at which its weights start}."""
         return {"optimizer": 0}
