@@ -79,6 +79,24 @@ def test_it_leaves_out_what_has_no_weight(tiny):
     assert any("VGG16" in line and "14,714,688" in line for line in others)
 
 
+def test_decoder(tiny, tokenizer):
+    model, folder = tokenizer
+    run = f"tokenizer.run={folder}"
+    rows, others = table_of(tiny("decoder", run, "losses.adversarial=0.1", *SIZES))
+    tokens = GRID[0] * GRID[1]
+    expected = {
+        "images": ((8, 16, 24, 3), "float32"),
+        "ViTVQGAN.tokenize(images), frozen": ((8, tokens), "int32"),
+        "TokenPerturbation(tokens)": ((8, tokens), "int32"),
+        "ViTVQGAN.decode_tokens(tokens)": ((8, 16, 24, 3), "float32"),
+        "Discriminator(images)": ((8,), "float32"),
+    }
+    assert {call: row[:2] for call, row in rows.items()} == expected
+    parts = "ViTVQGAN.tokenize(images), frozen", "ViTVQGAN.decode_tokens(tokens)"
+    assert sum(rows[part][2] for part in parts) == model.count_params()
+    assert any(line.startswith("Discriminator: ") for line in others)
+
+
 def test_vim(tiny, tokenizer):
     model, folder = tokenizer
     experiment = tiny("vim", f"tokenizer.run={folder}", *SIZES)

@@ -96,6 +96,17 @@ def test_vim_tokenizes_its_batches(tiny, tmp_path, folder):
 
 
 @pytest.mark.large
+def test_decoder(tiny, tmp_path, folder):
+    tokenizer = ViTVQGAN(tiny("vit_vqgan").model, (16, 16))
+    tokenizer.save_to_preset(tmp_path / "tokenizer")
+    lines = lines_of(tiny("decoder", f"tokenizer.run={tmp_path / 'tokenizer'}"))
+    assert {"the second step", "vim_tf.load of it", "a reconstruction made"} <= set(seconds(lines))
+    assert any(line.startswith("weights of the frozen encoder and quantizer") for line in lines)
+    assert lines[-1] == "dry run: all good"
+    assert not list(folder.glob("vim_tf_*"))
+
+
+@pytest.mark.large
 def test_classifier(tiny, folder):
     lines = lines_of(tiny("classifier"))
     assert {"the second step", "vim_tf.load of it", "an image classified"} <= set(seconds(lines))

@@ -12,6 +12,7 @@ from vim_tf.costs import operations
 from vim_tf.costs.memory import MemoryEstimate, estimate_decoder
 from vim_tf.data.images import ImageData, make_image_dataset
 from vim_tf.errors import UserError
+from vim_tf.models.seeded_dropout import row_keys, step_keys
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.stages.stage import open_tokenizer
 from vim_tf.stages.vit_vqgan_stage import ViTVQGANStage
@@ -64,7 +65,12 @@ class DecoderStage(ViTVQGANStage):
         """Shows the frozen tokens, the perturbed tokens and what the decoder makes of them."""
         model = open_tokenizer(experiment)
         sizes = model.config, model.image_size
-        perturb = TokenPerturbation(model.quantizer, experiment.perturbation)
+        perturbation = TokenPerturbation(model.quantizer, experiment.perturbation)
+
+        def perturb(tokens: Tensor) -> Tensor:
+            with row_keys(step_keys(experiment.seed, 0, tf.range(len(images)))):
+                return perturbation(tokens)
+
         table.start()
         table.show("images", images)
         tokens = table.call(
