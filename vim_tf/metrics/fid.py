@@ -87,6 +87,40 @@ class FeatureStatistics:
         assert self._count is not None  # otherwise there is a _covariance
         return self._scatter / (self._count - 1)
 
+    def projected(self, axes: np.ndarray) -> Self:
+        """Returns the statistics of the rows times `axes`: the rows' coordinates on some axes.
+
+        Args:
+            axes: [D,K] float64, K axes as columns.
+
+        Returns:
+            Statistics of K features, to which nothing can be added.
+        """
+        found = type(self)(axes.shape[1])
+        found._mean, found._count = self.mean @ axes, None
+        found._covariance = axes.T @ self.covariance @ axes
+        return found
+
+    def without(self, part: Self) -> Self:
+        """Returns the statistics of the rows that are not in `part`.
+
+        Args:
+            part: statistics of some of these rows, of fewer than all.
+        """
+        total, count = self._known_count(), part._known_count()
+        rest = total - count
+        if not 0 <= count < total:
+            raise ValueError(f"{count} rows cannot be taken from {total} rows; one must remain")
+        found = type(self)(self.dim)
+        found._count = rest
+        found._mean = self.mean + (self.mean - part.mean) * (count / rest) if count else self.mean
+        part._flush()
+        # `_combine`, solved for one of its two sets.
+        delta = part._mean - found._mean
+        found._scatter = self._scatter - part._scatter
+        found._scatter -= np.outer(delta * (count * rest / total), delta)
+        return found
+
     def save(self, path: StrPath, spatial: Self | None = None, **about: Any) -> None:
         """Writes an .npz with `mu` and `sigma`, the keys of the ADM suite, and `count`.
 
@@ -202,7 +236,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises:
         UserError: another D, or fewer than two rows.
     """
-    _refuse_other_dim(a, b)
+    refuse_other_dim(a, b)
     covariance_a, covariance_b = a.covariance, b.covariance
     root = _root(covariance_a)
     eigenvalues = np.linalg.eigvalsh(root.T @ covariance_b @ root)
@@ -221,7 +255,8 @@ def _root(covariance: np.ndarray) -> np.ndarray:
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def _refuse_other_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
+def refuse_other_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
+    """Raises UserError unless both are statistics of the same number of features."""
     if a.dim != b.dim:
         raise UserError(
             f"statistics of {a.dim} and of {b.dim} features cannot be compared; both must come "
