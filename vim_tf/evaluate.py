@@ -121,12 +121,14 @@ def _add_common(parser: argparse.ArgumentParser, extractor: str) -> None:
         ".keras model)",
     )
     parser.add_argument(
-        "--metrics", help="one or more of fid,sfid,is,kid,pr (default: all that the network gives)"
+        "--metrics",
+        help="one or more of kid,fid,fd64,sfid,is,pr (default: all that the network gives and that "
+        "have enough images)",
     )
     parser.add_argument(
         "--allow-small-n",
         action="store_true",
-        help="allow FID with fewer images than twice the features",
+        help="allow FID with fewer images than twice the features, and FD64 with fewer than 1000",
     )
 
 

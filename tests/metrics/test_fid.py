@@ -137,7 +137,7 @@ def test_statistics_survive_a_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["reference.npz"]
     for saved, loaded in (
         (a, FeatureStatistics.load(path)),
-        (spatial, FeatureStatistics.load(path, spatial=True)),
+        (spatial, FeatureStatistics.load(path, "_s")),
     ):
         assert loaded.dim == saved.dim
         np.testing.assert_array_equal(loaded.mean, saved.mean)

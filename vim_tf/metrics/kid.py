@@ -6,6 +6,7 @@ import numpy as np
 
 from vim_tf.annotations import Tensor
 from vim_tf.errors import UserError
+from vim_tf.metrics.feature_file import FeatureRows
 
 BLOCK = 2048  # rows whose kernel with as many others is in memory: 32 MB
 RESAMPLES = 200  # of a bootstrap; the error itself is then known to about a tenth
@@ -57,8 +58,8 @@ def draw_subsets(
 
 
 def kid(
-    features_a: np.ndarray,
-    features_b: np.ndarray,
+    features_a: np.ndarray | FeatureRows,
+    features_b: np.ndarray | FeatureRows,
     subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 2020,
@@ -85,6 +86,8 @@ def kid(
             f"KID's subset size is {subset_size} for sets of {counts[0]} and {counts[1]} images; "
             "it must be from 2 to the smaller number: give a smaller size or more images"
         )
+    if subset_size == max(counts):
+        subsets = 1  # each subset would be the whole of both sets
     distances = [
         # Sorted, so that a disk is read in one direction; the sums are the same.
         squared_mmd(features_a[np.sort(rows_a)], features_b[np.sort(rows_b)])
@@ -183,7 +186,9 @@ def _draw_counts(random: np.random.RandomState, rows: int, resamples: int) -> np
     return counts
 
 
-def _refuse_other_lengths(features_a: np.ndarray, features_b: np.ndarray) -> None:
+def _refuse_other_lengths(
+    features_a: np.ndarray | FeatureRows, features_b: np.ndarray | FeatureRows
+) -> None:
     if features_a.shape[1] != features_b.shape[1]:
         raise UserError(
             f"features of length {features_a.shape[1]} and {features_b.shape[1]} cannot be "
