@@ -29,6 +29,7 @@ from vim_tf.runs.trained_run import open_run
 
 UNCHANGED = "unchanged"  # the name of the half that is not degraded
 SEED = 2020  # of the choice of the halves
+SMALLEST = 24  # pixels of the shorter side; the smallest blur has a sigma of 0.4 pixels there
 
 
 class Row(NamedTuple):
@@ -118,12 +119,18 @@ def evaluate_network(
             f"the check of a network needs at least {2 * FEWEST:,} images, {FEWEST:,} in each "
             f"half, and there are {source.count:,}; give more images"
         )
+    size = source.description["size"]
+    if min(size) < SMALLEST:
+        raise UserError(
+            f"the images have {size[0]} x {size[1]} pixels, so the smallest blur would hardly "
+            f"change them; give images of at least {SMALLEST} x {SMALLEST}"
+        )
     inside = np.zeros(source.count, bool)
     inside[np.random.RandomState(SEED).permutation(source.count)[: source.count // 2]] = True
     metrics = ("kid", "fd64") if network.dim >= COMPONENTS else ("kid",)
     kept = ChosenImages(source, inside)
     reference = measure(kept, network, metrics, batch_size, "reference images")
-    steps = degradations(source.description["size"])
+    steps = degradations(size)
     rows: dict[str, Row] = {}
     settings: dict[str, Any] = {}
     for step in [None, *steps["blur"], *steps["noise"]]:
