@@ -171,6 +171,8 @@ def test_reconstruction_with_a_network(own_runs, run, classifier):
     assert figures["rFID[colours]"] == pytest.approx(expected, rel=1e-4)
     assert {"PSNR", "IS[colours]", "KID[colours]", "precision[colours]"} <= set(figures)
     assert not any(name.startswith("sFID") for name in figures)
+    # A reconstruction has an original of its own, so real images are not compared.
+    assert not any(" real" in name for name in {*figures, *result["missing"]})
     assert result["reference"]["kind"] == "the run's validation images"
     assert result["images"]["kind"] == "reconstructions"
     assert result["images"]["count"] == result["reference"]["count"] == 10
@@ -191,6 +193,22 @@ def test_the_first_n_of_a_split(own_runs, run, classifier):
     images = images_of(own_runs["vit_vqgan"], "train")[:12]
     error = (np.asarray(load_tokenizer(own_runs["vit_vqgan"])(images)) - images) / 2
     assert result["figures"]["l1"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
+
+
+def test_fid_of_too_few_images_is_left_out(own_runs, run, classifier, capsys):
+    for kind, stage, name in (
+        ("reconstruction", "vit_vqgan", "rFID[colours]"),
+        ("generation", "vim", "gFID[colours]"),
+    ):
+        given = ["--n", "7", "--extractor", classifier[0]]
+        result = run(kind, own_runs[stage], *given, out=f"{kind}.json")
+        assert {"KID[colours]", "KID[colours] standard error"} <= set(result["figures"])
+        reason = result["missing"][name]
+        assert reason.startswith("fid of 7 ")
+        assert reason.endswith("; use KID instead, and read it with its standard error")
+        shown = capsys.readouterr()
+        assert f"left out: {reason}\n" in shown.err
+        assert f"  -  {reason}\n" in shown.out
 
 
 def test_images_that_have_moved(own_runs, run, tiny_images, tmp_path):
