@@ -195,22 +195,6 @@ def test_the_first_n_of_a_split(own_runs, run, classifier):
     assert result["figures"]["l1"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
 
 
-def test_fid_of_too_few_images_is_left_out(own_runs, run, classifier, capsys):
-    for kind, stage, name in (
-        ("reconstruction", "vit_vqgan", "rFID[colours]"),
-        ("generation", "vim", "gFID[colours]"),
-    ):
-        given = ["--n", "7", "--extractor", classifier[0]]
-        result = run(kind, own_runs[stage], *given, out=f"{kind}.json")
-        assert {"KID[colours]", "KID[colours] standard error"} <= set(result["figures"])
-        reason = result["missing"][name]
-        assert reason.startswith("fid of 7 ")
-        assert reason.endswith("; use KID instead, and read it with its standard error")
-        shown = capsys.readouterr()
-        assert f"left out: {reason}\n" in shown.err
-        assert f"  -  {reason}\n" in shown.out
-
-
 def test_images_that_have_moved(own_runs, run, tiny_images, tmp_path):
     moved = shutil.copytree(tiny_images, tmp_path / "moved")
     places = [f"data.path={moved}/train", f"data.validation_path={moved}/validation"]
