@@ -42,6 +42,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="PATH",
         help="a folder, an .npz of images or of statistics (default: the run's images)",
     )
+    _add_real(kind, "a folder, an .npz, or train or validation for those images of the run")
     kind.add_argument(
         "--label-mode",
         choices=("balanced", "unconditional"),
@@ -76,6 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="PATH",
         help="a folder, or an .npz of images or of statistics",
     )
+    _add_real(kind, "a folder or an .npz")
     kind.add_argument("--n", type=int, help="the first N images of each (default: all)")
     kind.add_argument(
         "--image-size",
@@ -115,6 +117,15 @@ def _add_run(parser: argparse.ArgumentParser, required: bool = True) -> None:
     )
     command_line.add_overrides(parser, command_line.MOVED_IMAGES)
     command_line.add_other_images(parser)
+
+
+def _add_real(parser: argparse.ArgumentParser, kinds: str) -> None:
+    parser.add_argument(
+        "--real",
+        metavar="PATH",
+        help="other real images, whose figures stand beside those of the judged images: "
+        f"{kinds} (default: a random part of the reference, compared with the rest)",
+    )
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 
 from vim_tf import evaluate
+from vim_tf.errors import UserError
 from vim_tf.evaluation.real_parts import choose_part
 from vim_tf.metrics.kid import kid
 
@@ -33,9 +34,8 @@ def test_the_part_is_at_most_half_of_the_reference():
     assert part.description["images"] == 1500
     assert metrics == ("kid", "fd64")
     assert missing == {
-        "FID real[judge]": "the parts of the reference that are compared need 2,560 images each, "
-        "and the first has at most as many as are judged; 3,000 are judged, and the reference has "
-        "3,001"
+        "FID real[judge]": "a part of the reference is compared with the rest, and both need 2,560 "
+        "images; the reference has 3,001, and 3,000 are judged; give real"
     }
     part, metrics, missing = choose_part(900, 9000, ALL, JUDGE, False)
     assert metrics == ("kid",)
@@ -48,6 +48,20 @@ def test_there_may_be_no_part():
         assert (part, metrics) == (None, ())
         assert set(missing) == {"KID real[judge]", "FID real[judge]", "FD64 real[judge]"}
     assert choose_part(3000, 9000, ("is", "pr"), JUDGE, False) == (None, (), {})
+
+
+def test_other_images_are_not_halved():
+    others = SimpleNamespace(count=2600, description={"kind": "npz", "path": "other.npz"})
+    part, metrics, missing = choose_part(3000, None, ALL, JUDGE, False, others)
+    assert part is not None
+    described = {"kind": "npz", "path": "other.npz", "images": 2600, "seed": 2020}
+    assert part.description == described
+    assert (metrics, missing) == (("kid", "fid", "fd64"), {})
+    part, metrics, missing = choose_part(2000, 9000, ALL, JUDGE, False, others)
+    assert part is not None
+    assert (part.count, len(part.inside), metrics) == (2000, 2600, ("kid", "fd64"))
+    reason = "it needs 2,560 real images; real has 2,600, and 2,000 are judged"
+    assert missing == {"FID real[judge]": reason}
 
 
 # In results ---------------------------------------------------------------------------------------
@@ -94,6 +108,38 @@ def test_the_figures_of_real_images(scene):
     assert figures["FD64[net]"] < figures["FID[net]"]
     expected, _ = kid(part, rest, 100, 100, 2020)
     assert figures["KID real[net]"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_figures_of_other_real_images(scene):
+    folder, features = scene
+    random = np.random.default_rng(1)
+    real = random.integers(0, 256, (300, 4, 4, 3), "uint8")
+    np.savez(folder / "real.npz", real)
+    network = keras.saving.load_model(folder / "net.keras")
+    network = keras.Model(network.inputs, network.layers[-1].input)
+    given = ("--metrics", "kid,fid,fd64", "--allow-small-n", "--real", folder / "real.npz")
+    result = run(folder, "x.json", *given)
+    chosen = real[np.sort(np.random.RandomState(2020).permutation(300)[:200])]
+    answer = network.predict(chosen / 127.5 - 1, verbose=0).astype("float64")
+    figures = result["figures"]
+    assert figures["FID real[net]"] == pytest.approx(frechet(answer, features), rel=1e-4)
+    axes = np.linalg.svd(features - features.mean(0), full_matrices=False)[2][:64].T
+    expected = frechet(answer @ axes, features @ axes)
+    assert figures["FD64 real[net]"] == pytest.approx(expected, rel=1e-4)
+    expected, _ = kid(answer, features, 100, 100, 2020)
+    assert figures["KID real[net]"] == pytest.approx(expected, rel=1e-3)
+    settings = result["settings"]["real"]
+    assert (settings["images"], settings["reference"]) == (200, 500)
+    assert settings["path"] == str(folder / "real.npz")
+    # They can be compared with statistics too.
+    (kept,) = folder.glob("b.npz.statistics-*")
+    given = ["--images", folder / "a.npz", "--reference", kept, "--out", folder / "y.json"]
+    given += ["--extractor", folder / "net.keras", "--metrics", "fid", "--allow-small-n"]
+    evaluate.main(["images", *map(str, given), "--real", str(folder / "real.npz")])
+    again = json.loads((folder / "y.json").read_text())["figures"]
+    assert again["FID real[net]"] == pytest.approx(figures["FID real[net]"], rel=1e-9)
+    with pytest.raises(UserError, match="real and reference are both .*b.npz; give other"):
+        run(folder, "z.json", "--real", folder / "b.npz")
 
 
 def test_kept_statistics_have_those_of_the_part(scene, capsys):

@@ -54,3 +54,13 @@ def test_fid_of_too_few_images(tiny_runs, tmp_path, network, capsys, kind, stage
         evaluate(run, extractor=network, n=7, metrics=["fid"])
     result = evaluate(run, extractor=network, n=7, metrics=["fid"], allow_small_n=True)
     assert name in result.figures
+
+
+def test_real_images_of_the_run(tiny_runs, tmp_path, network):
+    run = shutil.copytree(tiny_runs["vim"], tmp_path / "run")
+    result = vim_tf.evaluate_generation(run, extractor=network, n=9, metrics=["fid"], real="train")
+    assert "FID real[net]" in result.figures
+    real = result.settings["real"]
+    assert (real["kind"], real["images"], real["reference"]) == ("the run's train images", 9, 10)
+    with pytest.raises(UserError, match="real and split are train; .* of the other split"):
+        vim_tf.evaluate_generation(run, extractor=network, n=9, split="train", real="train")

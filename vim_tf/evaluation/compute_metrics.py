@@ -153,6 +153,7 @@ def compare(
     prefix: str = "",
     part: RealPart | None = None,
     real_metrics: Collection[str] = (),
+    others: Measured | None = None,
 ) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
     """Computes the figures of two measured sets.
 
@@ -162,8 +163,9 @@ def compare(
         metrics: of `metric_choice.METRICS`.
         extractor: the feature network, for the figures' names.
         prefix: "r", "g" or "", put before "FID".
-        part: the images of the reference that are compared with its other images.
+        part: the real images that are compared with the reference; None for none.
         real_metrics: the metrics of this comparison, see `real_parts.choose_part`.
+        others: the `Measured` of the part, if it is not of the reference.
 
     Returns:
         (figures {name: float}, {name: why it is missing}, the metrics' settings for the protocol).
@@ -173,6 +175,8 @@ def compare(
     settings: dict[str, Any] = {}
     if part is not None:
         settings["real"] = part.description
+        if others is not None:
+            settings["real"] |= {"reference": reference.count, "sha256": others.sha256}
     for metric in metrics:
         names = figure_names(metric, extractor, prefix)
         if metric == "sfid" and reference.spatial is None:
@@ -185,7 +189,7 @@ def compare(
         figures |= zip(names, map(float, values), strict=True)
         settings |= about
         if part is not None and metric in real_metrics:
-            figures[real_name(metric, extractor)] = _compute_real(metric, reference, part)
+            figures[real_name(metric, extractor)] = _compute_real(metric, reference, part, others)
     return figures, missing, settings
 
 
@@ -240,15 +244,24 @@ def _compute(
     return values, {"precision_recall_neighbours": NEIGHBOURS}
 
 
-def _compute_real(metric: str, reference: Measured, part: RealPart) -> float:
-    """Returns a figure of the part against the other images of the reference."""
+def _compute_real(
+    metric: str, reference: Measured, part: RealPart, others: Measured | None
+) -> float:
+    """Returns a figure of other real images, or of the part against the rest of the reference."""
     if metric == "kid":
         assert reference.spool is not None
-        features = reference.spool.finish()
-        a, b = (FeatureRows(features, chosen) for chosen in (part.inside, ~part.inside))
+        b = reference.spool.finish()
+        if others is None:
+            a, b = FeatureRows(b, part.inside), FeatureRows(b, ~part.inside)
+        else:
+            assert others.spool is not None
+            a = others.spool.finish()
         return kid(a, b, **_subsets(len(a), len(b)))[0]
-    assert reference.part is not None
     assert reference.pooled is not None
+    if others is not None:
+        assert others.pooled is not None
+        return _DISTANCES[metric](others.pooled, reference.pooled)
+    assert reference.part is not None
     return _DISTANCES[metric](reference.part, reference.pooled.without(reference.part))
 
 

@@ -1,7 +1,8 @@
 """Real images compared with real images: the value that a figure has for perfect samples.
 
-FID of two sets of real images is not 0 but grows with the features and falls with the images. So a
-part of the reference is taken as if it were the judged set, and compared with the rest.
+FID of two sets of real images is not 0: it grows with the features and falls with the images. So it
+stands beside the FID of the judged images. The real images are either other images than the
+reference's, or a random part of the reference, which is compared with the rest of it.
 """
 
 from collections.abc import Collection
@@ -10,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from vim_tf.evaluation.degraded_images import ChosenImages
 from vim_tf.evaluation.features import FeatureNetwork
+from vim_tf.evaluation.image_sources import ImageSource
 from vim_tf.evaluation.metric_choice import REAL, fewest_images, real_name
 
 SEED = 2020  # of the choice of the images
@@ -18,13 +21,16 @@ SEED = 2020  # of the choice of the images
 
 @dataclass(frozen=True, eq=False)
 class RealPart:
-    """Random images of the reference, which are compared with its other images.
+    """Random real images that are compared with the reference.
 
     Attributes:
         inside: bool [M], true for the images of the part.
+        others: the images that the part is of; None if it is a part of the reference, which is then
+            compared with the reference's other images.
     """
 
     inside: np.ndarray
+    others: ImageSource | None = None
 
     @property
     def count(self) -> int:
@@ -32,8 +38,15 @@ class RealPart:
         return int(np.count_nonzero(self.inside))
 
     @property
+    def source(self) -> ChosenImages | None:
+        """The part, if it is not of the reference."""
+        return None if self.others is None else ChosenImages(self.others, self.inside)
+
+    @property
     def description(self) -> dict[str, Any]:
         """The part's entry in the protocol of an evaluation."""
+        if self.others is not None:
+            return {**self.others.description, "images": self.count, "seed": SEED}
         rest = len(self.inside) - self.count
         return {"images": self.count, "reference": rest, "seed": SEED}
 
@@ -44,8 +57,9 @@ def choose_part(
     metrics: Collection[str],
     extractor: FeatureNetwork,
     allow_small_n: bool,
+    others: ImageSource | None = None,
 ) -> tuple[RealPart | None, tuple[str, ...], dict[str, str]]:
-    """Chooses as many images of the reference as are judged, and at most half of it.
+    """Chooses as many real images as are judged, or fewer: at most half of the reference.
 
     Args:
         count: number of the judged images.
@@ -53,28 +67,34 @@ def choose_part(
         metrics: of `metric_choice.METRICS`, those of the judged images.
         extractor: the feature network.
         allow_small_n: as in `metric_choice.fit_to_counts`.
+        others: real images to choose from instead of the reference.
 
     Returns:
         (the part or None, the metrics of real images, {name of a figure: why it is missing}).
     """
-    size = 0 if reference_count is None else min(count, reference_count // 2)
+    available = reference_count if others is None else others.count
+    largest = 0 if available is None else available if others is not None else available // 2
+    size = min(count, largest)
     kept, missing = [], {}
     for metric in [metric for metric in metrics if metric in REAL]:
         needed = fewest_images(metric, extractor, allow_small_n)
         if size >= needed:
             kept.append(metric)
-        elif reference_count is None:
-            reason = "the reference has statistics of all its images together"
+        elif available is None:
+            reason = "the reference has statistics of all its images together; give real"
             missing[real_name(metric, extractor)] = reason
+        elif others is None:
+            missing[real_name(metric, extractor)] = (
+                f"a part of the reference is compared with the rest, and both need {needed:,} "
+                f"images; the reference has {available:,}, and {count:,} are judged; give real"
+            )
         else:
             missing[real_name(metric, extractor)] = (
-                f"the parts of the reference that are compared need {needed:,} images each, and "
-                f"the first has at most as many as are judged; {count:,} are judged, and the "
-                f"reference has {reference_count:,}"
+                f"it needs {needed:,} real images; real has {available:,}, and {count:,} are judged"
             )
     if not kept:
         return None, (), missing
-    assert reference_count is not None  # otherwise size is 0
-    inside = np.zeros(reference_count, bool)
-    inside[np.random.RandomState(SEED).permutation(reference_count)[:size]] = True
-    return RealPart(inside), tuple(kept), missing
+    assert available is not None  # otherwise size is 0
+    inside = np.zeros(available, bool)
+    inside[np.random.RandomState(SEED).permutation(available)[:size]] = True
+    return RealPart(inside, others), tuple(kept), missing

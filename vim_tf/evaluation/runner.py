@@ -3,6 +3,7 @@
 All use the replicas of the `tf.distribute` strategy in scope.
 """
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -114,6 +115,7 @@ def evaluate_generation(
     resize: str | None = None,
     metrics: Collection[str] | None = None,
     reference: StrPath | None = None,
+    real: StrPath | None = None,
     split: str = "validation",
     n: int = 50_000,
     label_mode: str | None = None,
@@ -139,6 +141,9 @@ def evaluate_generation(
         metrics: as in `evaluate_reconstruction`.
         reference: a folder of images, or an .npz of images or of statistics; None compares with
             the images of the run's split.
+        real: real images to compare with the reference too, none of them in it: a folder, an .npz,
+            or "train" or "validation" for those images of the run; None takes a part of the
+            reference.
         split: "validation" or "train".
         n: number of samples.
         label_mode: "balanced" (all classes equally often) or "unconditional"; None is balanced for
@@ -184,6 +189,13 @@ def evaluate_generation(
         _, compared_with = _run_reference(trained, split, None)
     else:
         compared_with = open_reference(reference, "reference", network)
+    others = None
+    if real in ("train", "validation"):
+        if reference is None and real == split:
+            raise UserError(f"real and split are {real}; compare with images of the other split")
+        others = RunImages(trained.data, str(real))
+    elif real is not None:
+        others = _open_real(real, reference)
     return _judge(
         source,
         compared_with,
@@ -193,6 +205,7 @@ def evaluate_generation(
         asked,
         batch_size,
         allow_small_n,
+        others,
         "g",
         trained.hashes(),
         run,
@@ -237,6 +250,7 @@ def evaluate_images(
     extractor_hash: str | None = None,
     resize: str | None = None,
     metrics: Collection[str] | None = None,
+    real: StrPath | None = None,
     n: int | None = None,
     image_size: tuple[int, int] | None = None,
     batch_size: int = 64,
@@ -251,6 +265,8 @@ def evaluate_images(
         extractor_hash: as in `evaluate_reconstruction`.
         resize: as in `evaluate_reconstruction`.
         metrics: as in `evaluate_reconstruction`.
+        real: real images to compare with the reference too, none of them in it: a folder or an
+            .npz; None takes a part of the reference.
         n: number of images to use of each set, the first ones; None uses all.
         image_size: (H, W) to resize and crop the images of folders to; None does not change them.
         batch_size: images at once.
@@ -274,8 +290,9 @@ def evaluate_images(
         )
     source = open_images(images, "images", crops[0], n)
     compared_with = open_reference(reference, "reference", network, crops[1], n)
+    others = None if real is None else _open_real(real, reference, image_size)
     return _judge(
-        source, compared_with, "images", network, metrics, asked, batch_size, allow_small_n
+        source, compared_with, "images", network, metrics, asked, batch_size, allow_small_n, others
     )
 
 
@@ -294,6 +311,7 @@ def _judge(
     asked: bool,
     batch_size: int,
     allow_small_n: bool,
+    real: ImageSource | None,
     prefix: str = "",
     models: dict[str, str] | None = None,
     run: StrPath | None = None,
@@ -301,15 +319,21 @@ def _judge(
     metrics, left_out = _fit_to_counts(
         what, source.count, reference.count, metrics, network, allow_small_n, asked, prefix
     )
-    real_count = None if reference.statistics is not None else reference.count
+    in_images = None if reference.statistics is not None else reference.count
     part, real_metrics, unreal = choose_part(
-        source.count, real_count, metrics, network, allow_small_n
+        source.count, in_images, metrics, network, allow_small_n, real
     )
     # The candidate is measured first: its first batch checks the settings of the sampling.
     candidate = compute_metrics.measure(source, network, metrics, batch_size, what)
-    measured = measure_reference(reference, network, metrics, batch_size, _say, part)
+    of_reference = part if real is None else None
+    measured = measure_reference(reference, network, metrics, batch_size, _say, of_reference)
+    others = None
+    if part is not None and part.source is not None:
+        others = compute_metrics.measure(
+            part.source, network, real_metrics, batch_size, "real images"
+        )
     figures, missing, settings = compute_metrics.compare(
-        candidate, measured, metrics, network, prefix, part, real_metrics
+        candidate, measured, metrics, network, prefix, part, real_metrics, others
     )
     missing = left_out | missing | unreal
     return protocol.make_result(
@@ -322,6 +346,14 @@ def _judge(
         models,
         run,
     )
+
+
+def _open_real(
+    real: StrPath, reference: StrPath | None, image_size: tuple[int, int] | None = None
+) -> ImageSource:
+    if reference is not None and os.path.realpath(real) == os.path.realpath(reference):
+        raise UserError(f"real and reference are both {real}; give other real images")
+    return open_images(real, "real", image_size if Path(real).is_dir() else None)
 
 
 def _fit_to_counts(
