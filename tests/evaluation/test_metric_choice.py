@@ -65,6 +65,7 @@ def test_the_reason_names_what_to_use_instead():
         "fid of 2,559 samples with 1,280 features needs at least twice as many images, 2,560: "
     )
     assert missing["gFID[judge]"].endswith("; use KID and FD64 instead")
+    assert fit(1000)[1]["gFID[judge]"].endswith("; use KID and FD64 instead")
     _, missing = fit(9000, 999)
     alone = "; use KID instead, and read it with its standard error"
     assert missing["gFID[judge]"].endswith(alone)
