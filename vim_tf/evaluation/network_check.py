@@ -112,8 +112,13 @@ def evaluate_network(
             run or the images.
     """
     check_counts_and_split(n, batch_size, split)
+    _check_arguments(images, run, split, image_size, overrides, other_images)
     network = open_extractor(extractor, resize, extractor_hash)
-    source = _open_source(images, run, split, n, image_size, overrides, other_images)
+    if images is not None:
+        source: ImageSource = open_images(images, "images", image_size, n)
+    else:
+        assert run is not None  # one of them is given
+        source = RunImages(open_run(run, overrides, other_images).data, split, n)
     if source.count < 2 * FEWEST:
         raise UserError(
             f"the check of a network needs at least {2 * FEWEST:,} images, {FEWEST:,} in each "
@@ -159,25 +164,21 @@ def evaluate_network(
     )
 
 
-def _open_source(
+def _check_arguments(
     images: StrPath | None,
     run: StrPath | None,
     split: str,
-    n: int | None,
     image_size: tuple[int, int] | None,
     overrides: Sequence[str],
     other_images: bool,
-) -> ImageSource:
+) -> None:
+    """Raises UserError for arguments that do not go together."""
     if (images is None) == (run is None):
         raise UserError("images or a run are needed; give one of them")
     if image_size is not None and (images is None or not Path(images).is_dir()):
         raise UserError("image_size crops the images of a folder; leave it out")
-    if run is not None:
-        return RunImages(open_run(run, overrides, other_images).data, split, n)
-    if split != "validation" or overrides or other_images:
+    if images is not None and (split != "validation" or overrides or other_images):
         raise UserError("split, overrides and other_images are of a run; leave them out")
-    assert images is not None  # one of them is given
-    return open_images(images, "images", image_size, n)
 
 
 def _compare(name: str, found: Measured, reference: Measured) -> tuple[Row, dict[str, Any]]:

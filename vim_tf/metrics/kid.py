@@ -151,8 +151,8 @@ def bootstrap_error(
 
     # The weights of both sets sum to 0. So a sum over all pairs, also of a row with itself, is the
     # same for the kernel and for the kernel whose rows and columns are centred.
-    sums = [np.zeros(len(block(number)[0])) for number in range(len(places))]
-    smooth = [np.zeros_like(part) for part in sums]  # of the kernel times the weights
+    sums = [np.zeros(len(block(number)[0])) for number in range(len(places))]  # of kernel rows
+    weighted = [np.zeros_like(part) for part in sums]  # sums with the estimate's weights
     whole = np.zeros(resamples)
     for i in range(len(places)):
         x, weights_x, drawn_x = block(i)
@@ -162,17 +162,18 @@ def bootstrap_error(
             twice = 1 if i == j else 2
             whole += twice * np.einsum("ib,ib->b", drawn_x, kernel @ drawn_y)
             sums[i] += kernel.sum(1)
-            smooth[i] += kernel @ weights_y
+            weighted[i] += kernel @ weights_y
             if i != j:
                 sums[j] += kernel.sum(0)
-                smooth[j] += weights_x @ kernel
+                weighted[j] += weights_x @ kernel
     mean = sum(part.sum() for part in sums) / total**2
-    estimates, of_pairs = whole, whole.copy()
+    estimates = whole.copy()
+    of_pairs = whole  # becomes the sums of the terms d d', without a constant
     for number in range(len(places)):
         x, weights, drawn = block(number)
         own = (np.sum(x * x, axis=1) / x.shape[1] + 1.0) ** 3 - 2 * sums[number] / total + mean
-        estimates = estimates - own @ drawn**2
-        of_pairs += smooth[number] @ (weights[:, None] - 2 * drawn)
+        estimates -= own @ drawn**2  # pairs of a row with itself, by the centred kernel
+        of_pairs += weighted[number] @ (weights[:, None] - 2 * drawn)
         of_pairs -= own @ (drawn - weights[:, None]) ** 2
     variance, least = np.var(estimates), np.var(of_pairs)
     return float(np.sqrt(max(variance - 2 * least, least)))
