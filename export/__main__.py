@@ -26,6 +26,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--run", required=True, help="folder of a run of either stage, or its preset_best"
     )
+    command_line.add_decoder(parser)
     parser.add_argument(
         "--to", required=True, metavar="DIR", help="a new folder, or the folder of earlier exports"
     )
@@ -74,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = export_model(
             given.run,
             given.to,
+            decoder=given.decoder,
             formats=formats,
             embed_block=given.embed_block,
             max_pixels=given.max_pixels,

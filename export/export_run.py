@@ -67,6 +67,7 @@ def export_model(
     run: StrPath,
     out: StrPath,
     *,
+    decoder: StrPath | None = None,
     formats: Sequence[str] = ("saved_model",),
     embed_block: int | None = None,
     max_pixels: int | None = None,
@@ -78,6 +79,8 @@ def export_model(
     Args:
         run: folder of a run of either stage, or its `preset_best`.
         out: a new folder, or one of exports; each export gets a new version in it.
+        decoder: folder of a run of experiment decoder for the same tokens as a VIM's, whose decoder
+            is exported; None exports the VIM's own.
         formats: some of "saved_model", "tflite" and "tfjs".
         embed_block: block of VIM that `embed` takes, from 0; None takes the one that the linear
             probe chose, or 5/12 of all.
@@ -99,7 +102,7 @@ def export_model(
         raise UserError(f"max_pixels is {max_pixels}; it must be at most {image_limits.MOST:,}")
     check_target(out)
     check_tools(formats, Path(node_modules))
-    opened = open_run(run, overrides)
+    opened = open_run(run, overrides, decoder=decoder)
     if embed_block is None:
         embed_block = opened.probed_block or None  # 0 is no block, but the embeddings
         if embed_block:

@@ -184,6 +184,14 @@ discriminator: {channels: 8, base_channels: 128, r1_every: 2}
 optimizer: {learning_rate: 1e-3, warmup_steps: 0}
 discriminator_optimizer: {learning_rate: 1e-3, warmup_steps: 0}
 """
+TINY_DECODER = """
+experiment: decoder
+perturbation: {share: 0.3, nearest: 3}
+losses: {perceptual: 0, adversarial: 0}
+discriminator: {channels: 8, base_channels: 128, r1_every: 2}
+optimizer: {learning_rate: 1e-3, warmup_steps: 0}
+discriminator_optimizer: {learning_rate: 1e-3, warmup_steps: 0}
+"""
 TINY_VIM = """
 experiment: vim
 tokenizer: {passes: 2}
@@ -221,8 +229,13 @@ def write_tiny_images(folder):
 
 @pytest.fixture(scope="session")
 def tiny_configs(tiny_images, make_once):
-    """{"vit_vqgan": path, "vim": path, "classifier": path} of YAML files for `--config`."""
-    texts = {"vit_vqgan": TINY_VIT_VQGAN, "vim": TINY_VIM, "classifier": TINY_CLASSIFIER}
+    """{name of an experiment: path} of YAML files for `--config`."""
+    texts = {
+        "vit_vqgan": TINY_VIT_VQGAN,
+        "decoder": TINY_DECODER,
+        "vim": TINY_VIM,
+        "classifier": TINY_CLASSIFIER,
+    }
 
     def write(folder):
         folder.mkdir()
@@ -267,6 +280,12 @@ def tiny_runs(train_once):
         "vit_vqgan": tokenizer,
         "vim": train_once("vim", "runs/vim", f"tokenizer.run={tokenizer}"),
     }
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(train_once, tiny_runs):
+    """The folder of a finished run of a decoder for the tokens of `tiny_runs`."""
+    return train_once("decoder", "runs/decoder", f"tokenizer.run={tiny_runs['vit_vqgan']}")
 
 
 @pytest.fixture(scope="session")

@@ -68,14 +68,14 @@ def unchanged_run(live):
     from vim_tf.runs.trained_run import open_run
 
     run = open_run(live / "vim")
-    return run, run.data, vim_tf.load(live / "vit_vqgan").model_hash()
+    return run, run.data, vim_tf.load(live / "vit_vqgan").token_hash()
 
 
 def open_cache(live, case=None):
     from vim_tf.data.token_cache import TokenCache
 
-    _, data, tokenizer_hash = unchanged_run(live)
-    cache = TokenCache.open(live / "vim" / "tokens", tokenizer_hash, data=data)
+    _, data, token_hash = unchanged_run(live)
+    cache = TokenCache.open(live / "vim" / "tokens", token_hash, data=data)
     said = text_of(cache.header)
     return answer(cache.tokens["train"], cache.labels["train"], cache.tokens["validation"], said)
 

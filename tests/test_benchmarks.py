@@ -7,11 +7,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
+import vim_tf
 from vim_tf.data import decoded_cache
 from vim_tf.errors import UserError
 from vim_tf.export.litert import tflite, tflite_generator
+from vim_tf.runs.run import Run
 from vim_tf.runs.trained_run import open_run
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -248,3 +251,69 @@ def test_arms_are_compared_with_the_first(contest, tiny_configs, capsys):
     assert [row[0] for row in rows] == ["| narrow", "| deep"]
     assert rows[0][3] == "1.00"
     assert float(rows[1][5].rstrip(" |")) > 1
+
+
+@pytest.mark.large
+def test_arms_of_a_tokenizer_and_of_its_decoder(contest, tiny_configs, tiny_runs, capsys):
+    arms = importlib.import_module("arms")
+    alone = ["losses.adversarial=0", f"tokenizer.run={tiny_runs['vit_vqgan']}"]
+    arms.main(
+        ["--config", str(tiny_configs["vit_vqgan"]), "--repeats", "2", "--steps", "1000"]
+        + ["--arm", "whole", "losses.adversarial=0"]
+        + ["--arm", "decoder", str(tiny_configs["decoder"]), *alone]
+    )
+    header, _, *rows = capsys.readouterr().out.splitlines()[:4]
+    assert header.endswith("| steps of equal time | steps of equal operations |")
+    whole, decoder = ([cell.strip() for cell in row.split("|")[1:-1]] for row in rows)
+    assert whole[:1] + whole[-2:] == ["whole", "1,000", "1,000"]
+    ratio, steps = float(decoder[5]), int(decoder[7].replace(",", ""))
+    assert steps == pytest.approx(1000 / ratio, rel=0.01)
+
+
+@pytest.mark.large
+def test_the_loss_study_trains_forks_and_goes_on(contest, tiny_configs, tmp_path, capsys):
+    """The study of a tiny config: two arms and a decoder, one of them of another length."""
+    loss_study = importlib.import_module("loss_study")
+    network = keras.Sequential(
+        [
+            keras.layers.Input((16, 16, 3)),
+            keras.layers.Conv2D(70, 3, strides=4, activation="relu"),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3),
+        ]
+    )
+    network.save(tmp_path / "judge.keras")
+    given = ["--config", str(tiny_configs["vit_vqgan"]), "--workdir", str(tmp_path / "study")]
+    given += ["--decoder-config", str(tiny_configs["decoder"]), "--metrics", "kid"]
+    given += ["--judges", str(tmp_path / "judge.keras"), "--base-steps", "2", "--arm-steps", "4"]
+    given += ["--arms", "l2", "l2@0.5", "decoder", "--set", "training.evaluate_every=2"]
+    loss_study.main(given)
+    table = (tmp_path / "study" / "table.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines()[2:]}
+    assert list(rows) == ["l2", "l2@0.5", "decoder"]
+    assert rows["l2"].endswith("| 1.00 |")
+    steps = {
+        path.name: max(record["step"] for record in Run(path).read_metrics())
+        for path in (tmp_path / "study" / "seed_0").iterdir()
+    }
+    assert steps == {"base_plain": 2, "base_head": 2, "l2": 6, "l2@0.5": 4, "decoder": 4}
+    bases = {name: vim_tf.load(tmp_path / "study" / "seed_0" / name) for name in steps}
+    assert bases["decoder"].token_hash() == bases["base_head"].token_hash()
+    assert (tmp_path / "study" / "curves.png").is_file()
+    assert (tmp_path / "study" / "sheet.png").is_file()
+    commands = (tmp_path / "study" / "commands.txt").read_text()
+    assert len(commands.splitlines()) == 5 + 3
+    capsys.readouterr()
+    loss_study.main(given)  # nothing is trained or measured again
+    assert (tmp_path / "study" / "commands.txt").read_text() == commands
+    assert capsys.readouterr().out.strip().endswith(table.strip())
+
+
+@pytest.mark.parametrize("arm", ["l3", "l2@x", "l2@0", "l2@-1", "decoder"])
+def test_arms_of_the_loss_study_are_checked(contest, tiny_configs, tmp_path, arm):
+    loss_study = importlib.import_module("loss_study")
+    given = ["--config", str(tiny_configs["vit_vqgan"]), "--workdir", str(tmp_path / "study")]
+    given += ["--base-steps", "2", "--arm-steps", "4", "--arms", arm]
+    with pytest.raises(UserError, match=f"--arms has {arm}"):
+        loss_study.main(given)
+    assert not (tmp_path / "study").exists()

@@ -24,6 +24,7 @@ from vim_tf.metrics.image_metrics import ssim
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import load_tokenizer
 from vim_tf.runs.run import Run
+from vim_tf.runs.trained_run import open_run
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_reconstruction_without_a_network(own_runs, run, stage):
         "seam excess": "neighbouring pixels of the originals never differ inside a patch",
     }
     assert "lpips" not in result["settings"]
-    assert result["models"] == {"tokenizer": tokenizer.model_hash()}
+    assert result["models"] == tokenizer.hashes()
     assert (result["extractor"], result["reference"]) == (None, None)
 
 
@@ -171,8 +172,6 @@ def test_reconstruction_with_a_network(own_runs, run, classifier):
     assert figures["rFID[colours]"] == pytest.approx(expected, rel=1e-4)
     assert {"PSNR", "IS[colours]", "KID[colours]", "precision[colours]"} <= set(figures)
     assert not any(name.startswith("sFID") for name in figures)
-    # A reconstruction has an original of its own, so real images are not compared.
-    assert not any(" real" in name for name in {*figures, *result["missing"]})
     assert result["reference"]["kind"] == "the run's validation images"
     assert result["images"]["kind"] == "reconstructions"
     assert result["images"]["count"] == result["reference"]["count"] == 10
@@ -225,9 +224,26 @@ def test_generation(own_runs, run, classifier):
     assert described["label_mode"] == "balanced"
     assert (described["seed"], described["temperature"], described["top_k"]) == (3, 0.9, 0)
     assert (described["guidance_scale"], described["count"]) == (1.5, 11)
-    assert set(result["models"]) == {"tokenizer", "vim"}
-    assert result["models"]["vim"] == generator.vim.model_hash()
+    assert result["models"] == generator.hashes()
     assert "label mode balanced, seed 3, temperature 0.9" in result["markdown"]
+
+
+def test_generation_with_another_decoder(own_runs, tiny_decoder, run, classifier):
+    path, features = classifier
+    given = ["--n", "10", "--metrics", "fid", "--extractor", path, "--decoder", str(tiny_decoder)]
+    result = run("generation", own_runs["vim"], *given)
+    generator = ImageGenerator.load(own_runs["vim"], tiny_decoder)
+    samples = features(generator.generate(np.arange(10) % 2))
+    expected = frechet(samples, features(to_uint8(images_of(own_runs["vim"]))))
+    assert result["figures"]["gFID[colours]"] == pytest.approx(expected, rel=1e-4)
+    assert result["models"] == generator.hashes()
+    own = ImageGenerator.load(own_runs["vim"]).hashes()
+    assert {name for name in own if own[name] != result["models"][name]} == {"decoder"}
+
+
+def test_a_run_without_vim_takes_no_decoder(tiny_runs, tiny_decoder):
+    with pytest.raises(UserError, match="has no VIM whose tokens it could decode; give .* itself"):
+        open_run(tiny_runs["vit_vqgan"], decoder=tiny_decoder)
 
 
 @pytest.mark.large

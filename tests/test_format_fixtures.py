@@ -58,7 +58,7 @@ def test_its_cache_opens(folder):
     experiment = Run(folder / "vim").load_experiment()
     data = make_image_dataset(experiment.data, experiment.seed)
     tokenizer = open_run(folder / "vim").tokenizer
-    cache = TokenCache.open(folder / "vim" / "tokens", tokenizer.model_hash(), data=data)
+    cache = TokenCache.open(folder / "vim" / "tokens", tokenizer.token_hash(), data=data)
     assert cache.tokens["train"].shape == (2, 24, 16)
     os.utime(folder / "images" / "train" / "red" / "3.png", ns=(1, 1))  # has the same content
     assert open_run(folder / "vim").data.train_size == 24

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vim_tf
 from vim_tf import evaluate, generate
+from vim_tf.data.transforms import to_uint8
 from vim_tf.drawing import grids
 from vim_tf.errors import UserError
 from vim_tf.generation.image_generator import ImageGenerator
@@ -44,6 +46,25 @@ def test_a_row_for_each_class(run, tiny_runs):
     margin = pixels.shape[1] - 2 * (3 * (16 + grids.GAP) + grids.GAP)
     for i, image in enumerate(expected):
         np.testing.assert_array_equal(cut(pixels[:, margin:], i // 3, i % 3, 2), image)
+
+
+def test_another_decoder_makes_images_of_the_same_tokens(run, tiny_runs, tiny_decoder, tmp_path):
+    pixels = run("--labels", "red", "--n", "1", "--decoder", str(tiny_decoder), "--zoom", "1")
+    own = ImageGenerator.load(tiny_runs["vim"])
+    tokens = next(own.generate_tokens(["red"], 1))
+    expected = vim_tf.load(tiny_decoder).decode_tokens(tokens)
+    np.testing.assert_array_equal(cut(pixels, 0, 0, 1), to_uint8(expected)[0])
+    assert (pixels != run("--labels", "red", "--n", "1", "--zoom", "1", name="y.png")).any()
+    facts = grids.read_facts(tmp_path / "x.png")
+    assert facts["decoder"] == str(tiny_decoder)
+    models, others = facts["models"], grids.read_facts(tmp_path / "y.png")["models"]
+    assert models == others | {"decoder": vim_tf.load(tiny_decoder).decoder_hash()}
+    assert others == own.hashes()
+    images = vim_tf.generate_images(tiny_runs["vim"], "red", n=1, decoder=tiny_decoder)
+    np.testing.assert_array_equal(
+        images, vim_tf.generate_images(own, "red", n=1, decoder=tiny_decoder)
+    )
+    np.testing.assert_array_equal(images[0], cut(pixels, 0, 0, 1))
 
 
 @pytest.mark.large

@@ -120,3 +120,24 @@ def test_an_old_python_is_named(run_make, tmp_path):
     code, error, _ = run_make("check-python", f"PYTHON={old}")
     assert code == 2
     assert "is Python 3.10.13; vim_tf needs 3.11 to 3.13" in error
+
+
+def test_judges_get_the_environment_of_their_runtimes(run_make, tmp_path):
+    requirements = tmp_path / "checkout" / "tests" / "reference" / "requirements.txt"
+    requirements.parent.mkdir(parents=True)
+    requirements.touch()
+    log, reference = tmp_path / "reference", tmp_path / "venv-reference"
+    installer = tmp_path / "python3.11"  # makes an environment whose Python only records its calls
+    installer.write_text(
+        f"#!/bin/sh\nmkdir -p {reference}/bin\n"
+        f"printf '#!/bin/sh\\necho \"$@\" >> {log}\\n' > {reference}/bin/python\n"
+        f"chmod +x {reference}/bin/python\n"
+    )
+    installer.chmod(0o755)
+    for _ in range(2):  # the second time it is there
+        code, error, calls = run_make("judges", f"REFERENCE_PYTHON={installer}")
+        assert code == 0, error
+    assert calls[-1] == ["benchmarks/build_judges.py", "--out", "runs/judges"]
+    installed = log.read_text().splitlines()
+    assert len(installed) == 2
+    assert installed[1].endswith("install --quiet -r tests/reference/requirements.txt")

@@ -21,7 +21,7 @@ def test_a_cache_by_hand_is_the_one_that_training_makes(arguments, tiny_runs, tm
     caches = []
     for folder in folders:
         header = formats.read_json(folder / "header.json", "token cache", "")
-        caches.append(TokenCache.open(folder, header["tokenizer_hash"]))
+        caches.append(TokenCache.open(folder, header["token_hash"]))
     assert caches[0].header == caches[1].header
     for split in ("train", "validation"):
         np.testing.assert_array_equal(*(cache.tokens[split] for cache in caches))
@@ -43,7 +43,7 @@ def test_training_refuses_another_tokenizers_cache(arguments, tiny_runs, tmp_pat
     other.mkdir()
     for path in cache.iterdir():
         (other / path.name).write_bytes(path.read_bytes())
-    header["tokenizer_hash"] = "0" * 64
+    header["token_hash"] = "0" * 64
     (other / "header.json").write_text(formats.to_json("token cache", header))
     with pytest.raises(UserError, match="made by the tokenizer 0000000000000000"):
         given = [*arguments, "--workdir", str(tmp_path / "run")]

@@ -21,6 +21,7 @@ _HOMES = {
     "ClassifierConfig": "vim_tf.config.sections",
     "ClassifierTrainer": "vim_tf.trainers.classifier_trainer",
     "DataConfig": "vim_tf.config.sections",
+    "DecoderTrainer": "vim_tf.trainers.decoder_trainer",
     "ImageGenerator": "vim_tf.generation.image_generator",
     "QuantizerConfig": "vim_tf.config.sections",
     "TransformerConfig": "vim_tf.config.sections",

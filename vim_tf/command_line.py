@@ -120,6 +120,16 @@ def check_rejection(options: Mapping[str, Any]) -> None:
     checks.rejection(options["reject"], options["acceptance"])
 
 
+def add_decoder(parser: argparse.ArgumentParser) -> None:
+    """Adds --decoder, for commands that decode a VIM's tokens."""
+    parser.add_argument(
+        "--decoder",
+        metavar="RUN",
+        help="folder of a run of experiment decoder for the same tokens, whose decoder makes the "
+        "images (default: the tokenizer's own)",
+    )
+
+
 def check_replicas(options: Mapping[str, Any]) -> None:
     """Raises UserError if --cpu-replicas is below 1 or above `checks.MOST_CPU_REPLICAS`."""
     check_positive(options, "cpu_replicas")

@@ -36,6 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     kind = kinds.add_parser("generation", help="samples of a VIM run")
     _add_run(kind)
+    command_line.add_decoder(kind)
     kind.add_argument("--n", type=int, default=50_000, help="samples (default 50000)")
     kind.add_argument(
         "--reference",
@@ -59,6 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "classifier can learn from them",
     )
     _add_run(kind)
+    command_line.add_decoder(kind)
     kind.add_argument(
         "--classifier",
         required=True,

@@ -51,7 +51,7 @@ SCHEMA = json_object(
 )
 
 # The JSON Schema of the result of `MadeFrom.describe`.
-MADE_FROM_SCHEMA = json_object(images=SCHEMA, tokenizer={"type": ["string", "null"]})
+MADE_FROM_SCHEMA = json_object(images=SCHEMA, tokens={"type": ["string", "null"]})
 
 
 class FileTable:

@@ -21,17 +21,19 @@ from vim_tf.versions import VERSION
 # Number 1 had no checksums and no fingerprints of images. In runs of number 2 the weights of the VQ
 # terms were those of sums over the code's dimensions. Up to number 3 of runs, colour profiles were
 # ignored, copies could be on both sides of the split, and classes were in the order of their
-# characters; the position of the data was a number of steps.
+# characters; the position of the data was a number of steps. Before number
+# 5 of checkpoints, 4 of presets, token caches, features and exports, and 3 of probes, one hash was
+# of the whole tokenizer; now one is of its tokens and one of its decoder.
 NUMBERS = {
     "run": 4,  # <run>/config.yaml, and the meaning of its keys
-    "checkpoint": 4,  # manifest.json, best.json, and the state next to them
-    "preset": 3,  # config.json, metadata.json, and the weights next to them
-    "token cache": 3,  # header.json and the shards
-    "features": 3,  # complete.json and the arrays of a probe's features
-    "probe": 2,  # probe.json
+    "checkpoint": 5,  # manifest.json, best.json, and the state next to them
+    "preset": 4,  # config.json, metadata.json, and the weights next to them
+    "token cache": 4,  # header.json and the shards
+    "features": 4,  # complete.json and the arrays of a probe's features
+    "probe": 3,  # probe.json
     "statistics": 3,  # statistics of a reference, kept for later runs
     "styles": 1,  # styles.json and the records of data.source: styles
-    "export": 3,  # generator.json, protocol.json and SHA256SUMS
+    "export": 4,  # generator.json, protocol.json and SHA256SUMS
 }
 WRITTEN_BY = f"vim_tf {VERSION}"
 MOST_BYTES = 2**26  # of a JSON document; the largest, the header of a cache, names its classes

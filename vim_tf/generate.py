@@ -28,6 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "single PNG files into a folder.",
     )
     parser.add_argument("--run", required=True, help="folder of a VIM run or preset")
+    command_line.add_decoder(parser)
     parser.add_argument(
         "--out", required=True, help="a .png file for a grid, or a folder for single images"
     )
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vim_tf.generation.image_generator import ImageGenerator
 
     with make_strategy(parsed.strategy, parsed.cpu_replicas).scope():
-        generator = ImageGenerator.load(parsed.run)
+        generator = ImageGenerator.load(parsed.run, parsed.decoder)
         labels, n = _choose_labels(generator, parsed)
         write = _write_folder if is_folder else _write_grid
         write(out, generator, labels, n, parsed)
@@ -130,15 +131,14 @@ def _generate(
 
 def _settings(generator: ImageGenerator, arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns what an image was made with: run, weights, seed and settings."""
-    models = {"vim": generator.vim, "tokenizer": generator.tokenizer}
     settings = {
         "written_by": WRITTEN_BY,
         "run": str(arguments.run),
-        "models": {name: model.model_hash() for name, model in models.items()},
+        "models": generator.hashes(),
         "seed": arguments.seed,
         **command_line.sampling_settings(arguments),
     }
-    for name in ("litert", "reject", "acceptance"):
+    for name in ("decoder", "litert", "reject", "acceptance"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
     return settings

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = {
         "written_by": WRITTEN_BY,
         "run": str(parsed.run),
-        "models": {"tokenizer": model.model_hash()},
+        "models": model.hashes(),
         "images": [
             {"file": name, "psnr": round(float(value), 3)}
             for name, value in zip(names, psnr, strict=True)

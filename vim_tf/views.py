@@ -32,6 +32,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--run", required=True, help="folder of a run of either stage, or its preset_best"
     )
+    command_line.add_decoder(parser)
     parser.add_argument("--out", required=True, help="folder for the PNG files")
     parser.add_argument(
         "--views", help=f"one or more of {','.join(FILES)} (default: all that the run has)"
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vim_tf.evaluation.protocol import write_result
     from vim_tf.runs.trained_run import open_run
 
-    run = open_run(parsed.run, parsed.set, parsed.other_images)
+    run = open_run(parsed.run, parsed.set, parsed.other_images, parsed.decoder)
     # Sampling comes first, because it refuses settings that are out of range.
     if "neighbours" in views:
         settings = command_line.sampling_settings(parsed)

@@ -279,14 +279,14 @@ def test_an_override_without_a_value(refuse):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1", "experiment is not set; it must be one of vit_vqgan, vim"),
+        ("seed: 1", "experiment is not set; it must be one of vit_vqgan, decoder, vim"),
         (
             "seed: 1\nexperiment: vit_vqgn",
-            'a.yaml:2: experiment is "vit_vqgn"; it must be one of vit_vqgan, vim, '
+            'a.yaml:2: experiment is "vit_vqgn"; it must be one of vit_vqgan, decoder, vim, '
             "classifier, linear_probe; "
             "did you mean vit_vqgan?",
         ),
-        ("experiment: [vim]", 'a.yaml:1: experiment is ["vim"]; it must be one of vit_vqgan, v'),
+        ("experiment: [vim]", 'a.yaml:1: experiment is ["vim"]; it must be one of vit_vqgan, d'),
     ],
 )
 def test_the_experiment_must_be_known(refuse, text, message):

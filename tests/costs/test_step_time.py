@@ -11,8 +11,10 @@ from vim_tf import train
 from vim_tf.costs.step_time import predict
 from vim_tf.errors import UserError
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.runs.load import load
 from vim_tf.runs.run import find_tokenizer_config
 from vim_tf.stages.registry import kind_of
+from vim_tf.trainers.decoder_trainer import DecoderTrainer
 from vim_tf.trainers.vim_trainer import VIMTrainer
 from vim_tf.trainers.vit_vqgan_trainer import ViTVQGANTrainer
 
@@ -76,6 +78,18 @@ def test_the_discriminators_operations(tiny):
     rare = tiny("vit_vqgan", "discriminator.r1_every=16")
     name = "R1, its share of a step"
     assert predicted(rare).operations[name] == pytest.approx(parts[name] / 16)
+
+
+def test_a_decoders_operations(tiny, tiny_runs):
+    experiment = tiny("decoder", f"tokenizer.run={tiny_runs['vit_vqgan']}")
+    graph = graph_of(
+        DecoderTrainer(experiment, load(tiny_runs["vit_vqgan"])),
+        {"image": tf.zeros([8, 16, 16, 3])},
+    )
+    found, _ = operations(graph)
+    parts = predicted(experiment).operations
+    assert set(parts) == {"tokenizing", "decoder"}
+    assert sum(parts.values()) == pytest.approx(found, rel=0.05)
 
 
 def test_vims_operations(tiny, tiny_runs):

@@ -16,7 +16,8 @@ HASH = "a" * 64
 
 def make_header(**changes):
     header = {
-        "tokenizer_hash": HASH,
+        "token_hash": HASH,
+        "decoder_hash": HASH,
         "images": fingerprint(NAMES, 10, 5, {}),
         "options": {"source": "emoji", "image_size": (16, 24)},
         "grid": GRID,
@@ -206,7 +207,7 @@ def test_overwrites_nothing(tmp_path):
     write(tmp_path / "cache")
     before = (tmp_path / "cache" / "header.json").read_bytes()
     with pytest.raises(UserError, match="exists already; delete it"):
-        write(tmp_path / "cache", tokenizer_hash="b" * 64)
+        write(tmp_path / "cache", token_hash="b" * 64)
     assert (tmp_path / "cache" / "header.json").read_bytes() == before
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="exists already"):

@@ -18,7 +18,8 @@ HASH = "a" * 64
 
 def make_header(**changes):
     header = {
-        "tokenizer_hash": HASH,
+        "token_hash": HASH,
+        "decoder_hash": HASH,
         "images": fingerprint(NAMES, 10, 5, {}),
         "options": {"source": "emoji", "image_size": (16, 24)},
         "grid": GRID,
@@ -59,11 +60,11 @@ def test_refuses_the_tokens_of_another_tokenizer(tmp_path):
 
 def test_control_codes_of_a_header_do_not_reach_the_terminal(tmp_path):
     write(tmp_path / "cache")
-    seal(tmp_path / "cache", lambda content: content.update(tokenizer_hash="\x1b[31m"))
+    seal(tmp_path / "cache", lambda content: content.update(token_hash="\x1b[31m"))
     with pytest.raises(UserError, match=r"made by the tokenizer \\x1b\[31m, but") as caught:
         TokenCache.open(tmp_path / "cache", HASH)
     assert str(caught.value).isprintable()
-    seal(tmp_path / "cache", lambda content: content.update(tokenizer_hash=HASH))
+    seal(tmp_path / "cache", lambda content: content.update(token_hash=HASH))
     seal(tmp_path / "cache", lambda content: content["options"].update({"\x1b": 1}))
     with pytest.raises(UserError, match=r"was made with \\x1b 1, and now it is null") as caught:
         TokenCache.open(tmp_path / "cache", HASH, make_header()["options"])

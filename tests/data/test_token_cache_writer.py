@@ -19,7 +19,13 @@ IMAGES = 23
 
 def make_header(**changes):
     images = {"version": 1, "splits": {}, "class_names": [], "files": {}}
-    header = {"tokenizer_hash": HASH, "images": images, "options": {"seed": 3}, "grid": [2, 3]}
+    header = {
+        "token_hash": HASH,
+        "decoder_hash": HASH,
+        "images": images,
+        "options": {"seed": 3},
+        "grid": [2, 3],
+    }
     return {**header, "codes": 50, "class_names": ["a", "b"], **changes}
 
 
@@ -98,7 +104,7 @@ def test_it_goes_on_from_the_finished_shards_to_the_same_bytes(tmp_path, whole, 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"tokenizer_hash": "b" * 64}, "tokenizer_hash"),
+        ({"token_hash": "b", "decoder_hash": "b" * 64}, "token_hash"),
         ({"images": {"other": 1}}, "images"),
         ({"options": {"seed": 4}}, "options"),
     ],

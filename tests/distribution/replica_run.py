@@ -17,7 +17,7 @@ import yaml
 from vim_tf.config import loader
 from vim_tf.distribution.replicas import share_batches
 from vim_tf.distribution.strategies import strategy_of
-from vim_tf.trainers import gradients, trainer, vit_vqgan_trainer
+from vim_tf.trainers import gradients, reconstruction_trainer, trainer, vit_vqgan_trainer
 from vim_tf.training_loop.loop import TrainLoop
 
 STEPS, BATCH = 20, 16
@@ -131,7 +131,7 @@ def mutate(mutant):
         scale = clip_norm / tf.maximum(norm, clip_norm)
         return right(optimizer, [g * scale for g in found], variables, 0)
 
-    for module in (trainer, vit_vqgan_trainer):
+    for module in (trainer, reconstruction_trainer):
         module.apply_gradients = wrong
 
 

@@ -210,3 +210,26 @@ def test_a_pipe_and_files_above_512_mib_are_refused(tmp_path):
         file.truncate(2**29 + 1)
     with pytest.raises(UserError, match="has 536,870,913 bytes"):
         open_lpips(tmp_path / "large.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [
+        (None, "LPIPS"),
+        ({"maker": "x"}, "LPIPS"),
+        ({"name": "pseudo-LPIPS[hed.v-2]"}, "pseudo-LPIPS[hed.v-2]"),
+    ],
+)
+def test_a_file_of_other_convolutions_names_its_figure(lpips_tensors, tmp_path, metadata, name):
+    save_file(lpips_tensors, tmp_path / "x.safetensors", metadata)
+    opened = open_lpips(tmp_path / "x.safetensors")
+    assert opened.name == name
+    assert opened.description["network"] == (lpips.NETWORK if name == "LPIPS" else name)
+
+
+@pytest.mark.parametrize("name", ["PSNR", "pseudo-LPIPS[]", "pseudo-LPIPS[a|b]", "x" * 9000, ""])
+def test_no_file_names_its_figure_otherwise(lpips_tensors, tmp_path, name):
+    save_file(lpips_tensors, tmp_path / "x.safetensors", {"name": name})
+    with pytest.raises(UserError, match="calls its figure .*; allowed are LPIPS") as e:
+        open_lpips(tmp_path / "x.safetensors")
+    assert len(str(e.value)) < 500

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
+import vim_tf
 from vim_tf import command_line
 from vim_tf.errors import UserError
 from vim_tf.export import __main__ as command
@@ -55,6 +56,19 @@ def test_it_answers_and_says_what_it_is(exported, tiny_runs):
     assert protocol["hashes"]["vim"] == metadata["hash"]
     assert (protocol["codes"], protocol["classes"], protocol["steps"]) == (16, 2, 6)
     assert (folder / "assets.extra" / "tf_serving_warmup_requests").exists()
+
+
+@pytest.mark.large
+def test_a_vim_is_exported_with_another_decoder(tiny_runs, tiny_decoder, tmp_path):
+    export(tiny_runs["vim"], tmp_path / "out", "--decoder", str(tiny_decoder))
+    folder = tmp_path / "out" / "vim" / "1"
+    protocol = json.loads((folder / "assets" / "protocol.json").read_text())
+    vim, decoder = vim_tf.load(tiny_runs["vim"]), vim_tf.load(tiny_decoder)
+    assert protocol["hashes"] == {**decoder.hashes(), "vim": vim.model_hash()}
+    tokens = np.arange(16, dtype="int32")[None]
+    decode = tf.saved_model.load(str(folder)).signatures["decode"]
+    images = decode(tokens=tf.constant(tokens))["images"]
+    np.testing.assert_allclose(images, decoder.decode_tokens(tokens), atol=1e-5)
 
 
 @pytest.mark.large

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -132,6 +134,53 @@ def test_hash_is_that_of_the_weights():
     bias = again.decoder.head.outer.bias
     bias.assign(bias + 1e-7)
     assert again.model_hash() != first
+
+
+def test_each_weight_belongs_to_the_hash_of_tokens_or_to_that_of_the_decoder():
+    model = make_model(output="logit_laplace", refinement_channels=5, overlapping_patches=True)
+    before = model.hashes()
+    decoder = list(map(id, model.decoder.weights))
+    for weight in model.weights:
+        old = weight.numpy()
+        weight.assign(old + np.float32(1e-3))
+        after, changed = model.hashes(), "decoder" if id(weight) in decoder else "tokens"
+        assert {name for name in before if after[name] != before[name]} == {changed}, weight.path
+        weight.assign(old)
+    assert model.hashes() == before
+
+
+def replace_config(model, **changes):
+    """A model of another config with as many of the weights as fit."""
+    other = ViTVQGAN(dataclasses.replace(model.config, **changes), model.image_size)
+    for old, new in zip(model.weights, other.weights, strict=False):
+        if old.shape == new.shape:
+            new.assign(old)
+    return other
+
+
+def test_a_setting_changes_the_hash_of_the_part_that_it_changes():
+    model = make_model()
+    before, quantizer = model.hashes(), model.config.quantizer
+    heads = dataclasses.replace(model.config.encoder, heads=4)
+    for changes, changed in (
+        ({"encoder": heads}, {"tokens"}),
+        ({"decoder": heads}, {"decoder"}),
+        ({"output": "logit_laplace"}, {"decoder"}),
+        ({"overlapping_patches": True}, {"decoder"}),
+        ({"refinement_channels": 2}, {"decoder"}),
+        ({"positions": "sincos"}, {"tokens", "decoder"}),
+        ({"quantizer": dataclasses.replace(quantizer, l2_normalize=False)}, {"tokens"}),
+        # These matter in training alone.
+        ({"quantizer": dataclasses.replace(quantizer, revive_every=7)}, set()),
+        ({"quantizer": dataclasses.replace(quantizer, rotation_trick=True)}, set()),
+    ):
+        after = replace_config(model, **changes).hashes()
+        assert {name for name in before if after[name] != before[name]} == changed, changes
+    # 8 x 12 and 12 x 8 have the same number of patches, and so the same shapes but for positions.
+    plain = make_model(positions="sincos")
+    turned = ViTVQGAN(plain.config, (12, 8))
+    turned.set_weights(plain.get_weights())
+    assert not set(turned.hashes().values()) & set(plain.hashes().values())
 
 
 def test_mixed_precision_gives_float32_images():

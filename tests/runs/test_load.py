@@ -36,6 +36,46 @@ def test_a_run_without_a_preset_is_told_to_go_on(tmp_path):
         vim_tf.load(tmp_path)
 
 
+@pytest.fixture
+def other(tmp_path):
+    """A tokenizer of the same shapes as that of `tiny_runs`, but with other weights."""
+
+    def make(model):
+        copy = ViTVQGAN(model.config, model.image_size)
+        copy.save_to_preset(tmp_path / "other")
+        return tmp_path / "other"
+
+    return make
+
+
+def test_a_vim_takes_another_decoder_for_its_tokens(tiny_runs, tiny_decoder):
+    vim = vim_tf.load(tiny_runs["vim"])
+    own, names = presets.load_tokenizer_of(vim, tiny_runs["vim"])
+    tuned, same_names = presets.load_tokenizer_of(vim, tiny_runs["vim"], tiny_decoder)
+    assert names == same_names
+    assert tuned.token_hash() == own.token_hash() == vim.metadata["token_hash"]
+    assert vim.metadata["decoder_hash"] == own.decoder_hash() != tuned.decoder_hash()
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype("float32")
+    tokens = own.tokenize(images)
+    np.testing.assert_array_equal(tokens, tuned.tokenize(images))
+    assert np.abs(own.decode_tokens(tokens) - tuned.decode_tokens(tokens)).max() > 1e-3
+
+
+def test_a_decoder_for_other_tokens_is_refused(tiny_runs, other):
+    own = presets.load_tokenizer(tiny_runs["vit_vqgan"])
+    path = other(own)
+    theirs = vim_tf.load(path).token_hash()
+    with pytest.raises(UserError) as caught:
+        presets.load_decoder(own, path)
+    assert str(caught.value) == (
+        f"decoder {path} is for the tokens {theirs[:16]}, and the tokens here are "
+        f"{own.token_hash()[:16]}: they mean different things; give a run of experiment decoder "
+        "whose tokenizer.run is the tokenizer of this run"
+    )
+    with pytest.raises(UserError, match="holds a VIM; decoder needs a run of experiment vit_vqgan"):
+        presets.load_decoder(own, tiny_runs["vim"])
+
+
 def test_vim_is_no_tokenizer(tiny_runs):
     with pytest.raises(UserError, match="holds a VIM; tokenizer.run needs"):
         presets.load_tokenizer(tiny_runs["vim"])

@@ -1,9 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from vim_tf.errors import UserError
 from vim_tf.generation.image_generator import ImageGenerator
+from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.runs.load import load
 from vim_tf.runs.run import Run
 from vim_tf.stages import registry
 
@@ -35,6 +39,35 @@ def test_a_tokenizer_must_be_named(tiny, tiny_runs, tmp_path):
 def test_the_sizes_must_agree(tiny, tiny_runs):
     experiment = tiny("vim", f"tokenizer.run={tiny_runs['vit_vqgan']}", "data.image_size=[16,32]")
     refuses(experiment, r"data.image_size is \[16, 32\] and the tokenizer's is \[16, 16\]")
+
+
+def test_a_decoder_and_its_tokenizer_must_fit(tiny, tiny_runs):
+    """The tiny tokenizer has the output logit_laplace; one of rgb is made of its config."""
+    run = f"tokenizer.run={tiny_runs['vit_vqgan']}"
+    refuses(tiny("decoder"), "tokenizer.run is not set")
+    refuses(tiny("decoder", f"tokenizer.run={tiny_runs['vim']}"), "holds a VIM; tokenizer.run need")
+    refuses(tiny("decoder", run, "data.image_size=32"), r"is \[32, 32\] and the tokenizer's is")
+    refuses(tiny("decoder", run, "perturbation.nearest=16"), "has 16 codes; give at most 15")
+
+
+def test_logit_laplace_needs_a_decoder_of_its_own(tiny, tiny_runs, tmp_path):
+    config = dataclasses.replace(tiny("vit_vqgan").model, output="rgb")
+    ViTVQGAN(config, (16, 16)).save_to_preset(tmp_path / "rgb")
+    settings = (f"tokenizer.run={tmp_path / 'rgb'}", "losses.logit_laplace=0.1")
+    refuses(tiny("decoder", *settings), "is 0.1, and the output of .* is rgb; set losses.logit_l")
+
+
+@pytest.mark.large
+def test_a_decoders_preset_is_the_tokenizer_with_another_decoder(tiny_runs, tiny_decoder):
+    old, new = load(tiny_runs["vit_vqgan"]), load(tiny_decoder)
+    assert new.token_hash() == old.token_hash() == new.metadata["token_hash"]
+    assert new.decoder_hash() != old.decoder_hash()
+    assert new.metadata["made_from"]["tokens"] == old.token_hash()
+    assert new.metadata["steps"] == 6 and new.metadata["class_names"] == ["blue", "red"]
+    assert (tiny_decoder / "images" / "reconstructions.png").exists()
+    records = list(Run(tiny_decoder).read_metrics())
+    assert {"total", "l2", "psnr", "l2_gradient"} <= set(records[0])
+    assert not any("usage" in record for record in records)
 
 
 @pytest.fixture

@@ -65,6 +65,30 @@ def test_adam_equals_numpy():
     np.testing.assert_allclose(variable, weight, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("second_moment", ["full", "factored"])
+@pytest.mark.parametrize("as_variable", [False, True])
+def test_weights_that_start_late_move_as_if_the_run_began_there(second_moment, as_variable):
+    """The steps before the start have no gradients, as those of a discriminator."""
+    late = 40
+    moved = {}
+    for start in (0, late):
+        given = tf.Variable(start, dtype=tf.int64) if as_variable else start
+        changes = {"schedule": "constant", "warmup_steps": 2, "second_moment": second_moment}
+        optimizer = make_optimizer(config(**changes), 100, given)
+        variables = list(weights().values())
+        optimizer.build(variables)
+        for _ in range(start):
+            optimizer.apply([tf.zeros(variable.shape) for variable in variables])
+        rng = np.random.default_rng(0)
+        for _ in range(4):
+            gradients = [rng.normal(size=variable.shape) for variable in variables]
+            optimizer.apply([tf.constant(gradient, tf.float32) for gradient in gradients])
+        moved[start] = [variable.numpy() - 2 for variable in variables]
+    for early, later in zip(*moved.values(), strict=True):
+        assert np.abs(early).max() > 1e-4
+        np.testing.assert_allclose(later, early, rtol=1e-4, atol=1e-7)
+
+
 def test_optimizer_never_clips_by_itself():
     optimizer = make_optimizer(config(clip_norm=1.0), steps=100)
     assert optimizer.global_clipnorm is optimizer.clipnorm is optimizer.clipvalue is None

@@ -263,7 +263,7 @@ def test_a_start_that_moves_is_that_of_the_step_and_of_the_optimizer(make):
 
 def test_perceptual_loss_takes_part(make, monkeypatch):
     """Uses other features than VGG's, because its weights are a download."""
-    module = "vim_tf.trainers.vit_vqgan_trainer.PerceptualFeatures"
+    module = "vim_tf.trainers.reconstruction_trainer.PerceptualFeatures"
     monkeypatch.setattr(module, lambda weights: lambda images: [images[:, ::4, ::4]])
     trainer = make("losses.perceptual=2", "losses.adversarial=0")
     assert trainer.remarks == [

@@ -13,6 +13,7 @@ from PIL import Image
 from vim_tf import train
 from vim_tf.data.token_cache import TokenCache
 from vim_tf.errors import UserError
+from vim_tf.runs.run import Run
 from vim_tf.trainers.schedules import learning_rate_schedule
 
 pytestmark = pytest.mark.large  # each test trains
@@ -33,12 +34,17 @@ def assert_same_state(run, other, step, tolerance=0.0):
 
 
 @pytest.fixture
-def stopped(tiny_runs, tmp_path):
+def finished_runs(tiny_runs, tiny_decoder):
+    return {**tiny_runs, "decoder": tiny_decoder}
+
+
+@pytest.fixture
+def stopped(finished_runs, tmp_path):
     """A function (stage) -> a copy of the finished run, without its last checkpoint."""
 
     def stopped(stage):
         run = tmp_path / stage
-        shutil.copytree(tiny_runs[stage], run)
+        shutil.copytree(finished_runs[stage], run)
         shutil.rmtree(run / "checkpoints" / "step_00000006")
         return run
 
@@ -59,11 +65,11 @@ FREE = ("training.log_every=1", "training.evaluate_every=2", "training.checkpoin
 FREE += ("training.keep_checkpoints=9", "data.on_error=skip")
 
 
-@pytest.mark.parametrize("stage", ["vit_vqgan", "vim"])
-def test_free_settings_give_the_same_weights(stopped, tiny_runs, stage, capsys):
+@pytest.mark.parametrize("stage", ["vit_vqgan", "decoder", "vim"])
+def test_free_settings_give_the_same_weights(stopped, finished_runs, stage, capsys):
     run = stopped(stage)
     go_on(run, *FREE)
-    assert_same_state(run, tiny_runs[stage], 6)
+    assert_same_state(run, finished_runs[stage], 6)
     assert "training.log_every: 2 -> 1" in capsys.readouterr().err
     assert {path.name for path in (run / "checkpoints").glob("step*")} == {
         f"step_{step:08}" for step in (3, 4, 5, 6)
@@ -189,6 +195,14 @@ def test_a_run_goes_on_with_other_images_and_with_a_discriminator(
     assert set(old) < set(now)
     for name, value in old.items():
         np.testing.assert_array_equal(now[name], value, err_msg=name)
+    # It learns from that step on.
+    assert "the discriminator takes part from step 6 on" in said
+    assert now["adversarial_start/.ATTRIBUTES/VARIABLE_VALUE"] == 6
+    later = state_of(new, 7)
+    moved = [name for name in later if name.startswith("discriminator/")]
+    assert moved and all((later[name] != now[name]).any() for name in moved if now[name].any())
+    rates = [record.get("discriminator_learning_rate") for record in Run(new).read_metrics()]
+    assert any(rates)
     # And without it again.
     go_on(new, "training.steps=8", "losses.adversarial=0", continue_as=tmp_path / "newer")
     assert set(state_of(tmp_path / "newer", 7)) == set(old)

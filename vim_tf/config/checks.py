@@ -15,6 +15,7 @@ MOST_TOKENS = 65_536  # an image; ViT-VQGAN has 1,024, and attention takes their
 LONGEST_SIDE = 16_384  # pixels; 64 times the paper's
 LARGEST_PATCH = 1_024  # pixels; vision transformers have 4 to 32
 MOST_CODES = 2**24  # MAGVIT-v2 has 262,144
+MOST_NEAREST = 1_024  # codes that may replace one; of 8,192 codes that is an eighth
 MOST_CLASSES = 2**20  # ImageNet-21k has 21,841
 MOST_BLOCKS = 1_024  # Parti 20B has 64 in its decoder, DeepNet 1,000
 MOST_HEADS = 1_024  # GPT-3 has 96

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeAlias
 
 from vim_tf.config.checks import MOST_BLOCKS, cpu_replicas, no_longer_than, require, tokens
-from vim_tf.config.loss_sections import DiscriminatorConfig, ViTVQGANLossConfig
+from vim_tf.config.loss_sections import (
+    DiscriminatorConfig,
+    PixelLossConfig,
+    ViTVQGANLossConfig,
+)
 from vim_tf.config.sections import (
     ClassifierConfig,
     DataConfig,
+    FrozenTokenizerConfig,
     OptimizerConfig,
+    PerturbationConfig,
     SGDHeadConfig,
     Strategy,
     TokenizerConfig,
@@ -20,6 +26,16 @@ from vim_tf.config.sections import (
     ViTVQGANConfig,
 )
 from vim_tf.messages import shorten
+
+
+def _discriminator_optimizer() -> OptimizerConfig:
+    """StyleGAN2's (arXiv 1912.04958); its equalised weights need 20 times the paper's rate of 1e-4.
+
+    No warm-up and no decay, so that it fits a run of any length.
+    """
+    return OptimizerConfig(
+        learning_rate=2e-3, beta_1=0.0, weight_decay=0.0, schedule="constant", warmup_steps=0
+    )
 
 
 @dataclass(frozen=True)
@@ -33,13 +49,7 @@ class ViTVQGANExperiment:
     losses: ViTVQGANLossConfig = field(default_factory=ViTVQGANLossConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    # StyleGAN2's (arXiv 1912.04958), whose equalised weights need a rate 20 times the paper's 1e-4.
-    # No warm-up and no decay, so that it fits a run of any length.
-    discriminator_optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(
-            learning_rate=2e-3, beta_1=0.0, weight_decay=0.0, schedule="constant", warmup_steps=0
-        )
-    )
+    discriminator_optimizer: OptimizerConfig = field(default_factory=_discriminator_optimizer)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -55,12 +65,6 @@ class ViTVQGANExperiment:
             self.losses.logit_laplace == 0 or self.model.output == "logit_laplace",
             f"losses.logit_laplace is {self.losses.logit_laplace} and model.output is "
             f"{self.model.output}; set losses.logit_laplace: 0 or model.output: logit_laplace",
-        )
-        losses = self.losses
-        require(
-            losses.l2 or losses.logit_laplace or losses.perceptual,
-            "losses.l2, losses.logit_laplace and losses.perceptual are 0, so that nothing compares "
-            "reconstructions with their images; set one of them",
         )
         one_device = self.training.strategy == "one_device"
         require(
@@ -84,6 +88,30 @@ class ViTVQGANExperiment:
         """Rows and columns of tokens."""
         height, width = self.data.image_size
         return height // self.model.patch_size, width // self.model.patch_size
+
+
+@dataclass(frozen=True)
+class DecoderExperiment:
+    """`experiment: decoder`: trains the decoder of a tokenizer whose tokens stay as they are.
+
+    As Parti does (arXiv 2206.10789, section 2.1), with the decoder of the tokenizer itself.
+    """
+
+    experiment: ClassVar[str] = "decoder"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: FrozenTokenizerConfig = field(default_factory=FrozenTokenizerConfig)
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    losses: PixelLossConfig = field(default_factory=lambda: PixelLossConfig(logit_laplace=0.0))
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    discriminator_optimizer: OptimizerConfig = field(default_factory=_discriminator_optimizer)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        no_longer_than(self.training, optimizer=self.optimizer)
+        if self.losses.adversarial:
+            no_longer_than(self.training, discriminator_optimizer=self.discriminator_optimizer)
 
 
 @dataclass(frozen=True)
@@ -171,10 +199,18 @@ class LinearProbeExperiment:
         )
 
 
-TrainingExperiment: TypeAlias = ViTVQGANExperiment | VIMExperiment | ClassifierExperiment
+# Trainings with terms of pixels, and so perhaps with a discriminator.
+PixelExperiment: TypeAlias = ViTVQGANExperiment | DecoderExperiment
+TrainingExperiment: TypeAlias = PixelExperiment | VIMExperiment | ClassifierExperiment
 Experiment: TypeAlias = TrainingExperiment | LinearProbeExperiment
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
     cls.experiment: cls
-    for cls in (ViTVQGANExperiment, VIMExperiment, ClassifierExperiment, LinearProbeExperiment)
+    for cls in (
+        ViTVQGANExperiment,
+        DecoderExperiment,
+        VIMExperiment,
+        ClassifierExperiment,
+        LinearProbeExperiment,
+    )
 }

@@ -268,7 +268,8 @@ def _flatten(section: Section, path: str = "") -> dict[str, Any]:
 
 
 def _help_lines(cls: type[Section], defaults: Section, path: str) -> list[str]:
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(cls), re.M))
+    sources = [inspect.getsource(part) for part in cls.__mro__[:-1]]  # the last one is object
+    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", "\n".join(sources), re.M))
     values, sections = [], []
     for field in dataclasses.fields(cls):
         name, value = field.name, getattr(defaults, field.name)

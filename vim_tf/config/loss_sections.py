@@ -63,11 +63,9 @@ class PerceptualNetworkConfig:
 
 
 @dataclass(frozen=True)
-class ViTVQGANLossConfig:
-    """Weight of each loss term (section 3.3); 0 leaves the term out."""
+class PixelLossConfig:
+    """Weight of each loss term of pixels (section 3.3); 0 leaves the term out."""
 
-    codebook_mean: float = 1.0  # the mean over the code's dimensions, see losses.codebook_loss
-    commitment_mean: float = 0.25  # the paper's beta
     l2: float = 1.0
     logit_laplace: float = 0.1
     perceptual: float = 0.1
@@ -75,23 +73,39 @@ class ViTVQGANLossConfig:
     # The adversarial gradient at the decoder's output is at most this share of that of the other
     # terms; losses.adversarial is lowered to hold it. Ours: the paper names no bound.
     adversarial_limit: float = 0.1
-    entropy: float = 0.0  # MaskGIT's code: 0.1; arXiv 2212.03185: 0.01
-    entropy_temperature: float = 0.01
     perceptual_network: PerceptualNetworkConfig = field(default_factory=PerceptualNetworkConfig)
 
     def __post_init__(self) -> None:
         not_negative(
             "losses",
-            codebook_mean=self.codebook_mean,
-            commitment_mean=self.commitment_mean,
             l2=self.l2,
             logit_laplace=self.logit_laplace,
             perceptual=self.perceptual,
             adversarial=self.adversarial,
+        )
+        positive("losses", adversarial_limit=self.adversarial_limit)
+        require(
+            self.l2 or self.logit_laplace or self.perceptual,
+            "losses.l2, losses.logit_laplace and losses.perceptual are 0, so that nothing compares "
+            "reconstructions with their images; set one of them",
+        )
+
+
+@dataclass(frozen=True)
+class ViTVQGANLossConfig(PixelLossConfig):
+    """Weight of each loss term (section 3.3); 0 leaves the term out."""
+
+    codebook_mean: float = 1.0  # the mean over the code's dimensions, see losses.codebook_loss
+    commitment_mean: float = 0.25  # the paper's beta
+    entropy: float = 0.0  # MaskGIT's code: 0.1; arXiv 2212.03185: 0.01
+    entropy_temperature: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(
+            "losses",
+            codebook_mean=self.codebook_mean,
+            commitment_mean=self.commitment_mean,
             entropy=self.entropy,
         )
-        positive(
-            "losses",
-            entropy_temperature=self.entropy_temperature,
-            adversarial_limit=self.adversarial_limit,
-        )
+        positive("losses", entropy_temperature=self.entropy_temperature)

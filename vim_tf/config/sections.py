@@ -346,6 +346,28 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True)
+class FrozenTokenizerConfig:
+    """The tokenizer whose decoder is trained. Its encoder, projection and codebook stay frozen."""
+
+    run: str | None = None  # a run folder or a preset folder
+
+
+@dataclass(frozen=True)
+class PerturbationConfig:
+    """Tokens that the decoder sees in place of the encoder's, as a model of tokens errs.
+
+    After arXiv 2509.12474. Other tokens than the encoder's name codes close to its codes.
+    """
+
+    share: float = 0.1  # of an image's tokens, each drawn apart; 0 leaves all as they are
+    nearest: int = 8  # the new code is one of so many nearest ones
+
+    def __post_init__(self) -> None:
+        fraction("perturbation", share=self.share)
+        sizes("perturbation", nearest=(self.nearest, checks.MOST_NEAREST))
+
+
+@dataclass(frozen=True)
 class SGDHeadConfig:
     """A probe's head that is trained in batches, for more features than fit into memory.
 

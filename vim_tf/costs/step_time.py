@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from vim_tf.config.checks import batch_divides
-from vim_tf.config.experiments import TrainingExperiment, VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.experiments import (
+    DecoderExperiment,
+    PixelExperiment,
+    TrainingExperiment,
+    VIMExperiment,
+    ViTVQGANExperiment,
+)
 from vim_tf.config.sections import TransformerConfig, ViTVQGANConfig
 from vim_tf.costs import memory
 from vim_tf.costs.operations import (
@@ -109,7 +115,8 @@ def predict(
         flops: floating-point operations a second of a device, in the experiment's precision.
         bandwidth: bytes a second of a device's memory.
         devices: number of devices.
-        tokenizer_config: the config of a VIM's tokenizer; None is the default, base.
+        tokenizer_config: the config of the frozen tokenizer of a VIM or a decoder; None is the
+            default, base.
 
     Raises:
         UserError: a number is not positive, or the devices cannot share the batch equally.
@@ -150,20 +157,39 @@ def count_vit_vqgan_step(
     experiment: ViTVQGANExperiment, devices: int, tokenizer_config: ViTVQGANConfig | None = None
 ) -> tuple[memory.MemoryEstimate, dict[str, float]]:
     """Counts a training step of the tokenizer, see `CountStep`."""
-    config, losses, image_size = experiment.model, experiment.losses, experiment.data.image_size
+    config, image_size = experiment.model, experiment.data.image_size
     forward = count_encoder_operations(config, image_size)
     forward += count_quantizer_operations(config, image_size)
     forward += count_decoder_operations(config, image_size)
     length = count_tokens(config, image_size)
     again = _computed_again(experiment, [config.encoder, config.decoder], length)
-    found: dict[str, float] = {"tokenizer": TRAINED * forward + again}
+    found = {"tokenizer": TRAINED * forward + again, **_count_loss_networks(experiment)}
+    return memory.estimate_vit_vqgan(experiment, devices), found
+
+
+def count_decoder_step(
+    experiment: DecoderExperiment, devices: int, tokenizer_config: ViTVQGANConfig | None = None
+) -> tuple[memory.MemoryEstimate, dict[str, float]]:
+    """Counts a training step of a decoder, see `CountStep`."""
+    config, image_size = tokenizer_config or ViTVQGANConfig(), experiment.data.image_size
+    tokenizing = count_encoder_operations(config, image_size)
+    tokenizing += count_quantizer_operations(config, image_size)
+    forward = count_decoder_operations(config, image_size)
+    again = _computed_again(experiment, [config.decoder], count_tokens(config, image_size))
+    found = {"tokenizing": tokenizing, "decoder": TRAINED * forward + again}
+    found |= _count_loss_networks(experiment)
+    return memory.estimate_decoder(experiment, config, devices), found
+
+
+def _count_loss_networks(experiment: PixelExperiment) -> dict[str, float]:
+    losses, image_size, found = experiment.losses, experiment.data.image_size, {}
     if losses.perceptual:
         found["perceptual loss"] = PERCEPTUAL * count_vgg16_operations(image_size)
     if losses.adversarial:
         one = count_discriminator_operations(experiment.discriminator, image_size)
         found["discriminator"] = DISCRIMINATOR * one
         found["R1, its share of a step"] = R1 * one / experiment.discriminator.r1_every
-    return memory.estimate_vit_vqgan(experiment, devices), found
+    return found
 
 
 def count_vim_step(
@@ -184,7 +210,7 @@ def count_vim_step(
 
 
 def _computed_again(
-    experiment: ViTVQGANExperiment | VIMExperiment,
+    experiment: PixelExperiment | VIMExperiment,
     transformers: Sequence[TransformerConfig],
     length: int,
 ) -> int:

@@ -34,7 +34,8 @@ _SHARD = formats.json_object(file=_FILE, pictures=_COUNT, bytes=_COUNT, sha256=_
 _PASS = {"type": "array", "items": _SHARD, "minItems": 1}
 _PASSES = {"type": "array", "items": _PASS, "minItems": 1}
 HEADER_SCHEMA = formats.json_object(
-    tokenizer_hash=_TEXT,
+    token_hash=_TEXT,
+    decoder_hash=_TEXT,
     images=fingerprints.SCHEMA,
     options={"type": "object"},
     grid={"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2},
@@ -85,7 +86,7 @@ class TokenCache:
     def open(
         cls,
         folder: StrPath,
-        tokenizer_hash: str,
+        token_hash: str,
         options: Mapping[str, Any] | None = None,
         data: ImageData | None = None,
     ) -> Self:
@@ -93,7 +94,7 @@ class TokenCache:
 
         Args:
             folder: the one that `token_cache_writer.write_token_cache` wrote.
-            tokenizer_hash: the hash of the tokenizer in use.
+            token_hash: `ViTVQGAN.token_hash` of the tokenizer in use.
             options: must be equal to the header's `options`; None does not check.
             data: the `ImageData` in use; must be the header's `images`; None does not check.
 
@@ -102,10 +103,10 @@ class TokenCache:
         """
         folder = epath.Path(folder)
         header = _read_header(folder)
-        if header["tokenizer_hash"] != tokenizer_hash:
+        if header["token_hash"] != token_hash:
             raise UserError(
-                f"{folder} was made by the tokenizer {shorten(header['tokenizer_hash'][:16])}, but "
-                f"the one in use is {tokenizer_hash[:16]}: their tokens mean different things; "
+                f"{folder} has the tokens {shorten(header['token_hash'][:16])}, and the tokenizer "
+                f"in use makes {token_hash[:16]}: they mean different things; "
                 f"{ADVICE}"
             )
         wanted = header["options"] if options is None else json.loads(json.dumps(options))

@@ -32,7 +32,7 @@ SHARD_IMAGES = 65_536
 LOCK_FILE, PROGRESS_FILE = "lock", "progress.json"
 WAIT = 1.0  # seconds between two looks at a cache that another process makes
 # The keys that the caller gives: which tokenizer, images and options.
-_GIVEN = {"tokenizer_hash", "images", "options", "grid", "codes", "class_names"}
+_GIVEN = {"token_hash", "decoder_hash", "images", "options", "grid", "codes", "class_names"}
 _SPLITS = {"train", "validation"}
 _COUNT = {"type": "integer", "minimum": 0}
 _SHARD = formats.json_object(
@@ -83,9 +83,9 @@ def write_token_cache(
         splits: {"train": passes, "validation": passes}. A pass is `Batches`, best a `Pass`; B may
             change from batch to batch. All passes of a split have the same images in the same
             order; validation usually has one pass.
-        header: dict that JSON can hold: `tokenizer_hash`, `images` (the fingerprint of the images),
-            `options` (everything else that the tokens depend on), `grid` (rows, columns), `codes`,
-            and `class_names`, empty without labels.
+        header: dict that JSON can hold: `token_hash` and `decoder_hash` of the tokenizer, `images`
+            (the fingerprint of the images), `options` (everything else that the tokens depend on),
+            `grid` (rows, columns), `codes`, and `class_names`, empty without labels.
         tables: {config key: `FileTable`} of the images' files, saved too; None for no files.
         say: called with each line for the user; None writes it to stderr.
 

@@ -47,6 +47,7 @@ def evaluate_classification(
     batch_size: int = 64,
     overrides: Sequence[str] = (),
     other_images: bool = False,
+    decoder: StrPath | None = None,
 ) -> protocol.EvaluationResult:
     """Judges a VIM's samples with a classifier.
 
@@ -65,6 +66,7 @@ def evaluate_classification(
         batch_size: as there.
         overrides: as there.
         other_images: as there.
+        decoder: as there.
 
     Returns:
         A `protocol.EvaluationResult`.
@@ -76,7 +78,7 @@ def evaluate_classification(
     checks.rejection(reject, acceptance)
     judge = open_classifier(classifier, "classifier")
     experiment = _find_config(classifier)
-    opened = open_run(run, overrides, other_images)
+    opened = open_run(run, overrides, other_images, decoder)
     samples = runner.open_samples(
         opened,
         n,

@@ -5,6 +5,8 @@ Zhang et al., arXiv 1801.03924, section 3. Figures are comparable with those of 
 in one file, which is read without PyTorch.
 """
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from vim_tf.evaluation.network_files import read_network
 from vim_tf.messages import reason_of, shorten
 
 NETWORK = "VGG16, LPIPS version 0.1"
+FIGURE = "LPIPS"
+PSEUDO = re.compile(r"pseudo-LPIPS\[[\w.-]{1,40}\]")  # the name of a figure of another network
 WHERE = (
     'give the weights of lpips.LPIPS(net="vgg") as a .safetensors file; docs/evaluation.md, '
     "'LPIPS', has the lines that write it"
@@ -53,7 +57,8 @@ def open_lpips(path: StrPath) -> "LPIPS":
 
     Args:
         path: a .safetensors file of the state_dict of `lpips.LPIPS(net="vgg")`, float32; other
-            tensors in it are ignored.
+            tensors in it are ignored. A file with the convolutions of another VGG16 names its
+            figure in its metadata: {"name": "pseudo-LPIPS[...]"}.
 
     Returns:
         An `LPIPS`.
@@ -66,7 +71,8 @@ def open_lpips(path: StrPath) -> "LPIPS":
     if not path.is_file():
         raise UserError(f"lpips is {path}, which is no file; {WHERE}")
     data, sha256 = read_network(path, "lpips")
-    return LPIPS(path, sha256, _read_tensors(data, f"lpips {path}"))
+    tensors = _read_tensors(data, f"lpips {path}")
+    return LPIPS(path, sha256, tensors, _read_name(data, path))
 
 
 class LPIPS:
@@ -75,10 +81,13 @@ class LPIPS:
     Attributes:
         path: of the file.
         sha256: of the file.
+        name: of its figure: "LPIPS", or that of a pseudo-LPIPS, see `open_lpips`.
     """
 
-    def __init__(self, path: Path, sha256: str, tensors: Mapping[str, np.ndarray]) -> None:
-        self.path, self.sha256 = path, sha256
+    def __init__(
+        self, path: Path, sha256: str, tensors: Mapping[str, np.ndarray], name: str = FIGURE
+    ) -> None:
+        self.path, self.sha256, self.name = path, sha256, name
         # Created outside the compiled function; inside, it would keep a copy of each as a constant.
         self._shift, self._scale = (
             tf.constant(tensors[f"scaling_layer.{name}"].reshape(3)) for name in ("shift", "scale")
@@ -99,7 +108,8 @@ class LPIPS:
     @property
     def description(self) -> dict[str, str]:
         """Its entry in a result: `network`, `path` and `sha256`."""
-        return {"network": NETWORK, "path": str(self.path), "sha256": self.sha256}
+        network = NETWORK if self.name == FIGURE else self.name
+        return {"network": network, "path": str(self.path), "sha256": self.sha256}
 
     def __call__(self, a: Tensor, b: Tensor) -> np.ndarray:
         """Distances of pairs of images, computed in float32.
@@ -167,6 +177,18 @@ def _shapes() -> dict[str, tuple[int, ...]]:
         # Index 0 is a dropout.
         shapes[f"lin{block}.model.1.weight"] = (1, channels, 1, 1)
     return shapes
+
+
+def _read_name(data: bytes, path: StrPath) -> str:
+    """Returns the name of the figure; `_read_tensors` has checked the header."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    name = header.get("__metadata__", {}).get("name", FIGURE)
+    if name != FIGURE and not PSEUDO.fullmatch(name):
+        raise UserError(
+            f"lpips {path} calls its figure {shorten(name)}; allowed are {FIGURE} and "
+            "pseudo-LPIPS[NAME], with letters, digits, dots and hyphens as NAME"
+        )
+    return name
 
 
 def _read_tensors(data: bytes, name: str) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ class EvaluationResult:
         reference: description of the images that they were compared with; None without any.
         extractor: description of the feature network; None without one.
         settings: the metrics' settings.
-        models: {"tokenizer": SHA-256 of the weights, ...} of a run.
+        models: `TrainedRun.hashes` of a run.
         versions: of the packages that computed the figures.
         run: name of the run's folder; None if no model was judged.
         preset: "preset", the run's last weights, or "preset_best"; None if no model was judged.

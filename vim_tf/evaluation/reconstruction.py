@@ -59,7 +59,7 @@ class Reconstructions:
             if min(images.shape[1:3]) >= WINDOW:
                 errors["SSIM"] = ssim((images + 1) / 2, (reconstruction + 1) / 2)
             if self._lpips is not None:
-                errors["LPIPS"] = self._lpips(images, reconstruction)
+                errors[self._lpips.name] = self._lpips(images, reconstruction)
             for name, values in errors.items():
                 self._errors.setdefault(name, []).append(np.asarray(values, "float64"))
             yield to_uint8(reconstruction)

@@ -101,7 +101,7 @@ def evaluate_reconstruction(
         None if network is None else reference.description,
         network,
         {"batch_size": batch_size, "allow_small_n": allow_small_n, **settings},
-        {"tokenizer": trained.tokenizer.model_hash()},
+        trained.tokenizer.hashes(),
         run,
         source.figures_by_class() if by_class else None,
     )
@@ -130,6 +130,7 @@ def evaluate_generation(
     allow_small_n: bool = False,
     overrides: Sequence[str] = (),
     other_images: bool = False,
+    decoder: StrPath | None = None,
 ) -> protocol.EvaluationResult:
     """Compares a VIM's samples with other images.
 
@@ -160,6 +161,8 @@ def evaluate_generation(
         allow_small_n: as in `evaluate_reconstruction`.
         overrides: as in `evaluate_reconstruction`.
         other_images: as in `evaluate_reconstruction`.
+        decoder: folder of a run of experiment decoder for the same tokens, whose decoder makes the
+            images; None takes the run's own.
 
     Returns:
         A `protocol.EvaluationResult`.
@@ -172,7 +175,7 @@ def evaluate_generation(
     network = open_extractor(extractor, resize, extractor_hash)
     asked = metrics is not None
     metrics = metric_choice.choose_metrics(metrics, network)
-    trained = open_run(run, overrides, other_images)
+    trained = open_run(run, overrides, other_images, decoder)
     source = open_samples(
         trained,
         n,

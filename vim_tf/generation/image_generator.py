@@ -22,7 +22,7 @@ from vim_tf.messages import shorten
 from vim_tf.models.input_checks import check_tokens
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_tokenizer_of
+from vim_tf.runs.load import TOKENIZER_FOLDER, load, load_decoder, load_tokenizer_of
 from vim_tf.sampling.sample import row_seeds
 from vim_tf.sampling.settings import SEEDS, message
 
@@ -45,15 +45,26 @@ class ImageGenerator:
     class_names: tuple[str, ...]
 
     @classmethod
-    def load(cls, run_or_preset_dir: StrPath) -> Self:
-        """Loads a stage-2 run or preset with its tokenizer; UserError if it is none."""
+    def load(cls, run_or_preset_dir: StrPath, decoder: StrPath | None = None) -> Self:
+        """Loads a stage-2 run or preset with its tokenizer; UserError if it is none.
+
+        `decoder` is a run of experiment decoder for the same tokens, see `load.load_decoder`.
+        """
         vim = load(run_or_preset_dir)
         if not isinstance(vim, VIM):
             raise UserError(
                 f"{run_or_preset_dir} holds a {type(vim).__name__}, which generates nothing; "
                 "give the folder of a run of experiment vim"
             )
-        return cls(vim, *load_tokenizer_of(vim, run_or_preset_dir))
+        return cls(vim, *load_tokenizer_of(vim, run_or_preset_dir, decoder))
+
+    def with_decoder(self, path: StrPath | None) -> "ImageGenerator":
+        """The same with the decoder of another run, see `load.load_decoder`; None changes nothing.
+
+        Raises:
+            UserError: no such run, or it is for other tokens.
+        """
+        return replace(self, tokenizer=load_decoder(self.tokenizer, path))
 
     def with_litert(self, path: StrPath) -> "ImageGenerator":
         """The same, but sampled by a generator_*.tflite of its export, see `LiteVIM`.
@@ -69,6 +80,11 @@ class ImageGenerator:
             raise UserError(f"{path} was exported from another model; export this run again")
         return replace(self, vim=vim)
 
+    def hashes(self) -> dict[str, str]:
+        """Returns {"tokens", "decoder", "vim": SHA-256}, for records."""
+        vim = self.vim.weights if isinstance(self.vim, LiteVIM) else self.vim.model_hash()
+        return self.tokenizer.hashes() | {"vim": vim}
+
     def save(self, preset_dir: Path, metadata: dict[str, Any] | None = None) -> None:
         """Writes VIM's preset with the tokenizer's inside; UserError if LiteRT samples."""
         if isinstance(self.vim, LiteVIM):
@@ -76,7 +92,8 @@ class ImageGenerator:
         metadata = {
             **(metadata or {}),
             "class_names": list(self.class_names),
-            "tokenizer_hash": self.tokenizer.model_hash(),
+            "token_hash": self.tokenizer.token_hash(),
+            "decoder_hash": self.tokenizer.decoder_hash(),
         }
         self.vim.save_to_preset(preset_dir, metadata)
         self.tokenizer.save_to_preset(preset_dir / TOKENIZER_FOLDER)
@@ -218,6 +235,7 @@ def generate_images(
     run: "StrPath | ImageGenerator",
     labels: Labels | None = None,
     *,
+    decoder: StrPath | None = None,
     n: int = 16,
     seed: int = 0,
     temperature: float = 1.0,
@@ -236,6 +254,8 @@ def generate_images(
         run: folder of a run or preset of experiment vim; or an `ImageGenerator`.
         labels: classes by number or name, in turn, see `generation.labels`; None generates without
             labels.
+        decoder: folder of a run of experiment decoder for the same tokens; None decodes with the
+            run's own, or with the generator's.
         n: number of images.
         seed: from -2^31 to 2^32 - 1; image i is a function of (seed, i), its label and the
             settings.
@@ -259,7 +279,10 @@ def generate_images(
     """
     checks.at_least_one(n=n, batch_size=batch_size)
     checks.rejection(classifier, acceptance)
-    generator = run if isinstance(run, ImageGenerator) else ImageGenerator.load(run)
+    if isinstance(run, ImageGenerator):
+        generator = run.with_decoder(decoder)
+    else:
+        generator = ImageGenerator.load(run, decoder)
     if litert is not None:
         generator = generator.with_litert(litert)
     if labels is not None:

@@ -83,7 +83,7 @@ def open_features(run: TrainedRun, split: str) -> ProbeFeatures:
     """
     run.data.show_reading_contents()
     identity = {
-        "models": run.hashes(),
+        "models": run.feature_hashes(),
         "images": run.data.fingerprint(),
         "options": describe_options(run.experiment.data),
         "split": split,

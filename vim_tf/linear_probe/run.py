@@ -224,7 +224,7 @@ def _probe(
     return {
         "run": str(experiment.run),
         "preset": run.weights,
-        "models": run.hashes(),
+        "models": run.feature_hashes(),
         "head": experiment.head,
         "seed": experiment.seed,
         "pictures": {

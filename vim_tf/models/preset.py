@@ -10,6 +10,7 @@ checked type by type, and the weights that it asks for are counted in the file b
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -44,7 +45,8 @@ METADATA_SCHEMA = {
         "hash": _TEXT,
         "steps": _WHOLE,
         "class_names": {"type": "array", "items": _TEXT},
-        "tokenizer_hash": _TEXT,
+        "token_hash": _TEXT,
+        "decoder_hash": _TEXT,
         "made_from": {"type": "object"},
     },
     "required": ["hash"],
@@ -101,11 +103,7 @@ class Preset(_Base):
 
         Two models with the same hash give the same answers.
         """
-        config = json.dumps([type(self).__name__, self.get_config()], sort_keys=True)
-        digest = hashlib.sha256(config.encode())
-        for weight in self.weights:
-            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
-        return digest.hexdigest()
+        return hash_weights([type(self).__name__, self.get_config()], self.weights)
 
     def save_to_preset(self, preset_dir: StrPath, metadata: dict[str, Any] | None = None) -> None:
         """Writes this model as a preset into a new or existing folder.
@@ -178,6 +176,14 @@ class Preset(_Base):
                 f"file was replaced or damaged; {ADVICE}"
             )
         return model
+
+
+def hash_weights(about: Any, weights: "Sequence[keras.Variable]") -> str:
+    """Returns the SHA-256 of a description for JSON and of weights, in order."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for weight in weights:
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def _check_weights(path, expected):

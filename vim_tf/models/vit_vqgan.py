@@ -12,10 +12,13 @@ from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.costs.parameters import count_vit_vqgan
 from vim_tf.losses import LOGIT_LAPLACE_EPSILON
 from vim_tf.models.input_checks import check_images, check_tokens
-from vim_tf.models.preset import Preset
+from vim_tf.models.preset import Preset, hash_weights
 from vim_tf.models.quantizer import QuantizerOutput, VectorQuantizer
 from vim_tf.models.transformer import Transformer
 from vim_tf.models.vit import ViTDecoder, ViTEncoder
+
+IMAGE_RANGE = "RGB in [-1,1]"
+_OF_TOKENS = ("codes", "code_dim", "l2_normalize")  # of the quantizer's config
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,38 @@ class ViTVQGAN(Preset, keras.Model):
             new.positions.copy_resized(old.positions)
         other.quantizer.set_weights(self.quantizer.get_weights())
         return other
+
+    def token_hash(self) -> str:
+        """Returns the SHA-256 of all that decides tokens, as hexadecimal text.
+
+        It covers encoder, projection, codebook, and the size and range of the images. Two models
+        with the same hash make the same tokens of an image. Their decoders may differ.
+        """
+        quantizer = asdict(self.config.quantizer)
+        about = {
+            "images": [*self.image_size, IMAGE_RANGE],
+            "quantizer": {name: quantizer[name] for name in _OF_TOKENS},
+            **self._parts("patch_size", "positions", "encoder"),
+        }
+        return hash_weights(about, [*self.encoder.weights, *self.quantizer.weights])
+
+    def decoder_hash(self) -> str:
+        """Returns the SHA-256 of all that turns codes into images, as hexadecimal text."""
+        names = ("patch_size", "positions", "decoder", "output", "overlapping_patches")
+        about = {
+            "images": [*self.image_size, IMAGE_RANGE],
+            "code_dim": self.config.quantizer.code_dim,
+            **self._parts(*names, "refinement_channels"),
+        }
+        return hash_weights(about, self.decoder.weights)
+
+    def hashes(self) -> dict[str, str]:
+        """Returns {"tokens": `token_hash`, "decoder": `decoder_hash`}, for records."""
+        return {"tokens": self.token_hash(), "decoder": self.decoder_hash()}
+
+    def _parts(self, *names):
+        config = asdict(self.config)
+        return {name: config[name] for name in names}
 
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` needs."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from vim_tf.annotations import StrPath
 from vim_tf.config import loader
-from vim_tf.config.experiments import Experiment, TrainingExperiment, ViTVQGANExperiment
+from vim_tf.config.experiments import Experiment, PixelExperiment, TrainingExperiment
 from vim_tf.errors import UserError
 
 # The weights are the same bit for bit. Where images and tokenizers are does not matter: their
@@ -71,7 +71,7 @@ def find_changes(old: Experiment, new: Experiment) -> Changes:
     """Compares the config of a run with the one with which it is to go on."""
     values = loader.find_changes(old, new)
     allowed = FREE | ROUNDED | {STEPS, BATCH_SIZE}
-    if isinstance(new, ViTVQGANExperiment) and new.losses.adversarial:
+    if isinstance(new, PixelExperiment) and new.losses.adversarial:
         allowed -= _DECIDING
     return Changes(values, loader.describe_changes(values), bool(values.keys() - allowed))
 

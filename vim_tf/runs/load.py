@@ -32,43 +32,67 @@ def load(run_or_preset_dir: StrPath) -> Preset:
     return MODELS[name].from_preset(folder)
 
 
-def load_tokenizer(run_or_preset_dir: StrPath) -> ViTVQGAN:
+def load_tokenizer(run_or_preset_dir: StrPath, argument: str = "tokenizer.run") -> ViTVQGAN:
     """Loads the tokenizer of a stage-1 run or preset; UserError if it is another model."""
     model = load(run_or_preset_dir)
     if not isinstance(model, ViTVQGAN):
         raise UserError(
             f"{run_or_preset_dir} holds a {type(model).__name__}; "
-            "tokenizer.run needs a run of experiment vit_vqgan"
+            f"{argument} needs a run of experiment vit_vqgan or decoder"
         )
     return model
 
 
-def load_tokenizer_of(vim: VIM, run_or_preset_dir: StrPath) -> tuple[ViTVQGAN, tuple[str, ...]]:
+def load_tokenizer_of(
+    vim: VIM, run_or_preset_dir: StrPath, decoder: StrPath | None = None
+) -> tuple[ViTVQGAN, tuple[str, ...]]:
     """Loads the tokenizer and the class names of a `VIM` from the VIM's run or preset.
+
+    Args:
+        vim: the VIM.
+        run_or_preset_dir: its run or preset.
+        decoder: as in `load_decoder`; None for the tokenizer's own.
 
     Returns:
         (`ViTVQGAN`, names: name of class i at index i; () without labels).
 
     Raises:
-        UserError: the VIM was trained on tokens of another tokenizer.
+        UserError: the VIM was trained on tokens of another tokenizer, or the decoder is for those
+            of another one.
     """
     folder = find_preset(run_or_preset_dir)
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
     assert vim.metadata is not None  # it was loaded from a preset
-    trained_on = vim.metadata.get("tokenizer_hash", tokenizer.model_hash())
-    if trained_on != tokenizer.model_hash():
+    trained_on = vim.metadata.get("token_hash", tokenizer.token_hash())
+    if trained_on != tokenizer.token_hash():
         raise UserError(
-            f"{folder / TOKENIZER_FOLDER} is the tokenizer {tokenizer.model_hash()[:16]}, and "
-            f"this VIM was trained on tokens of {shorten(trained_on[:16])}: their tokens mean "
+            f"{folder / TOKENIZER_FOLDER} makes the tokens {tokenizer.token_hash()[:16]}, and "
+            f"this VIM was trained on {shorten(trained_on[:16])}: their tokens mean "
             "different things; take a whole copy of the preset"
         )
     # A preset that VIM.save_to_preset wrote may have no names.
     names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
-    if len(names) != vim.classes:
+    return load_decoder(tokenizer, decoder), names
+
+
+def load_decoder(tokenizer: ViTVQGAN, decoder: StrPath | None) -> ViTVQGAN:
+    """Loads a tokenizer with the same tokens and another decoder.
+
+    Args:
+        tokenizer: the tokenizer.
+        decoder: a run or preset of experiment decoder; None returns the tokenizer.
+
+    Raises:
+        UserError: it is for the tokens of another tokenizer.
+    """
+    if decoder is None:
+        return tokenizer
+    other = load_tokenizer(decoder, "decoder")
+    ours, theirs = tokenizer.token_hash(), other.token_hash()
+    if ours != theirs:
         raise UserError(
-            f"{folder} names {len(names):,} classes, and its VIM has {vim.classes:,}; take a "
-            "whole copy of the preset, or train again"
+            f"decoder {decoder} is for the tokens {theirs[:16]}, and the tokens here are "
+            f"{ours[:16]}: they mean different things; give a run of experiment decoder whose "
+            "tokenizer.run is the tokenizer of this run"
         )
-    if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
-        raise UserError(f"{folder}: VIM and tokenizer differ in codes or grid")
-    return tokenizer, names
+    return other

@@ -14,25 +14,25 @@ from vim_tf.messages import shorten
 
 
 class MadeFrom:
-    """The images, and the tokenizer of stage 2, that a run is trained on.
+    """The images, and the frozen tokenizer, that a run is trained on.
 
     A thread reads the contents of the files once, while the first epoch reads the same files.
 
     Args:
         data: the images.
-        tokenizer_hash: `ViTVQGAN.model_hash` of the tokenizer of stage 2; None in other trainings.
+        token_hash: `ViTVQGAN.token_hash` of the frozen tokenizer; None without one.
         folder: the run's folder.
     """
 
-    def __init__(self, data: ImageData, tokenizer_hash: str | None, folder: epath.Path) -> None:
-        self._data, self._tokenizer_hash, self._folder = data, tokenizer_hash, folder
+    def __init__(self, data: ImageData, token_hash: str | None, folder: epath.Path) -> None:
+        self._data, self._token_hash, self._folder = data, token_hash, folder
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._kept: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Returns the sources as a dict for JSON: `images`, a fingerprint, and `tokenizer`."""
-        return {"images": self._data.fingerprint(), "tokenizer": self._tokenizer_hash}
+        """Returns the sources as a dict for JSON: `images`, a fingerprint, and `tokens`."""
+        return {"images": self._data.fingerprint(), "tokens": self._token_hash}
 
     def check(self, path: StrPath, then: Mapping[str, Any]) -> None:
         """Raises UserError if a checkpoint was made from other sources.
@@ -66,11 +66,11 @@ class MadeFrom:
         return [] if found is None else [f"goes on with other images: {found}"]
 
     def _check_tokenizer(self, path: StrPath, then: Mapping[str, Any], advice: str) -> None:
-        if then["tokenizer"] != self._tokenizer_hash:
-            names = [shorten(str(name)[:16]) for name in (then["tokenizer"], self._tokenizer_hash)]
+        if then["tokens"] != self._token_hash:
+            names = [shorten(str(name)[:16]) for name in (then["tokens"], self._token_hash)]
             raise UserError(
-                f"{path} was trained on tokens of the tokenizer {names[0]}, but the one in use is "
-                f"{names[1]}: their tokens mean different things; {advice}"
+                f"{path} was trained on the tokens {names[0]}, and the tokenizer in use makes "
+                f"{names[1]}: they mean different things; {advice}"
             )
 
     def start(self) -> None:

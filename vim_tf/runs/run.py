@@ -33,7 +33,12 @@ from etils import epath
 
 from vim_tf.annotations import StrPath
 from vim_tf.config import loader
-from vim_tf.config.experiments import Experiment, TrainingExperiment, ViTVQGANExperiment
+from vim_tf.config.experiments import (
+    DecoderExperiment,
+    Experiment,
+    TrainingExperiment,
+    ViTVQGANExperiment,
+)
 from vim_tf.config.sections import ViTVQGANConfig
 from vim_tf.errors import UserError
 from vim_tf.failpoints import failpoint
@@ -45,6 +50,7 @@ from vim_tf.runs.changes import Changes, check_steps, find_changes
 from vim_tf.runs.metrics_log import MetricsLog
 
 PRESET_CONFIG = "config.json"
+MOST_DECODERS = 10  # runs of experiment decoder, each of the tokens of the one before
 PRESETS = ("preset", "preset_best")  # the last averaged weights, and those of the best evaluation
 
 
@@ -227,20 +233,26 @@ def _say(line: str) -> None:
 
 
 def find_tokenizer_config(experiment: Experiment) -> ViTVQGANConfig | None:
-    """Returns the `ViTVQGANConfig` of a VIM's tokenizer run; None if there is no such run yet."""
-    tokenizer = getattr(experiment, "tokenizer", None)
-    if tokenizer is None or not tokenizer.run:
-        return None
-    config_path = Run(tokenizer.run).config_path
-    if not config_path.exists():
-        return None
-    found = loader.load_config([config_path])
-    if not isinstance(found, ViTVQGANExperiment):
-        raise UserError(
-            f"tokenizer.run is {shorten(str(tokenizer.run))}, a run of experiment "
-            f"{found.experiment}; give a run of experiment vit_vqgan"
-        )
-    return found.model
+    """Returns the config of the tokenizer run of a VIM or a decoder; None if there is none yet."""
+    for _ in range(MOST_DECODERS):
+        tokenizer = getattr(experiment, "tokenizer", None)
+        if tokenizer is None or not tokenizer.run:
+            return None
+        config_path = Run(tokenizer.run).config_path
+        if not config_path.exists():
+            return None
+        experiment = loader.load_config([config_path])
+        if isinstance(experiment, ViTVQGANExperiment):
+            return experiment.model
+        if not isinstance(experiment, DecoderExperiment):
+            raise UserError(
+                f"tokenizer.run is {shorten(str(tokenizer.run))}, a run of experiment "
+                f"{experiment.experiment}; give a run of experiment vit_vqgan or decoder"
+            )
+    raise UserError(
+        f"tokenizer.run leads through {MOST_DECODERS} decoders to no tokenizer; name the run of "
+        "experiment vit_vqgan"
+    )
 
 
 def find_run(path: StrPath) -> tuple[Run, str]:

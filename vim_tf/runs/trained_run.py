@@ -10,7 +10,7 @@ import numpy as np
 
 from vim_tf import fingerprints, formats
 from vim_tf.annotations import StrPath
-from vim_tf.config.experiments import VIMExperiment, ViTVQGANExperiment
+from vim_tf.config.experiments import PixelExperiment, VIMExperiment
 from vim_tf.data.images import ImageData, make_image_dataset
 from vim_tf.data.transforms import normalize, to_uint8
 from vim_tf.errors import UserError
@@ -56,8 +56,8 @@ class TrainedRun:
 
     Attributes:
         path: the run's folder.
-        experiment: its config, a `ViTVQGANExperiment` or a `VIMExperiment`.
-        tokenizer: the tokenizer.
+        experiment: its config, a `ViTVQGANExperiment`, `DecoderExperiment` or `VIMExperiment`.
+        tokenizer: the tokenizer, with the decoder in use.
         vim: the VIM; None for a run of stage 1.
         class_names: name of class i at index i; () without labels.
         other_images: whether `data` may be images that the run was not trained on.
@@ -79,9 +79,12 @@ class TrainedRun:
         return metadata.get("steps", 0), self.experiment.training.steps
 
     def hashes(self) -> dict[str, str]:
-        """Returns {name of a model: SHA-256 of its weights}."""
-        models = {"tokenizer": self.tokenizer, "vim": self.vim}
-        return {name: model.model_hash() for name, model in models.items() if model}
+        """Returns {"tokens", "decoder", and "vim" if there is one: SHA-256}, for records."""
+        return self.tokenizer.hashes() | ({"vim": self.vim.model_hash()} if self.vim else {})
+
+    def feature_hashes(self) -> dict[str, str]:
+        """Returns `hashes` without the decoder's, on which no feature depends."""
+        return {name: value for name, value in self.hashes().items() if name != "decoder"}
 
     @property
     def probed_block(self) -> int | None:
@@ -90,7 +93,7 @@ class TrainedRun:
         if self.vim is None or not path.exists():
             return None
         result = formats.read_json(path, "probe", "delete it and probe again", PROBE_SCHEMA)
-        return result["block"] if result["models"] == self.hashes() else None
+        return result["block"] if result["models"] == self.feature_hashes() else None
 
     @functools.cached_property
     def data(self) -> ImageData:
@@ -124,7 +127,10 @@ class TrainedRun:
 
 
 def open_run(
-    path: StrPath, overrides: Sequence[str] = (), other_images: bool = False
+    path: StrPath,
+    overrides: Sequence[str] = (),
+    other_images: bool = False,
+    decoder: StrPath | None = None,
 ) -> TrainedRun:
     """Opens a run of stage 1 or 2, in float32 for every precision of the training.
 
@@ -132,6 +138,7 @@ def open_run(
         path: the folder of a run, or its `preset_best` for the weights of the best evaluation.
         overrides: "data.key=value" strings, for images that have moved since the training.
         other_images: whether to allow images that the run was not trained on.
+        decoder: another decoder for a VIM's tokens, see `load.load_decoder`; None for its own.
 
     Raises:
         UserError: there is no run, its weights are missing, damaged or those of another experiment,
@@ -153,9 +160,9 @@ def open_run(
         if not isinstance(model, ViTVQGAN | VIM):
             raise UserError(
                 f"{run.path} is a run of experiment {experiment.experiment}; give one of "
-                "experiment vit_vqgan or vim"
+                "experiment vit_vqgan, decoder or vim"
             )
-        kinds = {ViTVQGAN: ViTVQGANExperiment, VIM: VIMExperiment}
+        kinds = {ViTVQGAN: PixelExperiment, VIM: VIMExperiment}
         if not any(isinstance(model, m) and isinstance(experiment, e) for m, e in kinds.items()):
             raise UserError(
                 f"{run.config_path} is of experiment {experiment.experiment}, and {weights} holds "
@@ -163,8 +170,13 @@ def open_run(
                 "the run"
             )
         if isinstance(model, ViTVQGAN):
+            if decoder is not None:
+                raise UserError(
+                    f"decoder is {decoder}, and {run.path} has no VIM whose tokens it could "
+                    f"decode; give {decoder} itself as the run"
+                )
             tokenizer, vim, names = model, None, ()
         else:
             vim = model
-            tokenizer, names = load_tokenizer_of(model, folder)
+            tokenizer, names = load_tokenizer_of(model, folder, decoder)
     return TrainedRun(run.path, experiment, tokenizer, vim, tuple(names), other_images, weights)

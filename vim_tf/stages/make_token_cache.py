@@ -55,12 +55,13 @@ def open_or_make_cache(
     """
     path = epath.Path(folder)
     options = {**describe_options(data.config), "seed": data.seed, "passes": passes}
-    tokenizer_hash = tokenizer.model_hash()
+    token_hash = tokenizer.token_hash()
     with making(path) as is_ours:
         if is_ours:
             data.show_reading_contents()
             header = {
-                "tokenizer_hash": tokenizer_hash,
+                "token_hash": token_hash,
+                "decoder_hash": tokenizer.decoder_hash(),  # no token depends on it
                 "images": data.fingerprint(),
                 "options": options,
                 "grid": list(tokenizer.grid),
@@ -82,7 +83,7 @@ def open_or_make_cache(
                 ],
             }
             write_in_lock(path, splits, header, data.tables)
-    return TokenCache.open(path, tokenizer_hash, options, data)
+    return TokenCache.open(path, token_hash, options, data)
 
 
 class _Tokens:

@@ -7,6 +7,7 @@ from typing import Any
 from vim_tf.config.experiments import (
     EXPERIMENTS,
     ClassifierExperiment,
+    DecoderExperiment,
     Experiment,
     TrainingExperiment,
     VIMExperiment,
@@ -72,6 +73,14 @@ register(
         ViTVQGANExperiment,
         "vim_tf.stages.vit_vqgan_stage:ViTVQGANStage",
         step_time.count_vit_vqgan_step,
+        ("codes", "attention"),
+    )
+)
+register(
+    Kind(
+        DecoderExperiment,
+        "vim_tf.stages.decoder_stage:DecoderStage",
+        step_time.count_decoder_step,
         ("codes", "attention"),
     )
 )

@@ -12,11 +12,13 @@ import keras
 
 from vim_tf.annotations import Tensor
 from vim_tf.config.checks import batch_divides
-from vim_tf.config.experiments import TrainingExperiment
+from vim_tf.config.experiments import DecoderExperiment, TrainingExperiment, VIMExperiment
 from vim_tf.costs.memory import MemoryEstimate
 from vim_tf.data.hashing import hash_integers
 from vim_tf.data.images import ImageData, make_image_dataset
 from vim_tf.drawing import curves, grids
+from vim_tf.errors import UserError
+from vim_tf.runs.load import load_tokenizer
 from vim_tf.runs.made_from import MadeFrom
 from vim_tf.runs.run import Run
 from vim_tf.trainers.trainer import Trainer
@@ -53,7 +55,7 @@ class Stage(abc.ABC):
 
     Attributes:
         experiment: as given.
-        tokenizer: the tokenizer of the tokens that are learnt; None without one.
+        tokenizer: the frozen tokenizer of a VIM or of a decoder; None without one.
         data: the images.
         trainer: the compiled trainer.
         made_from: the images and the tokenizer that the weights are made from.
@@ -87,8 +89,8 @@ class Stage(abc.ABC):
         self.experiment = experiment
         self.tokenizer, self.data = sources or self.open_sources(experiment, strategy)
         self.prepare(strategy, run)
-        tokenizer_hash = self.tokenizer.model_hash() if self.tokenizer else None
-        self.made_from = MadeFrom(self.data, tokenizer_hash, run.path)
+        token_hash = self.tokenizer.token_hash() if self.tokenizer else None
+        self.made_from = MadeFrom(self.data, token_hash, run.path)
         with strategy.scope():
             self.trainer = self.make_trainer()
             self.trainer.compile()
@@ -192,6 +194,21 @@ class Stage(abc.ABC):
         Returns:
             An image that was made with it, uint8 [H,W,3]; None if there is none.
         """
+
+
+def open_tokenizer(experiment: VIMExperiment | DecoderExperiment) -> ViTVQGAN:
+    """Opens the tokenizer that an experiment names; UserError if it does not fit."""
+    if not experiment.tokenizer.run:
+        raise UserError(
+            "tokenizer.run is not set; name a trained tokenizer: set tokenizer.run=runs/..."
+        )
+    tokenizer = load_tokenizer(experiment.tokenizer.run)
+    if tuple(experiment.data.image_size) != tokenizer.image_size:
+        raise UserError(
+            f"data.image_size is {list(experiment.data.image_size)} and the tokenizer's is "
+            f"{list(tokenizer.image_size)}; set the same"
+        )
+    return tokenizer
 
 
 def order_seed(seed: int, rollbacks: int) -> int:

@@ -25,11 +25,10 @@ from vim_tf.generation.image_generator import ImageGenerator
 from vim_tf.metrics.unigram_baseline import unigram_nats
 from vim_tf.models.vim import VIM
 from vim_tf.models.vit_vqgan import ViTVQGAN
-from vim_tf.runs.load import load_tokenizer
 from vim_tf.runs.run import Run
 from vim_tf.sampling import sample
 from vim_tf.stages.make_token_cache import open_or_make_cache
-from vim_tf.stages.stage import Stage, order_seed, zoom_of
+from vim_tf.stages.stage import Stage, open_tokenizer, order_seed, zoom_of
 from vim_tf.trainers.vim_trainer import VIMTrainer
 
 if TYPE_CHECKING:
@@ -229,21 +228,6 @@ class VIMStage(Stage):
         knows_labels = generator.class_names and self.experiment.model.label_drop < 1
         labels = [0] if knows_labels else None
         return report.time("a sample made", lambda: generator.generate(labels, n=1))[0]
-
-
-def open_tokenizer(experiment: VIMExperiment) -> ViTVQGAN:
-    """Opens the tokenizer that an experiment names; UserError if it does not fit."""
-    if not experiment.tokenizer.run:
-        raise UserError(
-            "tokenizer.run is not set; name a trained tokenizer: set tokenizer.run=runs/..."
-        )
-    tokenizer = load_tokenizer(experiment.tokenizer.run)
-    if tuple(experiment.data.image_size) != tokenizer.image_size:
-        raise UserError(
-            f"data.image_size is {list(experiment.data.image_size)} and the tokenizer's is "
-            f"{list(tokenizer.image_size)}; set the same"
-        )
-    return tokenizer
 
 
 def _generate(model: VIM, count: int, labels: Tensor) -> Tensor:

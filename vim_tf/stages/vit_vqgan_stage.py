@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vim_tf.annotations import Tensor
-from vim_tf.config.experiments import ViTVQGANExperiment
+from vim_tf.config.experiments import PixelExperiment, ViTVQGANExperiment
 from vim_tf.costs import operations
 from vim_tf.costs.memory import MemoryEstimate, estimate_vit_vqgan
 from vim_tf.costs.parameters import count_vgg16
@@ -82,7 +82,6 @@ class ViTVQGANStage(Stage):
     def describe(cls, experiment: ViTVQGANExperiment, images: Tensor, table: Table) -> None:
         """Shows patches, features, codes, tokens, the reconstruction and the discriminator."""
         model = ViTVQGAN(experiment.model, experiment.data.image_size)
-        networks = {"ViTVQGAN": model}
         patch_size = experiment.model.patch_size
         sizes = experiment.model, experiment.data.image_size
         table.start()
@@ -111,10 +110,15 @@ class ViTVQGANStage(Stage):
             operations=operations.count_decoder_operations(*sizes),
         )
         table.call("ViTVQGAN.decode_tokens(tokens)", model.decode_tokens, output.tokens)
+        table.say(f"ViTVQGAN: {model.count_params():,} parameters")
+        cls.describe_losses(experiment, images, table)
+
+    @staticmethod
+    def describe_losses(experiment: PixelExperiment, images: Tensor, table: Table) -> None:
+        """Shows the networks that only losses use."""
         if experiment.losses.adversarial:
             discriminator = Discriminator(experiment.discriminator, experiment.data.image_size)
             discriminator.build()
-            networks["Discriminator"] = discriminator
             table.call(
                 "Discriminator(images)",
                 discriminator,
@@ -124,8 +128,7 @@ class ViTVQGANStage(Stage):
                     experiment.discriminator, experiment.data.image_size
                 ),
             )
-        for name, network in networks.items():
-            table.say(f"{name}: {network.count_params():,} parameters")
+            table.say(f"Discriminator: {discriminator.count_params():,} parameters")
         if experiment.losses.perceptual:
             table.say(
                 f"PerceptualFeatures (VGG16): {count_vgg16():,} parameters, frozen; not run here"

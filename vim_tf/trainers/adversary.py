@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from vim_tf import losses
 from vim_tf.annotations import Tensor
-from vim_tf.config.experiments import ViTVQGANExperiment
+from vim_tf.config.experiments import PixelExperiment
 from vim_tf.distribution.replicas import assign_everywhere
 from vim_tf.models.discriminator import Discriminator
 from vim_tf.trainers.diff_augment import augment
@@ -45,7 +45,7 @@ class Adversary:
         mean_squares: running means of the squared gradients [others, adversarial], float32.
     """
 
-    def __init__(self, experiment: ViTVQGANExperiment) -> None:
+    def __init__(self, experiment: PixelExperiment) -> None:
         config, steps = experiment.discriminator, experiment.training.steps
         self.config, self.losses, self.steps = config, experiment.losses, steps
         self.network = Discriminator(config, experiment.data.image_size)
@@ -65,13 +65,31 @@ class Adversary:
         )
 
     def compile(
-        self, experiment: ViTVQGANExperiment, optimizer: keras.optimizers.Optimizer | None
+        self, experiment: PixelExperiment, optimizer: keras.optimizers.Optimizer | None
     ) -> None:
         """Builds an optimizer, the experiment's unless one is given."""
         self.optimizer = optimizer or make_optimizer(
             experiment.discriminator_optimizer, self.steps, self.start
         )
         self.optimizer.build(self.network.trainable_variables)
+
+    def start_new(self, step: int) -> bool:
+        """Lets a new discriminator start in a run that has done so many steps.
+
+        Its optimizer counts the run's steps, as its schedule and its start do. It takes part from
+        `start`, but not before this step.
+
+        Returns:
+            Whether it was new and its start is known.
+        """
+        iterations = self.optimizer.iterations
+        if int(iterations.numpy()) >= step:
+            return False
+        iterations.assign(step)
+        start = int(self.start.numpy())
+        if start != WAITS:
+            self.start.assign(max(start, step))
+        return start != WAITS
 
     def checkpoint_items(self) -> dict[str, Any]:
         """Returns the trackables of its state, by name."""

@@ -33,13 +33,23 @@ class KernelAdamW(keras.optimizers.AdamW):
     def _make_slots(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)
 
+    def steps_since_start(self) -> Tensor:
+        """Steps from the schedule's start to the end of the present one: 1 or more, int64.
+
+        The corrections of the moments count them. Before the start gradients are zero and so are
+        the moments; corrected as those of a long run, they would make the first steps ten times as
+        large.
+        """
+        start = ops.cast(getattr(self._learning_rate, "start", 0), self.iterations.dtype)
+        return ops.maximum(self.iterations - start, 0) + 1
+
     def update_step(self, gradient: Tensor, variable: tf.Variable, learning_rate: Tensor) -> None:
         """Moves one variable.
 
         TensorFlow's kernel reads each array once; Keras' operations take twice as long.
         """
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations + 1, gradient.dtype)
+        step = tf.cast(self.steps_since_start(), gradient.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[index].value.handle,
@@ -94,7 +104,7 @@ class FactoredAdamW(KernelAdamW):
         for mean, axis in ((rows, -1), (columns, -2)):
             self.assign_add(mean, (ops.mean(square, axis) - mean) * (1 - self.beta_2))
         self.assign_add(momentum, (gradient - momentum) * (1 - self.beta_1))
-        step = ops.cast(self.iterations + 1, variable.dtype)
+        step = ops.cast(self.steps_since_start(), variable.dtype)
         # At first both means are too small by the same factor, and so is the second moment.
         scale = ops.sqrt(1 - ops.power(self.beta_2, step)) / (1 - ops.power(self.beta_1, step))
         share = rows / ops.maximum(ops.mean(rows, -1, keepdims=True), TINY)

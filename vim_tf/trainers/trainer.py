@@ -81,9 +81,9 @@ class Trainer(keras.Model):
         with computing_in("float32"):
             self.ema_model = ema_model = make_model()
         ema_model.trainable = False
-        self.ema = ExponentialMovingAverage(
-            model.trainable_variables, ema_model.weights, experiment.training.ema_decay
-        )
+        pairs = zip(model.weights, ema_model.weights, strict=True)
+        sources, targets = zip(*(pair for pair in pairs if pair[0].trainable), strict=True)
+        self.ema = ExponentialMovingAverage(sources, targets, experiment.training.ema_decay)
         self.log_metrics = {name: keras.metrics.Mean(name) for name in log_names}
         # Other names than the logs': fit would report these, still 0, instead of the logs.
         self.test_metrics = {name: keras.metrics.Mean(f"evaluation_{name}") for name in test_names}
@@ -321,6 +321,17 @@ class Trainer(keras.Model):
                 f"learning rate of {name} at step {step}: {rates[0]:.3g} -> {rates[1]:.3g}"
             )
         return lines
+
+    def start_new_parts(self, step: int) -> list[str]:
+        """Lets parts that a run gets when it goes on in a new folder start at its step.
+
+        Args:
+            step: the steps that are done.
+
+        Returns:
+            Lines for the user.
+        """
+        return []
 
     def optimizer_starts(self) -> dict[str, int | tf.Variable]:
         """Returns {config section of each optimizer: the step at which its weights start}."""

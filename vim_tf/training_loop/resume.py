@@ -61,6 +61,7 @@ def restore(
     changes = find_changes(previous.load_experiment(), trainer.experiment)
     lines = checkpoints.restore_from(previous.checkpoint_dir)
     done = int(trainer.step.numpy())
+    lines += trainer.start_new_parts(done)
     check_steps(trainer.experiment, done, previous.path)
     lines += _adopt(changes, {"continues": str(previous.path)}, trainer, run, workers)
     checkpoints.save(done)
