@@ -134,7 +134,7 @@ PYTEST_ARGUMENTS ?=
 FAST := $(addprefix tests/,config distribution/test_cluster.py export/test_release.py \
     export/test_report.py metrics/test_codebook.py metrics/test_feature_file.py metrics/test_fid.py \
     metrics/test_inception_score.py metrics/test_kid.py metrics/test_precision_recall.py \
-    metrics/test_unigram_baseline.py training_loop/test_reporter.py \
+    metrics/test_principal_components.py metrics/test_unigram_baseline.py training_loop/test_reporter.py \
     training_loop/test_training_warnings.py test_architecture.py test_formats.py test_messages.py \
     test_packaging.py test_readme.py)
 test-fast: venv-test

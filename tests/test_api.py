@@ -96,7 +96,10 @@ def test_evaluate_generation_and_images(tiny_runs, tmp_path, colours):
     result = vim_tf.evaluate_generation(
         run, extractor=colours, reference=ours, metrics={"fid", "kid"}, n=8
     )
-    assert set(result.figures) == {"gFID[colours]", "KID[colours]", "KID[colours] std"}
+    kid = {"KID[colours]", "KID[colours] std", "KID[colours] standard error", "KID real[colours]"}
+    assert set(result.figures) == {"gFID[colours]", *kid}
+    # Two parts of 4 images are too few.
+    assert set(result.missing) == {"FID real[colours]"}
     assert result.figures["gFID[colours]"] == pytest.approx(0, abs=1e-6)  # the same images
     images = vim_tf.evaluate_images(ours, ours, extractor=colours, metrics=["fid"], n=7)
     assert images.figures["FID[colours]"] == pytest.approx(0, abs=1e-6)

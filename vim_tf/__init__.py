@@ -35,6 +35,7 @@ _HOMES = {
     "evaluate_classification": "vim_tf.evaluation.classification",
     "evaluate_generation": "vim_tf.evaluation.runner",
     "evaluate_images": "vim_tf.evaluation.runner",
+    "evaluate_network": "vim_tf.evaluation.network_check",
     "evaluate_reconstruction": "vim_tf.evaluation.runner",
     "export_model": "vim_tf.export.export_run",
     "generate_images": "vim_tf.generation.image_generator",

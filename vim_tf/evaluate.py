@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from vim_tf import command_line
+from vim_tf.errors import UserError
 from vim_tf.evaluation.protocol import write_result
 
 
@@ -42,6 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="PATH",
         help="a folder, an .npz of images or of statistics (default: the run's images)",
     )
+    _add_real(kind, "a folder, an .npz, or train or validation for those images of the run")
     kind.add_argument(
         "--label-mode",
         choices=("balanced", "unconditional"),
@@ -77,6 +79,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="PATH",
         help="a folder, or an .npz of images or of statistics",
     )
+    _add_real(kind, "a folder or an .npz")
     kind.add_argument("--n", type=int, help="the first N images of each (default: all)")
     kind.add_argument(
         "--image-size",
@@ -86,11 +89,28 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     _add_common(kind, "needed")
 
+    kind = kinds.add_parser(
+        "network",
+        help="whether a feature network can judge images: its KID must rise with three blurs and "
+        "with three noises",
+    )
+    kind.add_argument("--images", metavar="PATH", help="real images, a folder or an .npz")
+    _add_run(kind, required=False)
+    kind.add_argument("--n", type=int, help="the first N images, 2000 or more (default: all)")
+    kind.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="S|HxW",
+        help="resize the shorter side of a folder's images and cut out the centre",
+    )
+    _add_out(kind)
+    _add_extractor(kind, "needed")
+
     return parser.parse_args(arguments)
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", required=True, help="folder of a run, or its preset_best")
+def _add_run(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--run", required=required, help="folder of a run, or its preset_best")
     parser.add_argument(
         "--split",
         choices=("validation", "train"),
@@ -101,6 +121,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     command_line.add_other_images(parser)
 
 
+def _add_real(parser: argparse.ArgumentParser, kinds: str) -> None:
+    parser.add_argument(
+        "--real",
+        metavar="PATH",
+        help="other real images, whose figures stand beside those of the judged images: "
+        f"{kinds} (default: a random part of the reference, compared with the rest)",
+    )
+
+
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the result, a new .json file")
     parser.add_argument("--batch-size", type=int, default=64, help="images at once (default 64)")
@@ -109,6 +138,20 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, extractor: str) -> None:
     _add_out(parser)
+    _add_extractor(parser, extractor)
+    parser.add_argument(
+        "--metrics",
+        help="one or more of kid,fid,fd64,sfid,is,pr (default: all that the network gives and that "
+        "have enough images)",
+    )
+    parser.add_argument(
+        "--allow-small-n",
+        action="store_true",
+        help="allow FID with fewer images than twice the features, and FD64 with fewer than 1000",
+    )
+
+
+def _add_extractor(parser: argparse.ArgumentParser, extractor: str) -> None:
     parser.add_argument(
         "--extractor",
         metavar="PATH",
@@ -121,14 +164,6 @@ def _add_common(parser: argparse.ArgumentParser, extractor: str) -> None:
         choices=("adm", "clean", "legacy"),
         help="how to resize to the network's size (default: adm for the graph, clean for a "
         ".keras model)",
-    )
-    parser.add_argument(
-        "--metrics", help="one or more of fid,sfid,is,kid,pr (default: all that the network gives)"
-    )
-    parser.add_argument(
-        "--allow-small-n",
-        action="store_true",
-        help="allow FID with fewer images than twice the features",
     )
 
 
@@ -158,18 +193,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vim_tf.distribution.strategies import make_strategy
     from vim_tf.evaluation import runner
     from vim_tf.evaluation.classification import evaluate_classification
+    from vim_tf.evaluation.network_check import NetworkCheck, evaluate_network
 
     evaluations = {
         "reconstruction": runner.evaluate_reconstruction,
         "generation": runner.evaluate_generation,
         "classification": evaluate_classification,
         "images": runner.evaluate_images,
+        "network": evaluate_network,
     }
     with make_strategy(**devices).scope():
         result = evaluations[kind](**options)
     command = shlex.join(["python", "-m", "vim_tf.evaluate", *words])
     write_result(out, dataclasses.replace(result, command=command).to_dict())
     sys.stdout.write(f"{result}\n\n{out}\n")
+    if isinstance(result, NetworkCheck) and not result.admitted:
+        sys.stdout.flush()
+        raise UserError(
+            f"extractor {options['extractor']} is not admitted, because KID does not rise: "
+            f"{'; '.join(result.failures)}; judge with another network"
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from vim_tf import evaluate, formats
 from vim_tf.errors import UserError
 from vim_tf.evaluation import compute_metrics
 from vim_tf.evaluation.features import open_extractor
-from vim_tf.metrics.kid import kid
+from vim_tf.metrics.kid import bootstrap_error, kid
 from vim_tf.metrics.precision_recall import precision_recall
 
 
@@ -59,9 +59,15 @@ def test_every_figure_by_its_definition(scene, capsys):
     mean, deviation = kid(a.pooled, b.pooled, subsets=100, subset_size=15, seed=2020)
     assert figures["KID[net]"] == pytest.approx(mean, rel=1e-4)
     assert figures["KID[net] std"] == pytest.approx(deviation, rel=1e-4)
+    of_subsets = deviation / np.sqrt(99)
+    error = np.hypot(bootstrap_error(a.pooled, b.pooled), of_subsets)
+    assert figures["KID[net] standard error"] == pytest.approx(error, rel=1e-4)
     pair = figures["precision[net]"], figures["recall[net]"]
     assert pair == precision_recall(b.pooled, a.pooled)
     assert result["missing"] == {}
+    names = ["KID[net]", "KID[net] std", "KID[net] standard error", "KID real[net]", "FID[net]"]
+    assert list(figures)[: len(names)] == names  # KID is the first
+    assert result["markdown"].startswith(f"| KID[net] {figures['KID[net]']:.4g}, ")
     shown = capsys.readouterr().out
     assert re.search(rf"^FID\[net\] +{figures['FID[net]']:.6g}$", shown, re.MULTILINE)
     assert result["markdown"] in shown
@@ -80,7 +86,11 @@ def test_the_protocol(scene):
     file_hash = hashlib.sha256((scene / "net.pb").read_bytes()).hexdigest()
     assert result["extractor"]["sha256"] == file_hash
     assert result["extractor"]["proxy"]
-    assert result["settings"]["kid"] == {"subsets": 100, "subset_size": 14, "seed": 2020}
+    assert result["settings"]["kid"] == {
+        **{"subsets": 100, "subset_size": 14, "seed": 2020},
+        "resamples": 200,
+    }
+    assert result["settings"]["real"] == {"images": 14, "reference": 15, "seed": 2020}
     assert result["settings"]["inception_score_splits"] == 10
     assert result["versions"].keys() >= {"vim_tf", "python", "tensorflow", "keras", "numpy"}
     assert "model_index" not in result  # no model is evaluated
@@ -100,34 +110,42 @@ def test_kid_takes_the_usual_subsets_where_there_are_enough(scene, monkeypatch):
 def test_a_real_inception_is_called_by_no_name(scene, write_frozen_graph):
     write_frozen_graph(scene / "real.pb", dim=2048, classes=1008, size=(68, 68))
     result = run(scene, "--metrics", "kid,is", extractor="real.pb")
-    assert set(result["figures"]) == {"KID", "KID std", "IS", "IS std"}
+    kid_names = {"KID", "KID std", "KID standard error", "KID real"}
+    assert set(result["figures"]) == {*kid_names, "IS", "IS std"}
     assert not result["extractor"]["proxy"]
 
 
 def test_metrics_are_chosen(scene):
-    assert set(run(scene, "--metrics", "fid")["figures"]) == {"FID[net]"}
+    assert set(run(scene, "--metrics", "fid")["figures"]) == {"FID[net]", "FID real[net]"}
     for given, message in (
-        ("fid,xyz", "metrics has xyz; allowed are fid, sfid, is, kid, pr"),
+        ("fid,xyz", "metrics has xyz; allowed are kid, fid, fd64, sfid, is, pr"),
+        ("fd64", "fd64, which needs 64 features or more; .*net.pb has 6"),
         (",", "metrics is empty"),
     ):
         with pytest.raises(UserError, match=message):
             run(scene, "--metrics", given, out="y.json")
 
 
-def test_too_few_images_are_refused_and_why(scene):
+def test_too_few_images_are_refused_and_why(scene, capsys):
     np.savez(scene / "few.npz", make_images(0, 11))
     with pytest.raises(UserError, match="fid of 11 images with 6 features .* 12: .*1911.07023"):
-        run(scene, a="few.npz")
+        run(scene, "--metrics", "fid", a="few.npz")
     with pytest.raises(UserError, match="sfid of 11 reference images with 14 features"):
         run(scene, "--metrics", "sfid", b="few.npz")
     assert not (scene / "x.json").exists()
     assert "FID[net]" in run(scene, "--allow-small-n", a="few.npz")["figures"]
+    # A metric that was not asked for is left out.
+    result = run(scene, a="few.npz", out="w.json")
+    assert "KID[net]" in result["figures"]
+    reason = result["missing"]["FID[net]"]
+    assert reason.endswith("use KID instead, and read it with its standard error")
+    assert f"left out: {reason}\n" in capsys.readouterr().err
     np.savez(scene / "fewer.npz", make_images(0, 9))
-    with pytest.raises(UserError, match="is of 9 images: at least 10"):
+    with pytest.raises(UserError, match="is of 9 images needs at least 10; "):
         run(scene, "--metrics", "is", a="fewer.npz", out="y.json")
     assert "IS[net]" in run(scene, "--metrics", "is", b="fewer.npz", out="y.json")["figures"]
     np.savez(scene / "one.npz", make_images(0, 1))
-    with pytest.raises(UserError, match="kid of 1 reference images: at least 2"):
+    with pytest.raises(UserError, match="kid of 1 reference images needs at least 2; "):
         run(scene, "--metrics", "kid", b="one.npz", out="z.json")
     with pytest.raises(UserError, match="fid of 1 reference images"):
         run(scene, "--metrics", "fid", "--allow-small-n", b="one.npz", out="z.json")
@@ -199,7 +217,7 @@ def test_statistics_are_kept_next_to_the_reference(scene, monkeypatch, capsys):
     second = run(scene, *STATISTICS, out="y.json")
     assert sum(seen) == 62 + 30
     assert str(kept) in capsys.readouterr().err
-    assert second["figures"] == first["figures"]
+    assert second["figures"] == pytest.approx(first["figures"], rel=1e-9)
     assert second["reference"] == first["reference"]
     # KID needs the features themselves.
     assert run(scene, "--metrics", "kid,fid", out="z.json")["figures"]["FID[net]"] == (
@@ -254,18 +272,25 @@ def test_kept_statistics_are_a_reference_in_the_format_of_adm(scene):
     for name in ("FID[net]", "sFID[net]", "IS[net]"):
         assert result["figures"][name] == pytest.approx(expected[name], rel=1e-9)
     reason = "the reference has statistics and no images"
-    missing = ("KID[net]", "KID[net] std", "precision[net]", "recall[net]")
-    assert result["missing"] == dict.fromkeys(missing, reason)
+    missing = ("KID[net]", "KID[net] std", "KID[net] standard error")
+    missing = dict.fromkeys((*missing, "precision[net]", "recall[net]"), reason)
+    reason = "the reference has statistics of all its images together; give real"
+    real = dict.fromkeys(("KID real[net]", "FID real[net]"), reason)
+    assert result["missing"] == missing | real
     assert result["reference"]["sha256"] == hashlib.sha256(kept.read_bytes()).hexdigest()
     assert result["reference"]["count"] == 32
     # The ADM suite's own files have no count, and have images for precision and recall.
     np.savez(scene / "adm.npz", arr_0=make_images(1, 32), **adm)
     result = run(scene, b="adm.npz", out="z.json")
+    assert result["missing"] == real
+    for name in real:
+        del expected[name]
     assert result["figures"] == pytest.approx(expected, rel=1e-9)
     assert result["reference"]["count"] is None
     np.savez(scene / "no_spatial.npz", mu=adm["mu"], sigma=adm["sigma"])
     result = run(scene, *STATISTICS, b="no_spatial.npz", out="w.json")
-    assert result["missing"] == {"sFID[net]": "the reference has no statistics of spatial features"}
+    missing = {"sFID[net]": "the reference has no statistics of spatial features"}
+    assert result["missing"] == missing | {"FID real[net]": reason}
 
 
 def rewrite(path, **changes):

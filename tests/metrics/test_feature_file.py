@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vim_tf import UserError
-from vim_tf.metrics.feature_file import FeatureSpool
+from vim_tf.metrics.feature_file import FeatureRows, FeatureSpool
 
 ROWS = np.random.default_rng(0).normal(size=(23, 5)).astype("float32")
 
@@ -93,3 +93,10 @@ def test_a_full_disk_is_one_line():
         with FullSpool(5) as spool:
             spool.fill()
             spool.append(ROWS)
+
+
+def test_chosen_rows_are_read_by_their_number():
+    features = np.arange(40).reshape(10, 4)
+    rows = FeatureRows(features, np.arange(10) % 3 == 1)
+    assert (len(rows), rows.shape) == (3, (3, 4))
+    np.testing.assert_array_equal(rows[np.array([2, 0])], features[[7, 1]])

@@ -81,6 +81,27 @@ def test_reading_in_the_middle_changes_nothing():
     np.testing.assert_allclose(statistics.covariance, np.cov(features, rowvar=False), atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [0, 1, 30, 99])
+def test_rows_can_be_taken_away(count):
+    features = make_features(0, 100, mean=50.0)
+    rest = gather(features).without(gather(features[:count]))
+    assert rest.count == 100 - count
+    np.testing.assert_allclose(rest.mean, features[count:].mean(0), rtol=1e-11)
+    if count < 99:
+        expected = np.cov(features[count:], rowvar=False)
+        np.testing.assert_allclose(rest.covariance, expected, rtol=1e-8, atol=1e-9)
+    with pytest.raises(ValueError, match="100 rows cannot be taken from 100"):
+        gather(features).without(gather(features))
+
+
+def test_projected_statistics_are_those_of_projected_rows():
+    features = make_features(0, 100, mean=5.0)
+    axes = np.random.default_rng(1).normal(size=(DIM, 5))
+    found, expected = gather(features).projected(axes), features @ axes
+    np.testing.assert_allclose(found.mean, expected.mean(0), rtol=1e-11)
+    np.testing.assert_allclose(found.covariance, np.cov(expected, rowvar=False), rtol=1e-9)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_row_that_is_not_finite_is_named(value):
     statistics = gather(make_features(0, 50))
@@ -116,7 +137,7 @@ def test_statistics_survive_a_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["reference.npz"]
     for saved, loaded in (
         (a, FeatureStatistics.load(path)),
-        (spatial, FeatureStatistics.load(path, spatial=True)),
+        (spatial, FeatureStatistics.load(path, "_s")),
     ):
         assert loaded.dim == saved.dim
         np.testing.assert_array_equal(loaded.mean, saved.mean)

@@ -5,28 +5,34 @@ precision and recall need all features and keep them in a file.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vim_tf.config import checks
 from vim_tf.data.progress import progress_bar
 from vim_tf.errors import UserError
 from vim_tf.evaluation.features import FeatureNetwork
 from vim_tf.evaluation.image_sources import ImageSource, hash_images
+from vim_tf.evaluation.metric_choice import (
+    FEWEST,
+    NEED_FEATURES,
+    NEED_POOLED,
+    SPLITS,
+    figure_names,
+    real_name,
+)
 from vim_tf.evaluation.network_output import Features
-from vim_tf.metrics.feature_file import FeatureSpool
+from vim_tf.evaluation.real_parts import RealPart
+from vim_tf.metrics.feature_file import FeatureRows, FeatureSpool
 from vim_tf.metrics.fid import FeatureStatistics, frechet_distance
 from vim_tf.metrics.inception_score import InceptionScore
-from vim_tf.metrics.kid import kid
+from vim_tf.metrics.kid import RESAMPLES, bootstrap_error, kid
 from vim_tf.metrics.precision_recall import NEIGHBOURS, precision_recall
+from vim_tf.metrics.principal_components import component_distance
 
-METRICS = ("fid", "sfid", "is", "kid", "pr")
-NEED_FEATURES = {"kid", "pr"}  # these need the features of every image, others only statistics
-KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, 1000, 2020
-SPLITS = 10  # of the Inception Score
+KID_SUBSETS, KID_SUBSET_SIZE, KID_SEED = 100, FEWEST, 2020
 
 
 @dataclass
@@ -40,6 +46,7 @@ class Measured:
         spatial: `FeatureStatistics` of the spatial features.
         score: `InceptionScore`.
         spool: `FeatureSpool` with the pooled features of all images.
+        part: `FeatureStatistics` of the pooled features of a `RealPart`.
     """
 
     count: int | None = None
@@ -48,76 +55,7 @@ class Measured:
     spatial: FeatureStatistics | None = None
     score: InceptionScore | None = None
     spool: FeatureSpool | None = None
-
-
-def choose_metrics(
-    names: Collection[str] | None, extractor: FeatureNetwork | None
-) -> tuple[str, ...]:
-    """Returns the metrics to compute.
-
-    Args:
-        names: some of `METRICS`; None selects all that the network supports.
-        extractor: the feature network; without one (None), there are no metrics.
-
-    Returns:
-        A tuple in the order of `METRICS`.
-
-    Raises:
-        UserError: an unknown name, or sfid of a network without spatial features.
-    """
-    if extractor is None:
-        return ()
-    if names is None:
-        return tuple(m for m in METRICS if m != "sfid" or extractor.spatial_dim)
-    wanted = checks.choose("metrics", list(names), METRICS)
-    if "sfid" in wanted and not extractor.spatial_dim:
-        raise UserError(
-            f"metrics has sfid, which needs the spatial features of the Inception graph; "
-            f"{extractor.path} has none"
-        )
-    return tuple(wanted)
-
-
-def check_counts(
-    what: str,
-    count: int,
-    reference_count: int | None,
-    metrics: Collection[str],
-    extractor: FeatureNetwork,
-    allow_small_n: bool,
-) -> None:
-    """Raises UserError if there are too few images for the metrics.
-
-    Args:
-        what: name of the images that are judged.
-        count: their number.
-        reference_count: number of the reference's images; None if unknown.
-        metrics: of `METRICS`.
-        extractor: the feature network.
-        allow_small_n: allow FID and sFID with fewer than twice as many images as features.
-    """
-    sides = {what: count, "reference images": reference_count}
-    sides = {name: number for name, number in sides.items() if number is not None}
-    dims = {"fid": extractor.dim, "sfid": extractor.spatial_dim}
-    for metric in [metric for metric in metrics if metric in dims]:
-        dim = dims[metric]
-        assert dim is not None  # `choose_metrics` refuses sfid without spatial features
-        for name, number in sides.items():
-            if number < 2 * dim and not (allow_small_n and number >= 2):
-                raise UserError(
-                    f"{metric} of {number:,} {name} with {dim:,} features needs at least twice as "
-                    f"many images, {2 * dim:,}: with fewer, the covariance is noise and {metric} "
-                    "is too high by an amount that depends on the model (arXiv 1911.07023); give "
-                    "more images, set metrics to kid, or set allow_small_n"
-                )
-    for metric, least in (("is", SPLITS), ("kid", 2), ("pr", NEIGHBOURS + 1)):
-        # The Inception Score uses only the judged images, not the reference.
-        for name, number in sides.items() if metric != "is" else [(what, count)]:
-            if metric in metrics and number < least:
-                raise UserError(
-                    f"{metric} of {number} {name}: at least {least} are needed; give more, "
-                    "or leave it out of metrics"
-                )
+    part: FeatureStatistics | None = None
 
 
 def measure(
@@ -126,15 +64,17 @@ def measure(
     metrics: Collection[str],
     batch_size: int,
     what: str,
+    part: RealPart | None = None,
 ) -> Measured:
     """Runs all images of a source through the network once.
 
     Args:
         source: the images.
         extractor: the feature network; None if there are no metrics.
-        metrics: of `METRICS`; () only counts and hashes.
+        metrics: of `metric_choice.METRICS`; () only counts and hashes.
         batch_size: images at once.
         what: name of the images, for the progress bar and errors.
+        part: images whose statistics are also computed alone; None computes none.
 
     Returns:
         A `Measured`; its files are deleted together with it.
@@ -142,13 +82,13 @@ def measure(
     Raises:
         UserError: NaN or infinite features, or fewer images than `source.count`.
     """
-    found = Measured() if extractor is None else _prepare(extractor, metrics)
+    found = Measured() if extractor is None else _prepare(extractor, metrics, part)
     digest, count = hashlib.sha256(), 0
     with progress_bar(source.count, "images", what) as bar:
         for images in source.batches(batch_size):
             hash_images(digest, images)
             if extractor is not None and metrics:
-                _take_in(found, extractor(images), extractor, what, count)
+                _take_in(found, extractor(images), extractor, what, count, part)
             count += len(images)
             bar.update(len(images))
     if count < source.count:
@@ -157,11 +97,14 @@ def measure(
     return found
 
 
-def _prepare(extractor: FeatureNetwork, metrics: Collection[str]) -> Measured:
-    """Returns a `Measured` with an empty part for each that the metrics need."""
+def _prepare(
+    extractor: FeatureNetwork, metrics: Collection[str], part: RealPart | None
+) -> Measured:
+    """Returns a `Measured` with empty statistics of each kind that the metrics need."""
     found = Measured()
-    if "fid" in metrics:
+    if NEED_POOLED & set(metrics):
         found.pooled = FeatureStatistics(extractor.dim)
+        found.part = None if part is None else FeatureStatistics(extractor.dim)
     if "sfid" in metrics:
         assert extractor.spatial_dim is not None  # `choose_metrics` refuses sfid without them
         found.spatial = FeatureStatistics(extractor.spatial_dim)
@@ -173,7 +116,12 @@ def _prepare(extractor: FeatureNetwork, metrics: Collection[str]) -> Measured:
 
 
 def _take_in(
-    found: Measured, features: Features, extractor: FeatureNetwork, what: str, start: int
+    found: Measured,
+    features: Features,
+    extractor: FeatureNetwork,
+    what: str,
+    start: int,
+    part: RealPart | None,
 ) -> None:
     """Adds the features of a batch whose first image has the number `start`."""
     bad = ~np.isfinite(features.pooled).all(1)
@@ -185,6 +133,10 @@ def _take_in(
         )
     if found.pooled is not None:
         found.pooled.update(features.pooled)
+    if found.part is not None:
+        assert part is not None  # `_prepare` makes its statistics only for a part
+        inside = part.inside[start : start + len(features.pooled)]
+        found.part.update(features.pooled[inside])
     if found.spatial is not None:
         found.spatial.update(features.spatial)
     if found.score is not None:
@@ -199,52 +151,118 @@ def compare(
     metrics: Collection[str],
     extractor: FeatureNetwork,
     prefix: str = "",
+    part: RealPart | None = None,
+    real_metrics: Collection[str] = (),
+    others: Measured | None = None,
 ) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
     """Computes the figures of two measured sets.
 
     Args:
         candidate: the `Measured` that is judged.
         reference: the `Measured` that it is compared with.
-        metrics: of `METRICS`.
+        metrics: of `metric_choice.METRICS`.
         extractor: the feature network, for the figures' names.
         prefix: "r", "g" or "", put before "FID".
+        part: the real images that are compared with the reference; None for none.
+        real_metrics: the metrics of this comparison, see `real_parts.choose_part`.
+        others: the `Measured` of the part, if it is not of the reference.
 
     Returns:
         (figures {name: float}, {name: why it is missing}, the metrics' settings for the protocol).
     """
-    suffix = f"[{extractor.name}]" if extractor.name else ""
     figures: dict[str, float] = {}
     missing: dict[str, str] = {}
     settings: dict[str, Any] = {}
-    statistics = {"fid": "pooled", "sfid": "spatial"}
-    for metric, name in (("fid", f"{prefix}FID"), ("sfid", "sFID")):
-        if metric not in metrics:
+    if part is not None:
+        settings["real"] = part.description
+        if others is not None:
+            settings["real"] |= {"reference": reference.count, "sha256": others.sha256}
+    for metric in metrics:
+        names = figure_names(metric, extractor, prefix)
+        if metric == "sfid" and reference.spatial is None:
+            missing[names[0]] = "the reference has no statistics of spatial features"
             continue
-        pair = [getattr(side, statistics[metric]) for side in (candidate, reference)]
-        if None in pair:
-            missing[name + suffix] = "the reference has no statistics of spatial features"
-        else:
-            figures[name + suffix] = float(frechet_distance(*pair))
-    if "is" in metrics:
-        assert candidate.score is not None  # measured, because the metrics have "is"
-        settings["inception_score_splits"] = SPLITS
-        figures[f"IS{suffix}"], figures[f"IS{suffix} std"] = map(float, candidate.score.result())
-    for metric in [metric for metric in metrics if metric in NEED_FEATURES]:
-        names = {"kid": ("KID", "KID std"), "pr": ("precision", "recall")}[metric]
-        names = [f"KID{suffix} std" if name == "KID std" else name + suffix for name in names]
-        if reference.spool is None:
+        if metric in NEED_FEATURES and reference.spool is None:
             missing |= dict.fromkeys(names, "the reference has statistics and no images")
             continue
-        assert candidate.spool is not None  # measured, because the metric needs features
-        a, b = candidate.spool.finish(), reference.spool.finish()
-        if metric == "kid":
-            smaller = min(len(a), len(b))
-            # If each subset were the whole set, all would be equal and the deviation 0.
-            size = KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else max(2, smaller // 2)
-            drawn = {"subsets": KID_SUBSETS, "subset_size": size, "seed": KID_SEED}
-            values, settings["kid"] = kid(a, b, **drawn), drawn
-        else:
-            values = precision_recall(reference=b, samples=a, neighbours=NEIGHBOURS)
-            settings["precision_recall_neighbours"] = NEIGHBOURS
+        values, about = _compute(metric, candidate, reference)
         figures |= zip(names, map(float, values), strict=True)
+        settings |= about
+        if part is not None and metric in real_metrics:
+            figures[real_name(metric, extractor)] = _compute_real(metric, reference, part, others)
     return figures, missing, settings
+
+
+def compute_kid(a: np.ndarray, b: np.ndarray) -> tuple[tuple[float, float, float], dict[str, Any]]:
+    """Computes KID and its spread.
+
+    Args:
+        a: [M,D], features of a set of images.
+        b: [P,D], those of the other set.
+
+    Returns:
+        ((KID, its deviation over subsets, its standard error), the settings for the protocol).
+    """
+    drawn = _subsets(len(a), len(b))
+    mean, deviation = kid(a, b, **drawn)
+    # KID is a mean over some subsets and not the estimate of all images. This adds an error.
+    of_subsets = deviation / np.sqrt(max(1, KID_SUBSETS - 1))
+    error = np.hypot(bootstrap_error(a, b, RESAMPLES, KID_SEED), of_subsets)
+    return (mean, deviation, float(error)), {"kid": {**drawn, "resamples": RESAMPLES}}
+
+
+def _subsets(*counts: int) -> dict[str, int]:
+    """Returns the settings of `kid` for sets of so many images."""
+    smaller = min(counts)
+    # If each subset were the whole set, all would be equal and the deviation 0.
+    size = KID_SUBSET_SIZE if smaller >= KID_SUBSET_SIZE else max(2, smaller // 2)
+    return {"subsets": KID_SUBSETS, "subset_size": size, "seed": KID_SEED}
+
+
+def _compute(
+    metric: str, candidate: Measured, reference: Measured
+) -> tuple[Sequence[float], dict[str, Any]]:
+    """Returns (the values of `figure_names`, the settings for the protocol)."""
+    # `measure` has filled what a metric needs; the statistics of a file always have `pooled`.
+    if metric in NEED_POOLED:
+        assert candidate.pooled is not None
+        assert reference.pooled is not None
+        return [_DISTANCES[metric](candidate.pooled, reference.pooled)], {}
+    if metric == "sfid":
+        assert candidate.spatial is not None
+        assert reference.spatial is not None
+        return [frechet_distance(candidate.spatial, reference.spatial)], {}
+    if metric == "is":
+        assert candidate.score is not None
+        return candidate.score.result(), {"inception_score_splits": SPLITS}
+    assert candidate.spool is not None
+    assert reference.spool is not None
+    a, b = candidate.spool.finish(), reference.spool.finish()
+    if metric == "kid":
+        return compute_kid(a, b)
+    values = precision_recall(reference=b, samples=a, neighbours=NEIGHBOURS)
+    return values, {"precision_recall_neighbours": NEIGHBOURS}
+
+
+def _compute_real(
+    metric: str, reference: Measured, part: RealPart, others: Measured | None
+) -> float:
+    """Returns a figure of other real images, or of the part against the rest of the reference."""
+    if metric == "kid":
+        assert reference.spool is not None
+        b = reference.spool.finish()
+        if others is None:
+            a, b = FeatureRows(b, part.inside), FeatureRows(b, ~part.inside)
+        else:
+            assert others.spool is not None
+            a = others.spool.finish()
+        return kid(a, b, **_subsets(len(a), len(b)))[0]
+    assert reference.pooled is not None
+    if others is not None:
+        assert others.pooled is not None
+        return _DISTANCES[metric](others.pooled, reference.pooled)
+    assert reference.part is not None
+    return _DISTANCES[metric](reference.part, reference.pooled.without(reference.part))
+
+
+_DISTANCES = {"fid": frechet_distance, "fd64": component_distance}

@@ -1,8 +1,9 @@
 """The reference that images are compared with: other images, or their statistics in an .npz.
 
 Computed statistics are saved next to the images, as `<images>.statistics-<key>.npz` with the keys
-of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`) and with `format` and `written_by`. Such a file
-can also be used as a reference. Its key depends on the pixels, the network, the resize mode and the
+of the ADM suite (`mu`, `sigma`, `mu_s`, `sigma_s`) and with `format` and `written_by`. `mu_part`,
+`sigma_part` and `count_part` are of the images that were compared with the others. Such a file can
+also be used as a reference. Its key depends on the pixels, the network, the resize mode and the
 format, so a changed folder is measured again.
 """
 
@@ -16,16 +17,18 @@ from typing import Any
 from vim_tf import formats
 from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
-from vim_tf.evaluation.compute_metrics import NEED_FEATURES, Measured, measure
+from vim_tf.evaluation.compute_metrics import Measured, measure
 from vim_tf.evaluation.features import FeatureNetwork
 from vim_tf.evaluation.image_sources import ImageSource, NpzImages, open_images
+from vim_tf.evaluation.metric_choice import NEED_FEATURES
+from vim_tf.evaluation.real_parts import RealPart
 from vim_tf.files import hash_file
 from vim_tf.messages import shorten
 from vim_tf.metrics.fid import FeatureStatistics
 from vim_tf.npz_files import open_npz
 
 WHAT = "reference images"
-STATISTICS = {"fid": "mu", "sfid": "mu_s"}  # the array of an .npz that a metric needs
+STATISTICS = {"fid": "mu", "fd64": "mu", "sfid": "mu_s"}  # the array of an .npz that a metric needs
 NEEDS = "an .npz of statistics, with mu and sigma, is needed"
 
 
@@ -91,7 +94,7 @@ def open_reference(
     pooled = FeatureStatistics.load(path)
     statistics = Measured(count=pooled.count, pooled=pooled)
     if "mu_s" in names:
-        statistics.spatial = FeatureStatistics.load(path, spatial=True)
+        statistics.spatial = FeatureStatistics.load(path, "_s")
     images = NpzImages(path, argument) if "arr_0" in names else None
     described = {"kind": "statistics", "path": str(path), "sha256": hash_file(path)}
     return Reference(images, statistics, description=described)
@@ -103,6 +106,7 @@ def measure_reference(
     metrics: Collection[str],
     batch_size: int,
     say: Callable[[str], object],
+    part: RealPart | None = None,
 ) -> Measured:
     """Measures a reference. Saved statistics are used if they are sufficient.
 
@@ -110,9 +114,10 @@ def measure_reference(
         reference: the `Reference`; the number and the hash of the images are added to its
             description.
         extractor: the feature network.
-        metrics: of `compute_metrics.METRICS`.
+        metrics: of `metric_choice.METRICS`.
         batch_size: images at once.
         say: called with each line for the user.
+        part: images whose statistics are also computed alone; None computes none.
 
     Returns:
         A `Measured`, without an Inception Score, which only the candidate needs.
@@ -129,9 +134,9 @@ def measure_reference(
     assert images is not None  # there are images or statistics
     found = None
     if metrics and not needs_features:
-        found = _find_kept(reference, images, extractor, metrics, batch_size, say)
+        found = _find_kept(reference, images, extractor, metrics, batch_size, say, part)
     if found is None:
-        found = measure(images, extractor, metrics, batch_size, WHAT)
+        found = measure(images, extractor, metrics, batch_size, WHAT, part)
         _keep(reference, extractor, found, say)
     reference.description |= {"count": found.count, "sha256": found.sha256}
     return found
@@ -189,6 +194,7 @@ def _find_kept(
     metrics: Collection[str],
     batch_size: int,
     say: Callable[[str], object],
+    part: RealPart | None,
 ) -> Measured | None:
     if reference.beside is None or not any(
         reference.beside.parent.glob(f"{reference.beside.name}.statistics-*.npz")
@@ -204,10 +210,16 @@ def _find_kept(
         pooled = FeatureStatistics.load(path)
         found = Measured(count=pooled.count, sha256=images_hash, pooled=pooled)
         if "mu_s" in kept:
-            found.spatial = FeatureStatistics.load(path, spatial=True)
+            found.spatial = FeatureStatistics.load(path, "_s")
+        if "mu_part" in kept:
+            found.part = FeatureStatistics.load(path, "_part")
     except UserError as error:
         say(f"kept statistics cannot be used and are made again: {error}")
         return None
+    if part is not None and (
+        found.part is None or (found.count, found.part.count) != (len(part.inside), part.count)
+    ):
+        return None  # kept for another number of judged images
     say(f"statistics of the reference: {path}")
     return found
 
@@ -230,6 +242,6 @@ def _keep(
     }
     try:
         os.makedirs(path.parent, exist_ok=True)
-        found.pooled.save(path, found.spatial, **about)
+        found.pooled.save(path, found.spatial, found.part, **about)
     except OSError as error:  # a read-only data set: the next evaluation only takes longer
         say(f"statistics of the reference are not kept in {path.parent}: {error.strerror}")

@@ -3,6 +3,7 @@
 All use the replicas of the `tf.distribute` strategy in scope.
 """
 
+import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 from vim_tf.annotations import StrPath
 from vim_tf.config import checks
 from vim_tf.errors import UserError
-from vim_tf.evaluation import compute_metrics, protocol
+from vim_tf.evaluation import compute_metrics, metric_choice, protocol
 from vim_tf.evaluation.features import FeatureNetwork, open_extractor
 from vim_tf.evaluation.image_sources import ImageSource, RunImages, Samples, open_images
 from vim_tf.evaluation.keras_classifier import open_classifier
 from vim_tf.evaluation.lpips import open_lpips
+from vim_tf.evaluation.real_parts import choose_part
 from vim_tf.evaluation.reconstruction import Reconstructions
 from vim_tf.evaluation.reference import Reference, measure_reference, open_reference
 from vim_tf.generation.image_generator import ImageGenerator
@@ -47,12 +49,14 @@ def evaluate_reconstruction(
         extractor_hash: the network's expected SHA-256; None skips the check.
         resize: how images are resized to the network's size, one of `resizing.MODES`; None is adm
             for the Inception graph and clean for a classifier.
-        metrics: names from `compute_metrics.METRICS`; None selects all that the network supports.
+        metrics: names from `metric_choice.METRICS`; None selects all that the network supports and
+            that have enough images.
         lpips: path of LPIPS' weights, a .safetensors file; None skips LPIPS.
         split: "validation" or "train".
         n: number of images to use, the first ones; None uses all.
         batch_size: images at once.
-        allow_small_n: allow FID with fewer than twice as many images as features.
+        allow_small_n: allow FID and sFID with fewer than twice as many images as features, and FD64
+            with fewer than 1,000.
         overrides: "data.key=value" strings, for images that have moved since the training.
         other_images: allow images that the run was not trained on.
         by_class: measure the images of each class also alone.
@@ -69,15 +73,17 @@ def evaluate_reconstruction(
         network = open_extractor(extractor, resize, extractor_hash)
     elif metrics is not None:
         raise UserError("metrics are given, and they need a network: give extractor")
-    metrics = compute_metrics.choose_metrics(metrics, network)
+    asked = metrics is not None
+    metrics = metric_choice.choose_metrics(metrics, network)
     distance = None if lpips is None else open_lpips(lpips)
     trained = open_run(run, overrides, other_images)
     images, reference = _run_reference(trained, split, n)
     if by_class and not images.class_names:
         raise UserError("by_class is set, but the run's images have no classes; leave it out")
+    left_out: dict[str, str] = {}
     if network is not None:
-        compute_metrics.check_counts(
-            "images", images.count, images.count, metrics, network, allow_small_n
+        metrics, left_out = _fit_to_counts(
+            "images", images.count, images.count, metrics, network, allow_small_n, asked, "r"
         )
     source = Reconstructions(trained.tokenizer, images, distance)
     candidate = compute_metrics.measure(source, network, metrics, batch_size, "reconstructions")
@@ -86,7 +92,8 @@ def evaluate_reconstruction(
     if network is not None:
         measured = measure_reference(reference, network, metrics, batch_size, _say)
         more = compute_metrics.compare(candidate, measured, metrics, network, "r")
-        figures, missing, settings = figures | more[0], missing | more[1], settings | more[2]
+        figures, settings = figures | more[0], settings | more[2]
+        missing |= left_out | more[1]
     return protocol.make_result(
         figures,
         missing,
@@ -108,6 +115,7 @@ def evaluate_generation(
     resize: str | None = None,
     metrics: Collection[str] | None = None,
     reference: StrPath | None = None,
+    real: StrPath | None = None,
     split: str = "validation",
     n: int = 50_000,
     label_mode: str | None = None,
@@ -134,6 +142,9 @@ def evaluate_generation(
         metrics: as in `evaluate_reconstruction`.
         reference: a folder of images, or an .npz of images or of statistics; None compares with
             the images of the run's split.
+        real: real images to compare with the reference too, none of them in it: a folder, an .npz,
+            or "train" or "validation" for those images of the run; None takes a part of the
+            reference.
         split: "validation" or "train".
         n: number of samples.
         label_mode: "balanced" (all classes equally often) or "unconditional"; None is balanced for
@@ -162,7 +173,8 @@ def evaluate_generation(
     check_counts_and_split(n, batch_size, split)
     checks.rejection(reject, acceptance)
     network = open_extractor(extractor, resize, extractor_hash)
-    metrics = compute_metrics.choose_metrics(metrics, network)
+    asked = metrics is not None
+    metrics = metric_choice.choose_metrics(metrics, network)
     trained = open_run(run, overrides, other_images, decoder)
     source = open_samples(
         trained,
@@ -180,14 +192,23 @@ def evaluate_generation(
         _, compared_with = _run_reference(trained, split, None)
     else:
         compared_with = open_reference(reference, "reference", network)
+    others = None
+    if real in ("train", "validation"):
+        if reference is None and real == split:
+            raise UserError(f"real and split are {real}; compare with images of the other split")
+        others = RunImages(trained.data, str(real))
+    elif real is not None:
+        others = _open_real(real, reference)
     return _judge(
         source,
         compared_with,
         "samples",
         network,
         metrics,
+        asked,
         batch_size,
         allow_small_n,
+        others,
         "g",
         trained.hashes(),
         run,
@@ -232,6 +253,7 @@ def evaluate_images(
     extractor_hash: str | None = None,
     resize: str | None = None,
     metrics: Collection[str] | None = None,
+    real: StrPath | None = None,
     n: int | None = None,
     image_size: tuple[int, int] | None = None,
     batch_size: int = 64,
@@ -246,6 +268,8 @@ def evaluate_images(
         extractor_hash: as in `evaluate_reconstruction`.
         resize: as in `evaluate_reconstruction`.
         metrics: as in `evaluate_reconstruction`.
+        real: real images to compare with the reference too, none of them in it: a folder or an
+            .npz; None takes a part of the reference.
         n: number of images to use of each set, the first ones; None uses all.
         image_size: (H, W) to resize and crop the images of folders to; None does not change them.
         batch_size: images at once.
@@ -259,7 +283,8 @@ def evaluate_images(
     """
     check_counts_and_split(n, batch_size)
     network = open_extractor(extractor, resize, extractor_hash)
-    metrics = compute_metrics.choose_metrics(metrics, network)
+    asked = metrics is not None
+    metrics = metric_choice.choose_metrics(metrics, network)
     crops = [image_size if Path(path).is_dir() else None for path in (images, reference)]
     if image_size is not None and not any(crops):
         raise UserError(
@@ -268,7 +293,10 @@ def evaluate_images(
         )
     source = open_images(images, "images", crops[0], n)
     compared_with = open_reference(reference, "reference", network, crops[1], n)
-    return _judge(source, compared_with, "images", network, metrics, batch_size, allow_small_n)
+    others = None if real is None else _open_real(real, reference, image_size)
+    return _judge(
+        source, compared_with, "images", network, metrics, asked, batch_size, allow_small_n, others
+    )
 
 
 def check_counts_and_split(n: int | None, batch_size: int, split: str = "validation") -> None:
@@ -283,21 +311,34 @@ def _judge(
     what: str,
     network: FeatureNetwork,
     metrics: Collection[str],
+    asked: bool,
     batch_size: int,
     allow_small_n: bool,
+    real: ImageSource | None,
     prefix: str = "",
     models: dict[str, str] | None = None,
     run: StrPath | None = None,
 ) -> protocol.EvaluationResult:
-    compute_metrics.check_counts(
-        what, source.count, reference.count, metrics, network, allow_small_n
+    metrics, left_out = _fit_to_counts(
+        what, source.count, reference.count, metrics, network, allow_small_n, asked, prefix
+    )
+    in_images = None if reference.statistics is not None else reference.count
+    part, real_metrics, unreal = choose_part(
+        source.count, in_images, metrics, network, allow_small_n, real
     )
     # The candidate is measured first: its first batch checks the settings of the sampling.
     candidate = compute_metrics.measure(source, network, metrics, batch_size, what)
-    measured = measure_reference(reference, network, metrics, batch_size, _say)
+    of_reference = part if real is None else None
+    measured = measure_reference(reference, network, metrics, batch_size, _say, of_reference)
+    others = None
+    if part is not None and part.source is not None:
+        others = compute_metrics.measure(
+            part.source, network, real_metrics, batch_size, "real images"
+        )
     figures, missing, settings = compute_metrics.compare(
-        candidate, measured, metrics, network, prefix
+        candidate, measured, metrics, network, prefix, part, real_metrics, others
     )
+    missing = left_out | missing | unreal
     return protocol.make_result(
         figures,
         missing,
@@ -308,6 +349,30 @@ def _judge(
         models,
         run,
     )
+
+
+def _open_real(
+    real: StrPath, reference: StrPath | None, image_size: tuple[int, int] | None = None
+) -> ImageSource:
+    if reference is not None and os.path.realpath(real) == os.path.realpath(reference):
+        raise UserError(f"real and reference are both {real}; give other real images")
+    return open_images(real, "real", image_size if Path(real).is_dir() else None)
+
+
+def _fit_to_counts(
+    what: str, count: int, reference_count: int | None, metrics: Collection[str], *others: Any
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Is `metric_choice.fit_to_counts`, and tells the user of it before anything is computed."""
+    kept, left_out = metric_choice.fit_to_counts(what, count, reference_count, metrics, *others)
+    for reason in dict.fromkeys(left_out.values()):
+        _say(f"left out: {reason}")
+    smallest = min(count, reference_count or count)
+    if "kid" in kept and smallest < metric_choice.FEWEST:
+        _say(
+            f"KID is of {smallest:,} images: below {metric_choice.FEWEST:,} it is uncertain; read "
+            "it with its standard error"
+        )
+    return kept, left_out
 
 
 def _run_reference(

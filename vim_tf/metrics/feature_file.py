@@ -88,6 +88,26 @@ class FeatureSpool:
         self.close()
 
 
+class FeatureRows:
+    """Some rows of an array, which are read when they are needed.
+
+    Args:
+        features: [M,D], may be a memmap.
+        chosen: bool [M], true for the rows.
+    """
+
+    def __init__(self, features: np.ndarray, chosen: np.ndarray) -> None:
+        self._features, self._places = features, np.flatnonzero(chosen)
+        self.shape = (len(self._places), features.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Rows [B] int -> [B,D]."""
+        return self._features[self._places[rows]]
+
+
 def _discard(file: IO[bytes]) -> None:
     # After a full disk, closing tries again to write the remaining bytes.
     with contextlib.suppress(OSError):

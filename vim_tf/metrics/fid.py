@@ -37,8 +37,8 @@ class FeatureStatistics:
         if dim > MOST_FEATURES:
             raise UserError(
                 f"statistics of {dim:,} features are asked for; their covariance would have "
-                f"{dim:,}^2 values: leave fid and sfid out of metrics, or give a network of at "
-                f"most {MOST_FEATURES:,} features"
+                f"{dim:,}^2 values: leave fid, fd64 and sfid out of metrics, or give a network of "
+                f"at most {MOST_FEATURES:,} features"
             )
         self.dim = dim
         # Rows in _mean and _scatter; None: the statistics are from a file without a count.
@@ -87,12 +87,53 @@ class FeatureStatistics:
         assert self._count is not None  # otherwise there is a _covariance
         return self._scatter / (self._count - 1)
 
-    def save(self, path: StrPath, spatial: Self | None = None, **about: Any) -> None:
+    def projected(self, axes: np.ndarray) -> Self:
+        """Returns the statistics of the rows times `axes`: the rows' coordinates on some axes.
+
+        Args:
+            axes: [D,K] float64, K axes as columns.
+
+        Returns:
+            Statistics of K features, to which nothing can be added.
+        """
+        found = type(self)(axes.shape[1])
+        found._mean, found._count = self.mean @ axes, None
+        found._covariance = axes.T @ self.covariance @ axes
+        return found
+
+    def without(self, part: Self) -> Self:
+        """Returns the statistics of the rows that are not in `part`.
+
+        Args:
+            part: statistics of some of these rows, of fewer than all.
+        """
+        total, count = self._known_count(), part._known_count()
+        rest = total - count
+        if not 0 <= count < total:
+            raise ValueError(f"{count} rows cannot be taken from {total} rows; one must remain")
+        found = type(self)(self.dim)
+        found._count = rest
+        found._mean = self.mean + (self.mean - part.mean) * (count / rest) if count else self.mean
+        part._flush()
+        # `_combine`, solved for one of its two sets.
+        delta = part._mean - found._mean
+        found._scatter = self._scatter - part._scatter
+        found._scatter -= np.outer(delta * (count * rest / total), delta)
+        return found
+
+    def save(
+        self,
+        path: StrPath,
+        spatial: Self | None = None,
+        part: Self | None = None,
+        **about: Any,
+    ) -> None:
         """Writes an .npz with `mu` and `sigma`, the keys of the ADM suite, and `count`.
 
         Args:
             path: the file; an older one is replaced.
             spatial: statistics of the spatial features, for sFID: ADM's `mu_s`, `sigma_s`.
+            part: statistics of a part of the images: `mu_part`, `sigma_part` and `count_part`.
             **about: strings and numbers to write too, for example the source of the images.
         """
         arrays = {"mu": self.mean, "sigma": self.covariance}
@@ -100,23 +141,26 @@ class FeatureStatistics:
             arrays["count"] = np.array(self.count, np.int64)
         if spatial is not None:
             arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
+        if part is not None:
+            arrays |= {"mu_part": part.mean, "sigma_part": part.covariance}
+            arrays["count_part"] = np.array(part.count, np.int64)
         data = io.BytesIO()
         np.savez(data, **arrays, **about)
         write_atomically(path, data.getvalue())
 
     @classmethod
-    def load(cls, path: StrPath, spatial: bool = False) -> Self:
+    def load(cls, path: StrPath, suffix: str = "") -> Self:
         """Reads a file of `save` or of the ADM suite.
 
         Args:
             path: an .npz with `mu` [D] and `sigma` [D,D]; without `count` nothing can be added to
                 the statistics.
-            spatial: read `mu_s` and `sigma_s` instead, the statistics for sFID.
+            suffix: of the arrays' names: "_s" for the statistics for sFID, "_part" for a part's.
 
         Raises:
             UserError: no such file, another format, or values that are no mean and covariance.
         """
-        names = ("mu_s", "sigma_s") if spatial else ("mu", "sigma")
+        names = f"mu{suffix}", f"sigma{suffix}"
         needs = f"reference statistics are an .npz with {names[0]} [D] and {names[1]} [D, D]"
         with open_npz(path, path, needs) as file:
             missing = [name for name in names if name not in file.names]
@@ -129,7 +173,7 @@ class FeatureStatistics:
                     f"{other}; they must be [D] and [D, D], with D at most {MOST_FEATURES:,}"
                 )
             mean, covariance = (np.asarray(file.read(name), "float64") for name in names)
-            count = file.read_integer("count")
+            count = file.read_integer("count_part" if suffix == "_part" else "count")
         if not all(np.abs(part).max() < MOST_VALUE for part in (mean, covariance)):
             raise UserError(
                 f"{path} holds NaN, infinity or values above {MOST_VALUE}; make them again"
@@ -202,7 +246,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     Raises:
         UserError: another D, or fewer than two rows.
     """
-    _refuse_other_dim(a, b)
+    refuse_other_dim(a, b)
     covariance_a, covariance_b = a.covariance, b.covariance
     root = _root(covariance_a)
     eigenvalues = np.linalg.eigvalsh(root.T @ covariance_b @ root)
@@ -221,7 +265,8 @@ def _root(covariance: np.ndarray) -> np.ndarray:
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def _refuse_other_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
+def refuse_other_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
+    """Raises UserError unless both are statistics of the same number of features."""
     if a.dim != b.dim:
         raise UserError(
             f"statistics of {a.dim} and of {b.dim} features cannot be compared; both must come "
