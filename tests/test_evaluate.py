@@ -24,7 +24,6 @@ from vim_tf.metrics.image_metrics import ssim
 from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.runs.load import load_tokenizer
 from vim_tf.runs.run import Run
-from vim_tf.runs.trained_run import open_run
 
 
 @pytest.fixture
@@ -151,17 +150,6 @@ def test_reconstruction_with_lpips(own_runs, run, lpips_file):
     assert result["settings"]["lpips"]["path"] == str(lpips_file)
 
 
-def test_images_too_small_for_lpips(tiny, tmp_path, run, lpips_file):
-    experiment = tiny("vit_vqgan", "data.image_size=12")
-    folder = Run(tmp_path / "run")
-    folder.start(experiment)
-    tokenizer = ViTVQGAN(experiment.model, experiment.data.image_size)
-    folder.save_preset(tokenizer.save_to_preset)
-    with pytest.raises(UserError, match="LPIPS of images of 12 x 12 .* leave out lpips"):
-        run("reconstruction", folder.path, "--lpips", lpips_file)
-    assert not (tmp_path / "x.json").exists()
-
-
 def test_reconstruction_with_a_network(own_runs, run, classifier):
     path, features = classifier
     result = run("reconstruction", own_runs["vit_vqgan"], "--extractor", path)
@@ -239,11 +227,6 @@ def test_generation_with_another_decoder(own_runs, tiny_decoder, run, classifier
     assert result["models"] == generator.hashes()
     own = ImageGenerator.load(own_runs["vim"]).hashes()
     assert {name for name in own if own[name] != result["models"][name]} == {"decoder"}
-
-
-def test_a_run_without_vim_takes_no_decoder(tiny_runs, tiny_decoder):
-    with pytest.raises(UserError, match="has no VIM whose tokens it could decode; give .* itself"):
-        open_run(tiny_runs["vit_vqgan"], decoder=tiny_decoder)
 
 
 @pytest.mark.large

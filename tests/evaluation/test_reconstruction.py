@@ -8,8 +8,11 @@ import scipy.ndimage
 import tensorflow as tf
 
 from vim_tf.config.sections import ViTVQGANConfig
+from vim_tf.errors import UserError
 from vim_tf.evaluation.reconstruction import Reconstructions
+from vim_tf.evaluation.runner import evaluate_reconstruction
 from vim_tf.models.vit_vqgan import ViTVQGAN
+from vim_tf.runs.run import Run
 
 
 def white(shape):
@@ -133,3 +136,13 @@ def test_images_without_differences(original, reconstruction, size, missing):
     for name in ("seam excess", "gradient energy"):
         assert (name in figures) != (name in missing)
         assert missing.get(name, "") in reasons.get(name, "")
+
+
+def test_images_too_small_for_lpips(tiny, tmp_path, lpips_file):
+    experiment = tiny("vit_vqgan", "data.image_size=12")
+    folder = Run(tmp_path / "run")
+    folder.start(experiment)
+    tokenizer = ViTVQGAN(experiment.model, experiment.data.image_size)
+    folder.save_preset(tokenizer.save_to_preset)
+    with pytest.raises(UserError, match="LPIPS of images of 12 x 12 .* leave out lpips"):
+        evaluate_reconstruction(folder.path, lpips=lpips_file)

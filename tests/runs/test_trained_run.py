@@ -15,10 +15,26 @@ def test_both_stages_open(tiny_runs):
     run = open_run(tiny_runs["vim"])
     assert run.class_names == ("blue", "red")
     assert run.steps == (6, 6)
-    assert set(run.hashes()) == {"tokenizer", "vim"}
+    assert run.hashes() == {**run.tokenizer.hashes(), "vim": run.vim.model_hash()}
     alone = open_run(tiny_runs["vit_vqgan"])
     assert alone.vim is None
-    assert alone.hashes() == {"tokenizer": run.hashes()["tokenizer"]}
+    assert alone.hashes() == run.tokenizer.hashes() == alone.tokenizer.hashes()
+    assert run.feature_hashes() == {
+        name: value for name, value in run.hashes().items() if name != "decoder"
+    }
+
+
+def test_a_decoder_is_opened_alone_or_with_a_vim(tiny_runs, tiny_decoder):
+    alone, run = open_run(tiny_decoder), open_run(tiny_runs["vim"], decoder=tiny_decoder)
+    assert alone.experiment.experiment == "decoder" and alone.steps == (6, 6)
+    assert run.tokenizer.hashes() == alone.hashes()
+    own = open_run(tiny_runs["vim"])
+    assert run.feature_hashes() == own.feature_hashes() and run.hashes() != own.hashes()
+
+
+def test_a_run_without_vim_takes_no_decoder(tiny_runs, tiny_decoder):
+    with pytest.raises(UserError, match="has no VIM whose tokens it could decode; give .* itself"):
+        open_run(tiny_runs["vit_vqgan"], decoder=tiny_decoder)
 
 
 def test_images_are_the_held_out_ones(tiny_runs, tiny_images):
@@ -92,7 +108,7 @@ def test_the_probe_of_these_weights_says_which_block(tiny_runs, tmp_path):
     path = shutil.copytree(tiny_runs["vim"], tmp_path / "vim")
     assert open_run(path).probed_block is None
     (path / "probe").mkdir()
-    for models, expected in ((open_run(path).hashes(), 1), ({"vim": "of another"}, None)):
+    for models, expected in ((open_run(path).feature_hashes(), 1), ({"vim": "of another"}, None)):
         text = formats.to_json("probe", {"block": 1, "models": models})
         (path / "probe" / "probe.json").write_text(text)
         assert open_run(path).probed_block == expected
@@ -122,9 +138,9 @@ def test_the_best_weights_of_a_run_are_taken_with_its_config_and_images(copied, 
     assert best.path == last.path
     assert best.experiment == last.experiment
     assert best.data.fingerprint() == last.data.fingerprint()
-    name = "tokenizer" if stage == "vit_vqgan" else "vim"
-    assert best.hashes()[name] == load(path / "preset_best").model_hash()
-    assert best.hashes()[name] != last.hashes()[name]
+    trained = best.tokenizer if stage == "vit_vqgan" else best.vim
+    assert trained.model_hash() == load(path / "preset_best").model_hash()
+    assert best.hashes() != last.hashes()
     assert open_run(path / "preset").hashes() == last.hashes()
     monkeypatch.chdir(path / "preset_best")
     for given in (".", "../preset_best", "../preset_best/"):
@@ -154,7 +170,9 @@ def test_a_config_and_weights_of_two_experiments_are_refused(copied, tiny_runs):
 def test_each_weights_have_their_probe(copied):
     path = copied("vim")
     (path / "probe_best").mkdir()
-    text = formats.to_json("probe", {"block": 1, "models": open_run(path / "preset_best").hashes()})
+    text = formats.to_json(
+        "probe", {"block": 1, "models": open_run(path / "preset_best").feature_hashes()}
+    )
     (path / "probe_best" / "probe.json").write_text(text)
     assert open_run(path).probed_block is None
     assert open_run(path / "preset_best").probed_block == 1
