@@ -144,7 +144,7 @@ def test_the_best_on_the_validation_part_is_tested_on_all(result, vim_run):
         c = result["features"][name]["c"]
         given = (training.arrays[name], training.labels, test.arrays[name], test.labels)
         assert found == accuracy(*given, c)
-    assert result["models"] == run.hashes()
+    assert result["models"] == run.feature_hashes()
     assert result["command"] == f"python -m vim_tf.probe --run {vim_run} --blocks all"
 
 

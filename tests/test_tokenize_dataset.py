@@ -45,7 +45,7 @@ def test_training_refuses_another_tokenizers_cache(arguments, tiny_runs, tmp_pat
         (other / path.name).write_bytes(path.read_bytes())
     header["token_hash"] = "0" * 64
     (other / "header.json").write_text(formats.to_json("token cache", header))
-    with pytest.raises(UserError, match="made by the tokenizer 0000000000000000"):
+    with pytest.raises(UserError, match="has the tokens 0000000000000000, and the tok"):
         given = [*arguments, "--workdir", str(tmp_path / "run")]
         train.main([*given, "--set", f"tokenizer.cache={other}"])
 

@@ -61,7 +61,7 @@ def test_refuses_the_tokens_of_another_tokenizer(tmp_path):
 def test_control_codes_of_a_header_do_not_reach_the_terminal(tmp_path):
     write(tmp_path / "cache")
     seal(tmp_path / "cache", lambda content: content.update(token_hash="\x1b[31m"))
-    with pytest.raises(UserError, match=r"made by the tokenizer \\x1b\[31m, but") as caught:
+    with pytest.raises(UserError, match=r"has the tokens \\x1b\[31m, and") as caught:
         TokenCache.open(tmp_path / "cache", HASH)
     assert str(caught.value).isprintable()
     seal(tmp_path / "cache", lambda content: content.update(token_hash=HASH))

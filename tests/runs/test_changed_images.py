@@ -131,7 +131,7 @@ def test_a_run_online_does_not_go_on_with_another_tokenizer(world, tmp_path):
     other.rename(world.vit_vqgan)
     start_over(folder)
     with pytest.raises(
-        UserError, match="trained on tokens of the tokenizer .* in use is .* things"
+        UserError, match="was trained on the tokens .* in use makes .*: they mean different things"
     ):
         train.main(given)
 
@@ -182,7 +182,7 @@ def test_a_preset_with_another_tokenizer_inside_is_refused(world):
     codebook = tokenizer.quantizer.codebook
     codebook.assign(np.asarray(codebook)[::-1])
     tokenizer.save_to_preset(inner)
-    with pytest.raises(UserError, match="tokenizer is the tokenizer .* was trained on tokens of"):
+    with pytest.raises(UserError, match="tokenizer makes the tokens .* this VIM was trained on"):
         ImageGenerator.load(world.vim)
 
 

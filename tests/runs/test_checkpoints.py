@@ -237,11 +237,11 @@ class Made:
 
 
 def test_a_checkpoint_says_what_it_was_made_from(tmp_path):
-    made = {"images": fingerprint(("a",), 2, 1, {}), "tokenizer": "b" * 64}
+    made = {"images": fingerprint(("a",), 2, 1, {}), "tokens": "b" * 64}
     items = make_items()
     Checkpoints(items, tmp_path, 3, made_from=Made(made)).save(1)
     assert Checkpoints(items, tmp_path, 3, made_from=Made(made)).restore() == 1
-    other = {**made, "tokenizer": "c" * 64}
+    other = {**made, "tokens": "c" * 64}
     with pytest.raises(UserError, match="checkpoint .*step_00000001 was made from"):
         Checkpoints(items, tmp_path, 3, made_from=Made(other)).restore()
 
