@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -74,6 +76,22 @@ def test_a_decoder_for_other_tokens_is_refused(tiny_runs, other):
     )
     with pytest.raises(UserError, match="holds a VIM; decoder needs a run of experiment vit_vqgan"):
         presets.load_decoder(own, tiny_runs["vim"])
+
+
+def test_a_vim_whose_names_or_tokenizer_do_not_fit_is_refused(tiny_runs, tmp_path):
+    """A preset that VIM.save_to_preset wrote says nothing of its tokenizer."""
+    vim, tokenizer = vim_tf.load(tiny_runs["vim"]), presets.load_tokenizer(tiny_runs["vit_vqgan"])
+    vim.save_to_preset(tmp_path, {"class_names": ["a", "b", "c"]})
+    tokenizer.save_to_preset(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="names 3 classes, and its VIM has 2; take a whole copy"):
+        presets.load_tokenizer_of(vim_tf.load(tmp_path), tmp_path)
+    vim.save_to_preset(tmp_path)
+    assert presets.load_tokenizer_of(vim_tf.load(tmp_path), tmp_path)[1] == ("0", "1")
+    quantizer = dataclasses.replace(tokenizer.config.quantizer, codes=15)
+    config = dataclasses.replace(tokenizer.config, quantizer=quantizer)
+    ViTVQGAN(config, tokenizer.image_size).save_to_preset(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="VIM and tokenizer differ in codes or grid"):
+        presets.load_tokenizer_of(vim_tf.load(tmp_path), tmp_path)
 
 
 def test_vim_is_no_tokenizer(tiny_runs):

@@ -72,6 +72,13 @@ def load_tokenizer_of(
         )
     # A preset that VIM.save_to_preset wrote may have no names.
     names = tuple(vim.metadata.get("class_names") or map(str, range(vim.classes)))
+    if len(names) != vim.classes:
+        raise UserError(
+            f"{folder} names {len(names):,} classes, and its VIM has {vim.classes:,}; take a "
+            "whole copy of the preset, or train again"
+        )
+    if (vim.codes, vim.grid) != (tokenizer.config.quantizer.codes, tokenizer.grid):
+        raise UserError(f"{folder}: VIM and tokenizer differ in codes or grid")
     return load_decoder(tokenizer, decoder), names
 
 
