@@ -3,12 +3,12 @@
     python benchmarks/arms.py --config configs/emoji/vit_vqgan.yaml --steps 1000 \
         --arm plain model.refinement_channels=0 --arm refined model.refinement_channels=32
 
-An arm is a name and overrides of the config, perhaps after a config of its own: `--arm decoder
-configs/styles/decoder_32.yaml tokenizer.run=runs/x`. The steps of all arms alternate in one
-process, so that a slow moment of the machine slows all of them alike. With --steps the table has
-the steps of equal compute for so many steps of the first arm, by time and by operations: an arm's
-length is fixed from them beforehand. Images are noise, and VGG16 has random weights. R1 has its
-share of the mean. Operations are those of `costs.step_time`.
+An arm is a name and overrides of the config. An arm can have another config, which then follows the
+name: `--arm decoder configs/styles/decoder_32.yaml tokenizer.run=runs/x`. The steps of all arms
+alternate in one process, so that a slow moment of the machine slows all of them alike. With --steps
+the table has the steps of equal compute for so many steps of the first arm, by time and by
+operations: an arm's length is fixed from them beforehand. Images are noise, and VGG16 has random
+weights. R1 has its share of the mean. Operations are those of `costs.step_time`.
 """
 
 import argparse

@@ -50,7 +50,7 @@ ARMS = {
     "all_five": ("logit_laplace", []),
     "l2_head": ("head", ALONE),
     "all_five_head": ("head", []),
-    "decoder": ("head", None),  # has a config of its own
+    "decoder": ("head", None),  # it has another config
 }
 
 
@@ -105,6 +105,8 @@ def main(arguments=None):
             arm.figures = evaluate(given, arm)
             found.append(arm)
             loss_study_report.write(found, given.workdir, [Path(j).stem for j in given.judges])
+        if seed == given.seeds[0]:
+            loss_study_report.draw_sheet(found, given.workdir / "sheet.png")
 
 
 def parse_arm(name, given):

@@ -26,7 +26,7 @@ FIGURES = [
 
 
 def write(arms, workdir, judges):
-    """Writes and prints the table; draws curves and sheet.
+    """Writes and prints the table; draws the curves.
 
     Args:
         arms: the finished `loss_study.Arm`s, of one seed after the other.
@@ -37,8 +37,6 @@ def write(arms, workdir, judges):
     write_atomically(workdir / "table.md", table.encode())
     print(f"\n{table}", flush=True)
     draw_curves(arms, workdir / "curves.png", judges)
-    first = [arm for arm in arms if arm.seed == arms[0].seed]
-    grids.write_png(workdir / "sheet.png", make_sheet(first))
 
 
 def make_table(arms, judges):
@@ -103,12 +101,13 @@ def draw_curves(arms, path, judges):
     plt.close(figure)
 
 
-def make_sheet(arms):
-    """The same held-out images by each arm: [height,width,3] uint8."""
+def draw_sheet(arms, path):
+    """Draws the same held-out images by each arm into a PNG file."""
     run = open_run(arms[0].path)
     originals = spread_images(run.data, "validation", SHOWN)[0]
     rows, names = [originals], ["originals"]
     for arm in arms:
         rows.append(to_uint8(open_run(arm.path).tokenizer(normalize(originals))))
         names.append(arm.name)
-    return grids.labelled_rows(np.stack(rows), names, zoom=max(1, 64 // originals.shape[1]))
+    zoom = max(1, 64 // originals.shape[1])
+    grids.write_png(path, grids.labelled_rows(np.stack(rows), names, zoom))

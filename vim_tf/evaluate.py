@@ -81,12 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     _add_real(kind, "a folder or an .npz")
     kind.add_argument("--n", type=int, help="the first N images of each (default: all)")
-    kind.add_argument(
-        "--image-size",
-        type=_size,
-        metavar="S|HxW",
-        help="resize the shorter side of a folder's images and cut out the centre",
-    )
+    _add_image_size(kind)
     _add_common(kind, "needed")
 
     kind = kinds.add_parser(
@@ -97,12 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     kind.add_argument("--images", metavar="PATH", help="real images, a folder or an .npz")
     _add_run(kind, required=False)
     kind.add_argument("--n", type=int, help="the first N images, 2000 or more (default: all)")
-    kind.add_argument(
-        "--image-size",
-        type=_size,
-        metavar="S|HxW",
-        help="resize the shorter side of a folder's images and cut out the centre",
-    )
+    _add_image_size(kind)
     _add_out(kind)
     _add_extractor(kind, "needed")
 
@@ -127,6 +117,15 @@ def _add_real(parser: argparse.ArgumentParser, kinds: str) -> None:
         metavar="PATH",
         help="other real images, whose figures stand beside those of the judged images: "
         f"{kinds} (default: a random part of the reference, compared with the rest)",
+    )
+
+
+def _add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size",
+        type=_size,
+        metavar="S|HxW",
+        help="resize the shorter side of a folder's images and cut out the centre",
     )
 
 

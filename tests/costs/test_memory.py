@@ -25,7 +25,6 @@ IMAGE_SIZE = (16, 24)
 ENCODER = TransformerConfig(blocks=2, heads=5, dim=20, mlp_dim=28)
 DECODER = TransformerConfig(blocks=1, heads=2, dim=16, mlp_dim=36)
 TOKENIZER = ViTVQGANConfig(4, ENCODER, DECODER, quantizer=QuantizerConfig(codes=17, code_dim=3))
-DROPOUT = dataclasses.replace(ENCODER, dropout=0.1)
 
 
 def test_it_needs_no_tensorflow():

@@ -215,7 +215,7 @@ def _estimate_pixels(
         differentiate_block(size, length, query_block=query_block, compute=compute)
         for size in coders
     ]
-    at_once = tuple(map(max, *blocks)) if len(blocks) > 1 else blocks[0]
+    at_once = tuple(map(max, zip(*blocks, strict=True)))
     if losses.perceptual:
         frozen["VGG16"] = count_vgg16()
         activations["perceptual loss"] = _same(keep_perceptual(image_size))

@@ -81,6 +81,13 @@ def add_noise(images: np.ndarray, sigma: float, random: np.random.RandomState) -
     return np.clip(np.rint(noisy), 0, 255).astype("uint8")
 
 
+def choose_at_random(count: int, chosen: int, seed: int) -> np.ndarray:
+    """Returns bool [count], true for `chosen` random images."""
+    inside = np.zeros(count, bool)
+    inside[np.random.RandomState(seed).permutation(count)[:chosen]] = True
+    return inside
+
+
 class ChosenImages:
     """Some images of a source, perhaps degraded, as an `image_sources.ImageSource`.
 

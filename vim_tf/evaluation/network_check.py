@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from vim_tf.annotations import StrPath
 from vim_tf.errors import UserError
 from vim_tf.evaluation import protocol
 from vim_tf.evaluation.compute_metrics import Measured, compute_kid, measure
 from vim_tf.evaluation.degraded_images import SEED as NOISE_SEED
-from vim_tf.evaluation.degraded_images import ChosenImages, Degradation, degradations
+from vim_tf.evaluation.degraded_images import (
+    ChosenImages,
+    Degradation,
+    choose_at_random,
+    degradations,
+)
 from vim_tf.evaluation.features import FeatureNetwork, open_extractor
 from vim_tf.evaluation.image_sources import ImageSource, RunImages, open_images
 from vim_tf.evaluation.metric_choice import FEWEST, figure_names
@@ -130,8 +133,7 @@ def evaluate_network(
             f"the images have {size[0]} x {size[1]} pixels, so the smallest blur would hardly "
             f"change them; give images of at least {SMALLEST} x {SMALLEST}"
         )
-    inside = np.zeros(source.count, bool)
-    inside[np.random.RandomState(SEED).permutation(source.count)[: source.count // 2]] = True
+    inside = choose_at_random(source.count, source.count // 2, SEED)
     metrics = ("kid", "fd64") if network.dim >= COMPONENTS else ("kid",)
     kept = ChosenImages(source, inside)
     reference = measure(kept, network, metrics, batch_size, "reference images")

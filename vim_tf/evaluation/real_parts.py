@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vim_tf.evaluation.degraded_images import ChosenImages
+from vim_tf.evaluation.degraded_images import ChosenImages, choose_at_random
 from vim_tf.evaluation.features import FeatureNetwork
 from vim_tf.evaluation.image_sources import ImageSource
 from vim_tf.evaluation.metric_choice import REAL, fewest_images, real_name
@@ -95,6 +95,4 @@ def choose_part(
     if not kept:
         return None, (), missing
     assert available is not None  # otherwise size is 0
-    inside = np.zeros(available, bool)
-    inside[np.random.RandomState(SEED).permutation(available)[:size]] = True
-    return RealPart(inside, others), tuple(kept), missing
+    return RealPart(choose_at_random(available, size, SEED), others), tuple(kept), missing

@@ -279,10 +279,8 @@ def generate_images(
     """
     checks.at_least_one(n=n, batch_size=batch_size)
     checks.rejection(classifier, acceptance)
-    if isinstance(run, ImageGenerator):
-        generator = run.with_decoder(decoder)
-    else:
-        generator = ImageGenerator.load(run, decoder)
+    generator = run if isinstance(run, ImageGenerator) else ImageGenerator.load(run)
+    generator = generator.with_decoder(decoder)
     if litert is not None:
         generator = generator.with_litert(litert)
     if labels is not None:

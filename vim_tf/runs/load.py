@@ -63,10 +63,11 @@ def load_tokenizer_of(
     folder = find_preset(run_or_preset_dir)
     tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
     assert vim.metadata is not None  # it was loaded from a preset
-    trained_on = vim.metadata.get("token_hash", tokenizer.token_hash())
-    if trained_on != tokenizer.token_hash():
+    ours = tokenizer.token_hash()
+    trained_on = vim.metadata.get("token_hash", ours)
+    if trained_on != ours:
         raise UserError(
-            f"{folder / TOKENIZER_FOLDER} makes the tokens {tokenizer.token_hash()[:16]}, and "
+            f"{folder / TOKENIZER_FOLDER} makes the tokens {ours[:16]}, and "
             f"this VIM was trained on {shorten(trained_on[:16])}: their tokens mean "
             "different things; take a whole copy of the preset"
         )

@@ -80,11 +80,12 @@ class TrainedRun:
 
     def hashes(self) -> dict[str, str]:
         """Returns {"tokens", "decoder", and "vim" if there is one: SHA-256}, for records."""
-        return self.tokenizer.hashes() | ({"vim": self.vim.model_hash()} if self.vim else {})
+        return {**self.feature_hashes(), "decoder": self.tokenizer.decoder_hash()}
 
     def feature_hashes(self) -> dict[str, str]:
         """Returns `hashes` without the decoder's, on which no feature depends."""
-        return {name: value for name, value in self.hashes().items() if name != "decoder"}
+        vim = {"vim": self.vim.model_hash()} if self.vim else {}
+        return {"tokens": self.tokenizer.token_hash(), **vim}
 
     @property
     def probed_block(self) -> int | None:

@@ -17,7 +17,7 @@ from vim_tf.models.vit_vqgan import ViTVQGAN
 from vim_tf.stages.stage import open_tokenizer
 from vim_tf.stages.vit_vqgan_stage import ViTVQGANStage
 from vim_tf.trainers.decoder_trainer import DecoderTrainer
-from vim_tf.trainers.perturbation import TokenPerturbation
+from vim_tf.trainers.perturbation import TokenPerturbation, check_nearest
 
 if TYPE_CHECKING:
     from vim_tf.stages.describe import Table
@@ -47,7 +47,7 @@ class DecoderStage(ViTVQGANStage):
                 f"losses.logit_laplace is {weight}, and the output of the tokenizer "
                 f"{experiment.tokenizer.run} is {output}; set losses.logit_laplace: 0"
             )
-        TokenPerturbation(tokenizer.quantizer, experiment.perturbation)  # refuses what does not fit
+        check_nearest(experiment.perturbation, tokenizer.config.quantizer.codes)
         return tokenizer, make_image_dataset(experiment.data, experiment.seed)
 
     @classmethod

@@ -28,11 +28,7 @@ class TokenPerturbation:
 
     def __init__(self, quantizer: VectorQuantizer, config: PerturbationConfig) -> None:
         codes = quantizer.config.codes
-        if config.nearest >= codes:
-            raise UserError(
-                f"perturbation.nearest is {config.nearest}, and the tokenizer has {codes} codes; "
-                f"give at most {codes - 1}"
-            )
+        check_nearest(config, codes)
         self.share, self.nearest = config.share, config.nearest
         codebook = np.asarray(quantizer.lookup(np.arange(codes, dtype="int32")))
         self.neighbours = tf.constant(find_neighbours(codebook, self.nearest))
@@ -48,6 +44,15 @@ class TokenPerturbation:
         others = tf.gather(self.neighbours, tokens)  # [B,N,nearest]
         others = tf.gather(others, choice, batch_dims=2)
         return tf.where(changed, others, tokens)
+
+
+def check_nearest(config: PerturbationConfig, codes: int) -> None:
+    """Raises UserError if a codebook of so many codes has not so many neighbours of each."""
+    if config.nearest >= codes:
+        raise UserError(
+            f"perturbation.nearest is {config.nearest}, and the tokenizer has {codes} codes; "
+            f"give at most {codes - 1}"
+        )
 
 
 def find_neighbours(codebook: np.ndarray, nearest: int) -> np.ndarray:
